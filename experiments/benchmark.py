@@ -1,0 +1,253 @@
+"""How fast the parts of training are, each beside what bounds it.
+
+    python experiments/benchmark.py loading
+    python experiments/benchmark.py loading --source folder:/data/imagenet256 --threads 8
+    python experiments/benchmark.py views
+"""
+
+import importlib.util
+import itertools
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+import simplejpeg
+import tyro
+from PIL import Image
+
+from ipcl_jax.config import Views
+from ipcl_jax.loading import TrainBatches, decode, place
+from ipcl_jax.sources import Source, open_source, photographs
+from ipcl_jax.views import make_views, sample_view
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command
+def loading(
+    source: str | None = None,
+    dir: str | None = None,
+    images: int = 3000,
+    threads: int = 2,
+    workers: int = 0,
+    batch_size: int = 128,
+    canvas: tuple[int, int] = (256, 512),
+    rounds: int = 7,
+    seconds: float = 3.0,
+) -> None:
+    """From JPEGs on disk to batches on the device, beside bare decoding of the same files.
+
+    The two take turns, so that whatever else the machine does meets both. Processor time
+    an image costs this process says more than the clock where other programs run, but
+    leaves out worker processes.
+
+    Args:
+        source: `folder:/path` or `tfds:NAME`; by default JPEGs made of the sample photographs.
+        dir: TFDS data folder.
+        images: JPEGs to make, if no source is given.
+        threads: decoding threads of either.
+        workers: decoding processes of the loader, instead of its threads.
+        batch_size: images in a batch.
+        canvas: shorter and longer side of the canvas in pixels.
+        rounds: turns of either.
+        seconds: length of a turn.
+    """
+    row = "{:7} {:7.0f} {:7.0f} {:7.2f}   {:7.0f} {:7.0f} {:7.2f}"
+    with tempfile.TemporaryDirectory() as folder:
+        if source is None:
+            write_jpegs(Path(folder), images)
+        files = open_source(source or f"folder:{folder}", "train", dir=dir)
+        size = statistics.mean(len(files[i][0]) for i in range(0, len(files), len(files) // 200 + 1))
+        print(f"{len(files)} JPEGs of {size / 1000:.0f} kB, {threads} threads, {workers} workers")
+        print("           images/s                  processor us/image")
+        print("           bare  loader   ratio      bare  loader   ratio")
+        turns = []
+        for _ in range(rounds):
+            bare = decode_bare(files, threads, seconds)
+            with TrainBatches(
+                files, batch_size=batch_size, canvas=canvas, seed=0, threads=threads, workers=workers
+            ) as batches:
+                for _ in range(threads + 8):  # the time to start is not the time to run
+                    next(batches)
+                loader = take(batches, seconds)
+            time.sleep(0.5)  # until its last threads are done
+            turns.append((bare[0], loader[0], loader[0] / bare[0], bare[1], loader[1], bare[1] / loader[1]))
+            print(row.format("turn", *turns[-1]))
+        for name, summary in (("median", statistics.median), ("lowest", min), ("highest", max)):
+            print(row.format(name, *map(summary, zip(*turns, strict=True))))
+
+
+@app.command
+def views(images: int = 16, repeats: int = 9) -> None:
+    """Augmented views a second (set 1, 224 pixels), beside the same views in torch on two threads.
+
+    The two take turns. Compiling is not counted, normalising is.
+
+    Args:
+        images: photographs in a batch, each of which gives five views.
+        repeats: turns of either.
+    """
+    options, key = Views(), jax.random.key(0)
+    with tempfile.TemporaryDirectory() as folder:
+        write_jpegs(Path(folder), images)
+        files = [Path(folder, f"{i}.jpg").read_bytes() for i in range(images)]
+    pixels = [decode(file, short_side=256, long_side=512) for file in files]
+    canvas, sizes = map(np.stack, zip(*(place(image, (256, 512)) for image in pixels), strict=True))
+    canvas, sizes = jax.device_put((canvas, sizes))
+    make = jax.jit(make_views, static_argnums=3)
+    rendered = np.asarray(make(key, canvas, sizes, options))
+    n = len(rendered)
+
+    torch_views = None
+    if importlib.util.find_spec("torch"):
+        torch_views = TorchViews(pixels, choices_of(key, sizes, options), options)
+    print(f"{n} views of {len(pixels)} photographs on {jax.devices()[0].device_kind}")
+    print("views/s   ours   torch   ratio" if torch_views else "views/s   ours   (torch is not installed)")
+    turns = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        make(key, canvas, sizes, options).block_until_ready()
+        ours = n / (time.perf_counter() - start)
+        if torch_views:
+            theirs = n / torch_views.seconds()
+            turns.append((ours, theirs, ours / theirs))
+        else:
+            turns.append((ours,))
+    for name, summary in (("median", statistics.median), ("lowest", min), ("highest", max)):
+        columns = [summary(column) for column in zip(*turns, strict=True)]
+        print(f"{name:7}" + "".join(f" {x:7.{2 * (i == 2)}f}" for i, x in enumerate(columns)))
+    if torch_views:
+        error = np.abs(rendered - torch_views.rendered()).max()
+        print(f"largest difference between the two: {error:.1e} (in standard deviations)")
+        torch_views.close()
+
+
+def choices_of(key: jax.Array, sizes: jax.Array, options: Views) -> list[dict]:
+    """What `make_views` draws from a key: for every view the fields of ViewParameters, as numbers."""
+    keys = jax.random.split(key, len(sizes) * options.per_image)
+    sample = jax.jit(jax.vmap(lambda key, size: sample_view(key, size, options)))
+    drawn = sample(keys, np.repeat(sizes, options.per_image, axis=0))
+    columns = {name: np.asarray(values).tolist() for name, values in drawn._asdict().items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+class TorchViews:
+    """torch in a process of its own, asleep while JAX works.
+
+    In one process torch's threads, which spin for a while after their work, would keep
+    the cores from JAX.
+
+    Args:
+        images: upright, `[h, w, 3]` uint8.
+        choices: of every view, image by image.
+        options: S, mean and std.
+    """
+
+    def __init__(self, images: list[np.ndarray], choices: list[dict], options: Views):
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, end = spawn.Pipe()
+        self._process = spawn.Process(target=_torch_worker, args=(end, images, choices, options), daemon=True)
+        self._process.start()
+        end.close()  # the worker's alone, so that its death is noticed here
+        self.seconds()  # the first time is slower
+
+    def seconds(self) -> float:
+        """How long all views took; returns when torch's threads have stopped spinning."""
+        self._pipe.send("seconds")
+        seconds = self._pipe.recv()
+        time.sleep(0.3)
+        return seconds
+
+    def rendered(self) -> np.ndarray:
+        """The views, `[views, S, S, 3]` float32."""
+        self._pipe.send("rendered")
+        return self._pipe.recv()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._pipe.send("end")
+        self._process.join()
+
+
+def _torch_worker(pipe, images: list[np.ndarray], choices: list[dict], options: Views) -> None:
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    import torch
+    import torch_views
+
+    torch.set_num_threads(2)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (options.mean, options.std))
+    images = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in images]
+
+    def render() -> torch.Tensor:
+        views = []
+        for b, image in enumerate(images):
+            image = image.float() / 255
+            for choice in choices[b * options.per_image : (b + 1) * options.per_image]:
+                views.append((torch_views.view(image, choice, options.size) - mean) / std)
+        return torch.stack(views)
+
+    while (wanted := pipe.recv()) != "end":
+        start = time.perf_counter()
+        rendered = render()
+        seconds = time.perf_counter() - start
+        pipe.send(seconds if wanted == "seconds" else rendered.permute(0, 2, 3, 1).numpy())
+
+
+def decode_bare(files: Source, threads: int, seconds: float) -> tuple[float, float]:
+    """Images/s that threads read and decode when they do nothing else, and us/image of processor time."""
+    order = itertools.cycle(np.random.default_rng(0).permutation(len(files)).tolist())
+    start, processor = time.perf_counter(), time.process_time()
+
+    def work(_: int) -> int:
+        done = 0
+        while time.perf_counter() - start < seconds:
+            simplejpeg.decode_jpeg(files[next(order)][0], "RGB")
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(threads) as pool:
+        done = sum(pool.map(work, range(threads)))
+    return done / (time.perf_counter() - start), 1e6 * (time.process_time() - processor) / done
+
+
+def take(batches: TrainBatches, seconds: float) -> tuple[float, float]:
+    """Images/s that arrive on the device, and us/image of processor time."""
+    start, processor, done = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - start < seconds:
+        batch = jax.block_until_ready(jax.device_put(next(batches)))
+        done += len(batch["index"])
+    return done / (time.perf_counter() - start), 1e6 * (time.process_time() - processor) / done
+
+
+def write_jpegs(folder: Path, number: int) -> None:
+    """JPEGs of 256 pixels on the shorter side: random crops of the sample photographs.
+
+    Args:
+        folder: where; it must exist.
+        number: how many.
+    """
+    rng = np.random.default_rng(0)
+    originals = [Image.open(path).convert("RGB") for path in photographs()]
+    originals = [image for image in originals if min(image.size) >= 300]
+    for i in range(number):
+        image = originals[i % len(originals)]
+        aspect = rng.choice([1, 4 / 3, 3 / 2])
+        short = int(rng.integers(200, int(min(min(image.size), max(image.size) / aspect)) + 1))
+        long = int(short * aspect)
+        tall = image.height > image.width or (image.height == image.width and rng.random() < 0.5)
+        width, height = (short, long) if tall else (long, short)
+        left = int(rng.integers(image.width - width + 1))
+        top = int(rng.integers(image.height - height + 1))
+        shape = (256, 256 * long // short) if tall else (256 * long // short, 256)
+        crop = image.resize(shape, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
+        crop.save(folder / f"{i}.jpg", quality=92)
+
+
+if __name__ == "__main__":
+    app.cli()

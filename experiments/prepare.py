@@ -1,0 +1,182 @@
+"""Copies a folder of images, each shrunk to what training needs, as JPEG.
+
+    python experiments/prepare.py /data/imagenet /data/imagenet256
+
+Training decodes every image once an epoch; files of 256 pixels on the shorter side decode
+several times faster than originals. Run it again to go on after an interruption.
+"""
+
+import functools
+import io
+import itertools
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from ipcl_jax.config import ConfigError
+from ipcl_jax.loading import decode
+from ipcl_jax.sources import find_images
+
+_PART = ".part"  # a file that is still being written: hidden, and with this suffix
+_WHOLE = sys.maxsize
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Copies a folder of images, each shrunk to what training needs, as JPEG."""
+
+    src: Annotated[Path, tyro.conf.Positional]
+    """Folder of images, in any depth."""
+    dst: Annotated[Path, tyro.conf.Positional]
+    """Folder to write, with the same subfolders; images it already has are kept."""
+    size: int = 256
+    """Shorter side in pixels; smaller images keep their size."""
+    processes: int = os.cpu_count() or 1
+    """Processes that work side by side."""
+    quality: int = 95
+    """JPEG quality, 1 to 100."""
+
+
+def prepare(options: Prepare, console: Console) -> list[str]:
+    """Writes every image that is not there yet.
+
+    Args:
+        options: what to do.
+        console: where the progress bar goes.
+
+    Returns:
+        A line for each image that can't be read: its path, and why.
+
+    Raises:
+        ConfigError: if there is nothing to do or it would overwrite images.
+    """
+    src, dst = options.src.expanduser().resolve(), options.dst.expanduser().resolve()
+    names = _plan(options, src, dst)
+    for leftover in dst.rglob(f".*{_PART}"):
+        leftover.unlink()
+    missing = [(name, target) for name, target in names if not (dst / target).exists()]
+    if len(missing) < len(names):
+        console.print(f"{len(names) - len(missing)} of {len(names)} images are there already.")
+    unreadable = []
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=len(missing))
+        for name, error in _written(missing, src, dst, options):
+            progress.advance(bar)
+            if error:
+                unreadable.append(f"{src / name}: {error}")
+    return unreadable
+
+
+def _plan(options: Prepare, src: Path, dst: Path) -> list[tuple[str, str]]:
+    """Each image's path and that of its copy, after everything that could go wrong is ruled out."""
+    if options.size < 1 or options.processes < 1:
+        raise ConfigError("--size and --processes must be at least 1.")
+    if not 1 <= options.quality <= 100:
+        raise ConfigError(f"--quality is {options.quality}; JPEG's lies between 1 and 100.")
+    if not src.is_dir():
+        raise ConfigError(f"{src} is not a folder; the first argument is the folder of images.")
+    if dst.is_relative_to(src):
+        raise ConfigError(f"{dst} lies in {src}, so copies would be copied again; write them elsewhere.")
+    if dst.exists() and not dst.is_dir():
+        raise ConfigError(f"{dst} is a file; the second argument is the folder to write.")
+    names = find_images(src, src)
+    if not names:
+        raise ConfigError(f"{src} holds no image files.")
+    targets = [os.path.splitext(name)[0] + ".jpg" for name in names]
+    if twice := [target for target, count in Counter(targets).items() if count > 1]:
+        clash = [name for name, target in zip(names, targets, strict=True) if target == twice[0]]
+        raise ConfigError(
+            f"{len(twice)} copies would have two originals, such as {' and '.join(clash)}, "
+            f"which would both become {twice[0]}. Rename or remove one of each."
+        )
+    return list(zip(names, targets, strict=True))
+
+
+def _written(
+    jobs: list[tuple[str, str]], src: Path, dst: Path, options: Prepare
+) -> Iterator[tuple[str, str | None]]:
+    write = functools.partial(_write_all, src=src, dst=dst, size=options.size, quality=options.quality)
+    # Many images a task: a million tasks of one would fill the memory.
+    tasks = [jobs[start : start + 32] for start in range(0, len(jobs), 32)]
+    if options.processes == 1:
+        yield from itertools.chain.from_iterable(map(write, tasks))
+        return
+    context = multiprocessing.get_context("spawn")  # the progress bar's thread does not survive a fork
+    with ProcessPoolExecutor(options.processes, context) as pool:
+        yield from itertools.chain.from_iterable(pool.map(write, tasks))
+
+
+def _write_all(
+    jobs: list[tuple[str, str]], src: Path, dst: Path, size: int, quality: int
+) -> list[tuple[str, str | None]]:
+    return [(name, _write(src / name, dst / target, size, quality)) for name, target in jobs]
+
+
+def _write(source: Path, target: Path, size: int, quality: int) -> str | None:
+    """Writes one copy, whole or not at all; returns what is wrong with the original."""
+    try:
+        file = shrink(source.read_bytes(), size=size, quality=quality)
+    except Exception as error:  # damaged files raise almost anything, and must not end the run
+        return str(error) or type(error).__name__
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}{_PART}")
+    part.write_bytes(file)
+    part.replace(target)
+    return None
+
+
+def shrink(image: bytes, *, size: int, quality: int) -> bytes:
+    """An image as JPEG, with at most `size` pixels on its shorter side.
+
+    Args:
+        image: an encoded file.
+        size: the shorter side in pixels; a smaller image keeps its size.
+        quality: JPEG quality.
+
+    Returns:
+        The JPEG file; the same bytes if it is one already and small enough.
+
+    Raises:
+        Exception: as `ipcl_jax.loading.decode`.
+
+    Source: torchvision's Resize, antialiased bilinear, from pixels at full resolution.
+    """
+    pixels = decode(image, short_side=_WHOLE, long_side=_WHOLE)
+    if image[:2] == b"\xff\xd8" and min(pixels.shape[:2]) <= size:
+        return image
+    pixels = decode(pixels, short_side=size, long_side=_WHOLE)
+    memory = io.BytesIO()
+    Image.fromarray(pixels).save(memory, "JPEG", quality=quality)
+    return memory.getvalue()
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    options = tyro.cli(Prepare)
+    console = Console()
+    try:
+        unreadable = prepare(options, console)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for line in unreadable:
+        print(line)
+    if unreadable:
+        print(f"{len(unreadable)} images can't be read, so they have no copy (see above).", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""Trains a model. A recipe is a file in `configs/`; there is no other trainer.
+
+    python experiments/train.py --config ipcl_smoke
+    python experiments/train.py --config ipcl_alexnet_gn --data.source folder:/path/to/imagenet
+
+The same command again goes on where the run stopped.
+"""
+
+import itertools
+import math
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from time import monotonic
+
+import configs
+import jax
+
+from ipcl_jax.checkpoints import Checkpoints, claim_folder
+from ipcl_jax.config import ConfigError, Train, validate
+from ipcl_jax.gallery import contact_sheet, neighbours
+from ipcl_jax.interruption import Interruption
+from ipcl_jax.loading import TrainBatches, UnreadableImages, eval_batches, on_devices, steps_per_epoch
+from ipcl_jax.monitoring import embed_images, measure
+from ipcl_jax.readout.spread import collapse_warning
+from ipcl_jax.record import Record, read_metrics
+from ipcl_jax.report import write_report
+from ipcl_jax.sources import open_source
+from ipcl_jax.training import TrainState, batch_sharding, compile_steps, make_mesh
+
+
+class Diverged(RuntimeError):
+    """The loss or its gradient is no longer a finite number."""
+
+
+class Run:
+    """One run in its folder: what it needs, in the order in which it needs it.
+
+    Args:
+        config: the run.
+        command: the command line that goes on with it.
+
+    Raises:
+        ConfigError: if it can't start; nothing long has happened by then, and nothing is written.
+    """
+
+    def __init__(self, config: Train, command: str):
+        validate(config, jax.device_count())
+        self.config, self.command = config, command
+        self.images = open_source(config.data.source, "train", dir=config.data.dir)
+        self.held_out = open_source(config.data.source, "val", dir=config.data.dir)
+        self.per_epoch = steps_per_epoch(self.images, config.batch_size)
+        self.total = min(config.epochs * self.per_epoch, config.max_steps or math.inf)
+        self.folder = claim_folder(config)
+
+        mesh = make_mesh()
+        self.sharding = batch_sharding(mesh)
+        self.steps = compile_steps(
+            config, mesh, n_images=len(self.images), steps_per_epoch=self.per_epoch
+        )
+        self.contact_sheet = contact_sheet(self.images, config)
+
+    def train(self) -> int:
+        """Trains to the end, or until a signal comes.
+
+        Returns:
+            0 if the run is complete; after a signal 128 + its number.
+        """
+        config = self.config
+        with (
+            Interruption() as interruption,
+            Checkpoints(self.folder, keep=config.checkpoints.keep) as checkpoints,
+        ):
+            resumes = checkpoints.latest_step() is not None
+            state = checkpoints.restore(self.steps.state) if resumes else self.steps.init()
+            start = int(state.step)
+            with Record(
+                self.folder, total_steps=self.total, steps_per_epoch=self.per_epoch, start_step=start
+            ) as record:
+                record.say(
+                    f"{config.name}: {len(self.images):,} images from {config.data.source}, "
+                    f"{len(self.held_out):,} held out; writing to {self.folder}"
+                )
+                if resumes:
+                    record.say(f"Going on after step {start:,} of {self.total:,}.")
+                self._catch_up(state, start, record, interruption)
+                done = self._loop(state, start, record, checkpoints, interruption)
+                return self._farewell(done, record, interruption)
+
+    def _catch_up(self, state: TrainState, start: int, record: Record, interruption: Interruption) -> None:
+        """Read-outs that should stand in the record and don't."""
+        measured = {line["epoch"] for line in read_metrics(self.folder)[1]}
+        if self.config.monitor.baseline and 0 not in measured:
+            record.say("Measuring the untrained network: an epoch of views, forward only.")
+            untrained = self.steps.init()
+            with self._batches(0) as batches:
+                for batch in itertools.islice(on_devices(batches, self.sharding), self.per_epoch):
+                    untrained = self.steps.collect(untrained, batch)
+                    if interruption.received:
+                        return
+            self._read_out(0, start, untrained, record)
+        epoch, rest = divmod(start, self.per_epoch)
+        if epoch and not rest and epoch not in measured:  # killed between saving and measuring
+            self._read_out(epoch, start, state, record)
+
+    def _loop(
+        self,
+        state: TrainState,
+        done: int,
+        record: Record,
+        checkpoints: Checkpoints,
+        interruption: Interruption,
+    ) -> int:
+        """Steps until the end or a signal, saves what it came to, and returns the steps done."""
+        minutes, n_views = self.config.checkpoints.minutes, self.config.views.per_image
+        metrics, saved_at, known = None, monotonic(), 0
+
+        def settle() -> None:
+            """Reads the metrics of the last step, for which it waits until the device is done."""
+            nonlocal metrics
+            if metrics is not None:
+                record.step(done, metrics | {"views": self.config.batch_size * n_views})
+                self._refuse_infinity(metrics, done, checkpoints.latest_step())
+            metrics = None
+
+        with self._batches(done) as batches:
+            feed = on_devices(batches, self.sharding)
+            while done < self.total and not interruption.received:
+                state, new = self.steps.train(state, next(feed))
+                settle()  # of the step before, while the device works on this one
+                metrics, done = new, done + 1
+                for place in itertools.islice(batches.unreadable.values(), known, None):
+                    record.warn(f"Can't be read, so the next image takes its place: {place}")
+                known = len(batches.unreadable)
+                epoch_ends = done % self.per_epoch == 0
+                if epoch_ends or monotonic() - saved_at > 60 * minutes:
+                    settle()  # what is saved must be sound
+                    checkpoints.save(state)
+                    saved_at = monotonic()
+                if epoch_ends:
+                    self._read_out(done // self.per_epoch, done, state, record, unreadable=known)
+            settle()
+            checkpoints.save(state)
+            checkpoints.wait()
+        return done
+
+    def _refuse_infinity(self, metrics: Mapping, step: int, saved: int | None) -> None:
+        loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            kept = "None was saved before it" if saved is None else f"That of step {saved:,} is kept"
+            raise Diverged(
+                f"At step {step:,} the loss is {loss} and the norm of its gradient {norm}. No checkpoint holds "
+                f"this. {kept} in {self.folder}. To start anew: a lower --optim.lr, a higher --accumulate "
+                "or --optim.clip-norm 1, and another --out."
+            )
+
+    def _batches(self, start_step: int) -> TrainBatches:
+        data = self.config.data
+        return TrainBatches(
+            self.images, batch_size=self.config.batch_size, canvas=data.canvas, seed=self.config.seed,
+            start_step=start_step, threads=data.threads, workers=data.workers,
+        )
+
+    def _read_out(
+        self, epoch: int, step: int, state: TrainState, record: Record, *, unreadable: int = 0
+    ) -> None:
+        """Measures an epoch on held-out images and writes the report."""
+        config = self.config
+        batches = eval_batches(
+            self.held_out, batch_size=config.batch_size, canvas=config.data.canvas, threads=config.data.threads
+        )
+        embedded = embed_images(
+            self.steps.embed, state.variables, batches, self.sharding, seed=config.seed
+        )
+        metrics = measure(
+            embedded, state.bank, n_classes=len(self.images.classes), k=config.monitor.k,
+            temperature=config.objective.temperature,
+        )
+        record.epoch(epoch, step, metrics | {"unreadable": unreadable})
+        if epoch and (warning := collapse_warning(metrics)):
+            record.warn(warning)
+        classes = self.images.classes
+        write_report(
+            self.folder, config=config, environment=self._environment(), resume=self.command,
+            chance=1 / len(classes) if classes else None, contact_sheet=self.contact_sheet,
+            neighbours=neighbours(embedded, state.bank, self.held_out, self.images, config),
+        )
+
+    def _environment(self) -> dict[str, str]:
+        devices = jax.devices()
+        packages = ("jax", "flax", "optax", "grain", "dm-pix", "numpy")
+        return {
+            "devices": f"{len(devices)} x {devices[0].device_kind}",
+            "images": f"{len(self.images):,} to train on, {len(self.held_out):,} held out",
+            "classes": ", ".join(self.images.classes[:30]) or "none: images without labels",
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+        }
+
+    def _farewell(self, done: int, record: Record, interruption: Interruption) -> int:
+        epochs = {line["epoch"]: line for line in read_metrics(self.folder)[1]}
+        if interruption.received:
+            record.say(
+                f"{interruption.received.name}: saved at step {done:,} of {self.total:,}. "
+                f"To go on: {self.command}"
+            )
+            return 128 + interruption.received
+        if epochs:
+            before, after = epochs.get(0), epochs[max(epochs)]
+            for name, title in (("knn_top1", "held-out kNN top-1"), ("retrieval", "instance retrieval")):
+                if name in after:
+                    untrained = f", untrained {before[name]:.1%}" if before else ""
+                    record.say(f"{title}: {after[name]:.1%}{untrained}")
+            record.say(f"Report: {self.folder / 'report.html'}")
+        record.say(f"Done: {done:,} steps.")
+        return 0
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    command = shlex.join(["python", *sys.argv])
+    try:
+        config = configs.load(sys.argv[1:], __doc__.splitlines()[0])
+        return Run(config, command).train()
+    except (ConfigError, UnreadableImages, Diverged) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

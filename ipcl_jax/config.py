@@ -1,0 +1,289 @@
+"""One schema for every run: frozen dataclasses, each field with its unit and meaning.
+
+A recipe is an instance of `Train` in `experiments/configs/`. Derived numbers
+(batches in all, momentum of a batch) are computed where they are used, never
+stored, so two fields can't disagree.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ConfigError(ValueError):
+    """A run can't start as configured; the message says what to change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The network that is trained."""
+
+    arch: Literal["alexnet_gn"] = "alexnet_gn"
+    """Backbone."""
+    out_dim: int = 128
+    """Width of the embedding (fc8)."""
+    fc_dim: int = 4096
+    """Width of fc6 and fc7; the paper's is 4096."""
+    l2norm: bool = True
+    """Scale embeddings to unit length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """Instance-prototype contrastive learning."""
+
+    temperature: float = 0.07
+    """Divides every similarity before the exponential."""
+    queue_size: int = 4096
+    """Number K of negatives: embeddings of the most recent views."""
+    norm_prototype: bool = False
+    """Scale prototypes to unit length before they are compared."""
+    store_prototype: bool = False
+    """Put each image's prototype in the queue instead of its views."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """How one image becomes several views (the default is augmentation set 1)."""
+
+    per_image: int = 5
+    """Views of each image in a batch."""
+    size: int = 224
+    """Side of a view in pixels."""
+    crop_area: tuple[float, float] = (0.2, 1.0)
+    """Range of the crop's share of the image's area."""
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of the crop's width / height, drawn log-uniformly."""
+    grayscale: float = 0.2
+    """Probability that a view loses its colour."""
+    brightness: float = 0.4
+    """Brightness factor is uniform in 1 +- this."""
+    contrast: float = 0.4
+    """Contrast factor is uniform in 1 +- this."""
+    saturation: float = 0.4
+    """Saturation factor is uniform in 1 +- this."""
+    hue: float = 0.4
+    """Hue turns by a uniform share of the full circle in +- this."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Subtracted from each channel of [0, 1]."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Divides each channel after that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where images come from and how the host prepares them."""
+
+    source: str = "tfds:imagenet2012"
+    """`sample`, `folder:/path` or `tfds:NAME`."""
+    dir: str | None = None
+    """TFDS data folder; by default TFDS's own ($TFDS_DATA_DIR or ~/tensorflow_datasets)."""
+    canvas: tuple[int, int] = (256, 512)
+    """Largest short and long side kept of an image, in pixels; larger images are shrunk."""
+    threads: int = 8
+    """Decoding threads (the order of images does not depend on it)."""
+    workers: int = 0
+    """Decoding processes instead of threads, for hosts with many cores; 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """The optimizer."""
+
+    lr: float = 0.03
+    """Highest learning rate of the schedule."""
+    weight_decay: float = 5e-4
+    """Added to the gradient times the parameter, before momentum."""
+    clip_norm: float | None = None
+    """Largest global norm of the accumulated gradient; None leaves it alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Learning rate and momentum as a function of the batch (not of the optimizer step)."""
+
+    name: Literal["one_cycle", "one_cycle_torch", "constant"] = "one_cycle"
+    """`one_cycle` as in the paper, `one_cycle_torch` as torch's OneCycleLR, `constant`."""
+    pct_start: float = 0.4
+    """Share of the run in which the learning rate rises."""
+    div_factor: float = 1000.0
+    """The learning rate starts at lr / div_factor."""
+    final_div_factor: float = 1e4
+    """It ends at its start / final_div_factor."""
+    momentum: tuple[float, float] = (0.85, 0.95)
+    """Momentum at the highest and at the lowest learning rate (a constant schedule: the latter)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """When the whole state is saved."""
+
+    minutes: float = 20.0
+    """Save this often besides at the end of every epoch."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Monitor:
+    """What is measured after each epoch."""
+
+    k: int = 200
+    """Neighbours that vote (fewer where a class has fewer training images)."""
+    baseline: bool = False
+    """Measure the untrained network first: one epoch of views, forward only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """A training run."""
+
+    name: str
+    """Name of the recipe."""
+    model: Model = field(default_factory=Model)
+    objective: Objective = field(default_factory=Objective)
+    views: Views = field(default_factory=Views)
+    data: Data = field(default_factory=Data)
+    optim: Optim = field(default_factory=Optim)
+    schedule: Schedule = field(default_factory=Schedule)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    monitor: Monitor = field(default_factory=Monitor)
+    epochs: int = 100
+    """Passes over the training images; fixes the length of the schedule."""
+    batch_size: int = 128
+    """Images in a batch, over all devices."""
+    accumulate: int = 20
+    """Batches whose gradients are summed before the optimizer moves."""
+    seed: int = 0
+    """Seed of the weights, the queue, the order of images and their views."""
+    max_steps: int | None = None
+    """Stop after this many batches; the schedule stays that of all epochs."""
+    out: str | None = None
+    """Folder of the run; by default runs/NAME."""
+
+
+def to_json(config: Train) -> str:
+    """The whole config as JSON text, the same for equal configs."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+# Fields that change where, when or how fast a run goes, but not what it computes.
+_CIRCUMSTANCE = ("out", "max_steps", "checkpoints", "data.dir", "data.threads", "data.workers")
+
+
+def differences(config: Train, stored: dict) -> list[str]:
+    """Fields in which a config departs from one read back from JSON.
+
+    Fields that can't change the result (threads, folders, when to stop) don't count.
+
+    Args:
+        config: the config asked for.
+        stored: what `json.loads` gives for the config of an earlier run.
+
+    Returns:
+        Lines such as `optim.lr: 0.03 there, 0.01 here`; empty if the runs are the same.
+    """
+    here, there = _flatten(json.loads(to_json(config))), _flatten(stored)
+    return [
+        f"{name}: {there.get(name, 'not set')} there, {here.get(name, 'not set')} here"
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name, None) != there.get(name, None)
+        and not any(name == c or name.startswith(c + ".") for c in _CIRCUMSTANCE)
+    ]
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """A hint for a name that isn't known: ` Did you mean 'x'?` and all that are."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{hint} Known: {', '.join(known)}."
+
+
+def validate(config: Train, devices: int = 1) -> None:
+    """Refuses a config that could not run, before anything long starts.
+
+    Args:
+        config: the run asked for.
+        devices: number of accelerators that share each batch.
+
+    Raises:
+        ConfigError: naming the field, its value, what is allowed and what to do.
+    """
+    def positive(name: str, value: float) -> None:
+        if value <= 0:
+            raise ConfigError(f"--{name} is {value}; it must be greater than zero.")
+
+    positive("epochs", config.epochs)
+    positive("batch-size", config.batch_size)
+    positive("accumulate", config.accumulate)
+    positive("views.per-image", config.views.per_image)
+    positive("model.out-dim", config.model.out_dim)
+    positive("model.fc-dim", config.model.fc_dim)
+    positive("objective.temperature", config.objective.temperature)
+    positive("objective.queue-size", config.objective.queue_size)
+    positive("optim.lr", config.optim.lr)
+    positive("schedule.div-factor", config.schedule.div_factor)
+    positive("schedule.final-div-factor", config.schedule.final_div_factor)
+    positive("data.threads", config.data.threads)
+    positive("checkpoints.minutes", config.checkpoints.minutes)
+    positive("checkpoints.keep", config.checkpoints.keep)
+    positive("monitor.k", config.monitor.k)
+    if config.max_steps is not None:
+        positive("max-steps", config.max_steps)
+    if config.optim.clip_norm is not None:
+        positive("optim.clip-norm", config.optim.clip_norm)
+    if config.batch_size % devices:
+        near = max(devices, config.batch_size // devices * devices)
+        raise ConfigError(
+            f"--batch-size is {config.batch_size}, which {devices} devices can't share evenly; "
+            f"take a multiple of {devices}, such as {near}."
+        )
+    if config.batch_size * config.views.per_image < 2:
+        raise ConfigError(
+            "--batch-size 1 with --views.per-image 1 leaves batch norm a single embedding; raise either."
+        )
+    smallest = 63  # conv_block_5 would be smaller than 1x1 below it
+    if config.views.size < smallest:
+        raise ConfigError(
+            f"--views.size is {config.views.size} pixels; AlexNet-GN needs at least {smallest}."
+        )
+    low, high = config.views.crop_area
+    if not 0 < low <= high <= 1:
+        raise ConfigError(f"--views.crop-area is {low} {high}; it needs 0 < low <= high <= 1.")
+    low, high = config.views.crop_aspect
+    if not 0 < low <= high:
+        raise ConfigError(f"--views.crop-aspect is {low:g} {high:g}; it needs 0 < low <= high.")
+    for name in ("grayscale", "flip"):
+        value = getattr(config.views, name)
+        if not 0 <= value <= 1:
+            raise ConfigError(f"--views.{name} is {value}; a probability lies in [0, 1].")
+    if not 0 <= config.views.hue <= 0.5:
+        raise ConfigError(f"--views.hue is {config.views.hue}; it lies in [0, 0.5] of the circle.")
+    for name in ("brightness", "contrast", "saturation"):
+        value = getattr(config.views, name)
+        if not 0 <= value <= 1:
+            raise ConfigError(f"--views.{name} is {value}; factors are 1 +- this, so it lies in [0, 1].")
+    short, long = config.data.canvas
+    if not 1 <= short <= long:
+        raise ConfigError(f"--data.canvas is {short} {long}; give the short side first, then the long one.")
+    if not 0 < config.schedule.pct_start < 1:
+        raise ConfigError(f"--schedule.pct-start is {config.schedule.pct_start}; it lies between 0 and 1.")
+    for value in config.schedule.momentum:
+        if not 0 <= value < 1:
+            raise ConfigError(f"--schedule.momentum holds {value}; momentum lies in [0, 1).")

@@ -1,0 +1,88 @@
+"""Pictures for the report: what the network sees, and what it finds alike."""
+
+import jax
+import numpy as np
+from jax import Array
+
+from ipcl_jax.config import Train, Views
+from ipcl_jax.loading import eval_batches
+from ipcl_jax.monitoring import Embedded, nearest_images
+from ipcl_jax.report import ContactSheet, Neighbours
+from ipcl_jax.sources import Source
+from ipcl_jax.training import Bank
+from ipcl_jax.views import make_views
+
+
+def contact_sheet(images: Source, config: Train, *, n_images: int = 6) -> ContactSheet:
+    """Views of a few images, spread evenly over a source.
+
+    Args:
+        images: where they come from.
+        config: the run, whose views and seed they are.
+        n_images: how many.
+
+    Returns:
+        Images and views as uint8.
+    """
+    chosen = np.linspace(0, len(images) - 1, min(n_images, len(images))).astype(int)
+    batch = _read(images, chosen, config)
+    views = jax.jit(make_views, static_argnames="options")(
+        jax.random.key(config.seed), batch["canvas"], batch["size"], options=config.views
+    )
+    views = to_uint8(views, config.views).reshape(len(chosen), config.views.per_image, *views.shape[1:])
+    return ContactSheet(originals=_upright(batch), views=views)
+
+
+def neighbours(
+    embedded: Embedded, bank: Bank, held_out: Source, images: Source, config: Train
+) -> Neighbours:
+    """A few validation images and the training images nearest to them.
+
+    Args:
+        embedded: embedded validation images.
+        bank: the epoch's training images.
+        held_out: where validation images come from.
+        images: where training images come from.
+        config: the run.
+
+    Returns:
+        Images as uint8, with class names if there are classes.
+    """
+    queries, near, cosines = nearest_images(embedded, bank)
+    shape = near.shape
+    asked, found = _read(held_out, queries, config), _read(images, near.ravel(), config)
+    pictures = _upright(found)
+    names = None
+    if images.classes:
+        names = [[images.classes[label] for label in labels] for labels in (asked["label"], found["label"])]
+    rows = [slice(i * shape[1], (i + 1) * shape[1]) for i in range(shape[0])]
+    return Neighbours(
+        queries=_upright(asked),
+        neighbours=[pictures[row] for row in rows],
+        cosines=cosines,
+        query_labels=names and names[0],
+        neighbour_labels=names and [names[1][row] for row in rows],
+    )
+
+
+def to_uint8(views: Array, options: Views) -> np.ndarray:
+    """Normalised views `[..., S, S, 3]` as pictures, uint8."""
+    pixels = np.asarray(views) * np.asarray(options.std) + np.asarray(options.mean)
+    return np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
+
+
+def _read(source: Source, indices: np.ndarray, config: Train) -> dict[str, np.ndarray]:
+    data = config.data
+    return next(
+        eval_batches(source, batch_size=len(indices), canvas=data.canvas, threads=1, indices=indices)
+    )
+
+
+def _upright(batch: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The images of a batch, each `[h, w, 3]` uint8."""
+    images = []
+    for canvas, (height, width) in zip(batch["canvas"], batch["size"], strict=True):
+        if height > width:
+            canvas = canvas.swapaxes(0, 1)
+        images.append(canvas[:height, :width].copy())
+    return images

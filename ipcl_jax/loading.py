@@ -1,0 +1,415 @@
+"""From encoded images to batches of uint8 canvases, by Grain.
+
+An image is decoded once, shrunk if it is large, and copied into its place in the batch;
+everything else happens on the accelerator. A batch is a dict of arrays:
+
+  canvas `[B, H, W, 3]` uint8, H <= W: each image in the top left corner, zeros elsewhere;
+    an image taller than wide lies transposed.
+  size `[B, 2]` int32: the image's height and width, upright, so height > width says that
+    it lies transposed.
+  index `[B]` int32: position in the source of the image that is really there.
+  label `[B]` int32: its class, -1 without one.
+
+Differs: the reference crops the original file; here an image larger than the canvas
+is first shrunk to it, in whole.
+"""
+
+import io
+import math
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+
+import grain
+import jax
+import numpy as np
+import simplejpeg
+from absl import flags
+from PIL import Image, UnidentifiedImageError
+
+from ipcl_jax.config import ConfigError
+from ipcl_jax.sources import Source
+
+TOLERATED = 0.01
+"""Share of a source's images that may be unreadable before training stops."""
+
+Batch = dict[str, np.ndarray]
+
+
+class UnreadableImages(RuntimeError):
+    """More of a source's images are unreadable than training tolerates.
+
+    Attributes:
+        paths: a line for each image that was found unreadable: where it is, and why.
+    """
+
+    def __init__(self, unreadable: dict[int, str], total: int):
+        self.paths = [unreadable[i] for i in sorted(unreadable)]
+        shown = "\n  ".join(self.paths[:20])
+        more = f"\n  and {len(self.paths) - 20} more" if len(self.paths) > 20 else ""
+        super().__init__(
+            f"{len(self.paths)} of {total} images can't be read, more than {TOLERATED:.0%}:"
+            f"\n  {shown}{more}\n"
+            "Replace or remove these files, or check that their disk is still there, and start again."
+        )
+
+
+def decode(image: bytes | np.ndarray, *, short_side: int, long_side: int) -> np.ndarray:
+    """An image's pixels, shrunk (never enlarged) so that both sides are within bounds.
+
+    Orientation tags are not applied, as in the reference. A palette, grey or CMYK image
+    becomes RGB, alpha is dropped and of 16 bits the upper eight are kept.
+
+    Args:
+        image: an encoded file, or `[H, W]`, `[H, W, 1]` or `[H, W, 3]` uint8.
+        short_side: largest shorter side in pixels.
+        long_side: largest longer side in pixels.
+
+    Returns:
+        `[h, w, 3]` uint8.
+
+    Raises:
+        Exception: of any kind Pillow has, mostly OSError, if the file is damaged, truncated
+            or no image.
+
+    Source: sizes as torchvision's Resize (the longer side cut to whole pixels), and
+    its antialiased bilinear filter, which is Pillow's.
+    """
+    return _decode(image, short_side, long_side, np.empty(0, np.uint8))
+
+
+def _decode(image: bytes | np.ndarray, short_side: int, long_side: int, scratch: np.ndarray) -> np.ndarray:
+    """As `decode`; the result may lie in `scratch`, `[any]` uint8, if that is large enough."""
+    if isinstance(image, np.ndarray):
+        pixels, full = _to_rgb(image), image.shape[:2]
+    else:
+        pixels, full = _decode_file(image, short_side, long_side, scratch)
+    height, width = _fit(full[0], full[1], short_side, long_side)
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _decode_file(image: bytes, short_side: int, long_side: int, scratch: np.ndarray) -> tuple:
+    """Pixels, perhaps already shrunk towards the bounds, and the file's (height, width)."""
+    if image[:2] == b"\xff\xd8":
+        try:
+            full = height, width = simplejpeg.decode_jpeg_header(image)[:2]
+            low, narrow = _fit(height, width, short_side, long_side)
+            if 2 * low <= height:  # at half the size or less, decoding can shrink by itself
+                height, width = simplejpeg.decode_jpeg_header(image, low, narrow, 2)[:2]
+            else:
+                low, narrow = height, width
+            buffer = scratch if scratch.size >= height * width * 3 else None  # fresh memory costs a tenth
+            return simplejpeg.decode_jpeg(image, "RGB", False, False, low, narrow, 2, buffer), full
+        except ValueError:  # it also refuses harmless oddities, so Pillow has the last word
+            pass
+    try:
+        file = Image.open(io.BytesIO(image))
+    except UnidentifiedImageError:  # whose own message names a Python object
+        raise OSError("not an image file, or cut off near its start") from None
+    with file:
+        if file.mode.startswith("I"):  # Pillow would cut off everything above 255
+            grey = np.asarray(file) >> 8
+            pixels = _to_rgb(grey.clip(0, 255).astype(np.uint8))
+        elif "transparency" in file.info:  # otherwise Pillow warns; the colours are the same
+            pixels = np.asarray(file.convert("RGBA").convert("RGB"))
+        else:
+            pixels = np.asarray(file.convert("RGB"))
+    return pixels, pixels.shape[:2]
+
+
+def _to_rgb(image: np.ndarray) -> np.ndarray:
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
+        raise ValueError(f"an image is [H, W, 3] uint8, not {image.shape} {image.dtype}")
+    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+def _fit(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+    short, long = min(height, width), max(height, width)
+    new_short = min(short, short_side)
+    new_long = int(new_short * long / short)
+    if new_long > long_side:
+        new_short, new_long = max(1, int(long_side * short / long)), long_side
+    return (new_short, new_long) if height <= width else (new_long, new_short)
+
+
+def place(image: np.ndarray, canvas: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """One image on a canvas of its own.
+
+    Args:
+        image: `[h, w, 3]` uint8, with shorter side <= H and longer side <= W.
+        canvas: (H, W), H <= W.
+
+    Returns:
+        The canvas `[H, W, 3]` uint8 and the image's size `[2]` int32, as in a batch.
+    """
+    filled = np.zeros((*canvas, 3), np.uint8)
+    _put(image, filled)
+    return filled, np.array(image.shape[:2], np.int32)
+
+
+def _put(image: np.ndarray, canvas: np.ndarray) -> tuple[int, int]:
+    """Copies an image onto a canvas; returns the height and width it takes there."""
+    height, width = image.shape[:2]
+    if height <= width:
+        canvas[:height, :width] = image
+        return height, width
+    # Pixels as units of three bytes: twice as fast as swapping axes of bytes.
+    pixels = np.ascontiguousarray(image).view("V3")[..., 0]
+    canvas.view("V3")[:width, :height, 0] = pixels.T
+    return width, height
+
+
+class _Canvases:
+    """Canvases of batches; their memory is used again once nobody holds it.
+
+    Fresh memory would cost a third of the time that decoding takes: it has to be mapped
+    and zeroed, where an image of much the same size leaves little to clear.
+    """
+
+    def __init__(self, canvas: tuple[int, int], keep: int):
+        self._canvas = canvas
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._memories: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def __reduce__(self) -> tuple:
+        return _Canvases, (self._canvas, self._keep)
+
+    def take(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Canvases `[B, H, W, 3]`, and `[B, 2]` how much of each an earlier image fills."""
+        shape = (number, *self._canvas, 3)
+        with self._lock:
+            for memory, filled in self._memories:
+                # Every array on this memory, JAX's too, holds a reference to it. Three are ours:
+                # the list's, this loop's and the call's.
+                if len(filled) == number and sys.getrefcount(memory) == 3:
+                    break
+            else:
+                memory, filled = np.zeros(math.prod(shape) + 64, np.uint8), np.zeros((number, 2), np.int32)
+                self._memories = [*self._memories[-self._keep :], (memory, filled)]
+            # JAX's CPU backend takes an array aligned to 64 bytes as it is, and copies any other.
+            start = -memory.ctypes.data % 64
+            return memory[start : start + math.prod(shape)].reshape(shape), filled
+
+
+class _Load:
+    """From indices `[B]` to a batch, the rows that hold an image, and what was unreadable."""
+
+    def __init__(self, source: Source, canvas: tuple[int, int], rows: slice, threads: int, substitute: bool):
+        self._source = source
+        self._canvas = canvas
+        self._canvases = _Canvases(canvas, keep=threads + 8)  # as many as are ever under way
+        self._rows = rows
+        self._substitute = substitute
+        self._unreadable: dict[int, str] = {}  # so that a process tries each such file once
+
+    def __call__(self, indices: np.ndarray) -> tuple[Batch, np.ndarray, list[tuple[int, str]]]:
+        index = np.array(indices[self._rows], np.int32)
+        canvas, filled = self._canvases.take(len(index))
+        size = np.ones((len(index), 2), np.int32)
+        label = np.full(len(index), -1, np.int32)
+        valid = np.zeros(len(index), bool)
+        unreadable = {}
+        scratch = np.empty(4 * math.prod(self._canvas) * 3, np.uint8)
+        for k, wanted in enumerate(index.tolist()):
+            height = width = 0
+            if (found := self._first_readable(wanted, unreadable, scratch)) is not None:
+                index[k], image, label[k] = found
+                height, width = _put(image, canvas[k])
+                size[k] = image.shape[:2]
+                valid[k] = True
+            canvas[k, height : filled[k, 0]] = 0
+            canvas[k, :height, width : filled[k, 1]] = 0
+            filled[k] = height, width
+        batch = {"canvas": canvas, "size": size, "index": index, "label": label}
+        return batch, valid, list(unreadable.items())
+
+    def _first_readable(self, wanted: int, unreadable: dict[int, str], scratch: np.ndarray) -> tuple | None:
+        """Index, pixels and label of the image, or of the next one that can be read."""
+        total = len(self._source)
+        for step in range(total if self._substitute else 1):
+            if self._substitute and _too_many(self._unreadable, total):
+                unreadable.update(self._unreadable)  # the consumer stops at this batch
+                return None
+            i = (wanted + step) % total
+            if (read := self._read(i, scratch)) is not None:
+                return i, *read
+            unreadable[i] = self._unreadable[i]
+        return None
+
+    def _read(self, i: int, scratch: np.ndarray) -> tuple[np.ndarray, int] | None:
+        if i in self._unreadable:
+            return None
+        try:
+            image, label = self._source[i]
+            return _decode(image, *self._canvas, scratch), label
+        except Exception as error:  # damaged files raise almost anything, and must not end the run
+            self._unreadable[i] = f"{self._source.describe(i)}: {str(error) or type(error).__name__}"
+            return None
+
+
+def _too_many(unreadable: dict[int, str], total: int) -> bool:
+    return len(unreadable) > TOLERATED * total
+
+
+def steps_per_epoch(source: Source, batch_size: int) -> int:
+    """Batches in one pass over a source.
+
+    Args:
+        source: the images.
+        batch_size: images in a batch, over all processes.
+
+    Returns:
+        The number of whole batches; the images left over are others in every epoch.
+
+    Raises:
+        ConfigError: if there is not a single whole batch.
+    """
+    if len(source) < batch_size:
+        raise ConfigError(
+            f"{source.name} has {len(source)} images, fewer than one batch; "
+            f"--batch-size is {batch_size} and can be {len(source)} at most."
+        )
+    return len(source) // batch_size
+
+
+class TrainBatches:
+    """Batches for training, epoch after epoch without end.
+
+    Every epoch has an order of its own, decided by seed and epoch alone: not by threads,
+    workers or the number of processes, whose shares side by side are the batch that one
+    process would see. Where training stands is therefore one integer, the step. An
+    unreadable image is replaced by the next readable one of the source.
+
+    Processes (`workers`) import the main script again, so it needs its
+    `if __name__ == "__main__"`.
+
+    Args:
+        source: the images.
+        batch_size: images in a batch of this process.
+        canvas: (H, W), H <= W, in pixels.
+        seed: decides the order of images.
+        start_step: batches to skip, to go on where an earlier run stopped.
+        threads: decoding threads.
+        workers: decoding processes instead; 0 for none.
+        shard: which part of each batch is this process's, and of how many parts.
+
+    Attributes:
+        unreadable: index, place and reason of each image found unreadable so far.
+
+    Raises:
+        ConfigError: if there are fewer images than a batch of all processes has.
+        UnreadableImages: by `next`, once more than 1 % of the images were unreadable.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        canvas: tuple[int, int],
+        seed: int,
+        start_step: int = 0,
+        threads: int,
+        workers: int = 0,
+        shard: tuple[int, int] = (0, 1),
+    ):
+        part, parts = shard
+        steps_per_epoch(source, batch_size * parts)
+        self.unreadable: dict[int, str] = {}
+        self._total = len(source)
+        # Grain adds the epoch to the seed: hashed, seed 1 is not seed 0 an epoch later.
+        grain_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        order = grain.MapDataset.range(self._total).shuffle(seed=grain_seed)
+        order = order.batch(batch_size * parts, drop_remainder=True).repeat()[start_step:]
+        rows = slice(part * batch_size, (part + 1) * batch_size)
+        batches = order.map(_Load(source, canvas, rows, threads, substitute=True))
+        dataset = batches.to_iter_dataset(_read_options(1 if workers else threads))
+        if workers:
+            if not flags.FLAGS.is_parsed():  # Grain reads absl's flags, which only absl's own main parses
+                flags.FLAGS.mark_as_parsed()
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
+        self._iterator = iter(dataset)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        batch, _, unreadable = next(self._iterator)
+        self.unreadable |= unreadable
+        if _too_many(self.unreadable, self._total):
+            self.close()
+            raise UnreadableImages(self.unreadable, self._total)
+        return batch
+
+    def close(self) -> None:
+        """Ends the threads and processes."""
+        self._iterator.close()
+
+    def __enter__(self) -> "TrainBatches":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def eval_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    canvas: tuple[int, int],
+    threads: int,
+    indices: Sequence[int] | None = None,
+) -> Iterator[Batch]:
+    """Every image once, in order, in batches of one shape.
+
+    Args:
+        source: the images.
+        batch_size: images in a batch.
+        canvas: (H, W), H <= W, in pixels.
+        threads: decoding threads.
+        indices: which images, by default all.
+
+    Yields:
+        Batches with one more array, valid `[B]` bool. It is False where an image is
+        unreadable, and where the last batch is filled up by repeating its last image.
+    """
+    wanted = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
+    groups = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
+    load = _Load(source, canvas, slice(None), threads, substitute=False)
+    padded = [np.pad(group, (0, batch_size - len(group)), mode="edge") for group in groups]
+    iterator = iter(grain.MapDataset.source(padded).map(load).to_iter_dataset(_read_options(threads)))
+    try:
+        for group, (batch, valid, _) in zip(groups, iterator, strict=True):
+            yield batch | {"valid": valid & (np.arange(batch_size) < len(group))}
+    finally:
+        iterator.close()
+
+
+def on_devices(batches: Iterable[Batch], sharding: jax.sharding.Sharding) -> Iterator[dict[str, jax.Array]]:
+    """Batches on the devices, each on its way while the one before it is worked on.
+
+    Args:
+        batches: of this process.
+        sharding: of a batch over the devices of all processes.
+
+    Yields:
+        The same batches as global arrays.
+    """
+    ahead = None
+    for batch in batches:
+        coming = jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+        if ahead is not None:
+            yield ahead
+        ahead = coming
+    if ahead is not None:
+        yield ahead
+
+
+def _read_options(threads: int) -> grain.ReadOptions:
+    # One thread makes one batch; two more batches than threads keep all of them busy.
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)

@@ -1,0 +1,111 @@
+"""AlexNet with group normalisation, the paper's network."""
+
+import difflib
+from collections.abc import Iterable
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from ipcl_jax.models.layers import BatchNorm, GroupNorm, Linear, adaptive_average_pool, torch_kernel_init
+
+# One row a block: features, kernel side, stride, padding, max pool at its end.
+CONV_BLOCKS = {
+    "conv_block_1": (96, 11, 4, 2, True),
+    "conv_block_2": (256, 5, 1, 2, True),
+    "conv_block_3": (384, 3, 1, 1, False),
+    "conv_block_4": (384, 3, 1, 1, False),
+    "conv_block_5": (256, 3, 1, 1, True),
+}
+
+
+class AlexNetGN(nn.Module):
+    """AlexNet-GN: normalised images to embeddings, and any layer on the way.
+
+    Attributes:
+        out_dim: width of the embedding (128 for IPCL, 1000 for supervised models).
+        l2norm: whether the embedding is scaled to unit length.
+        fc_dim: width of fc6 and fc7.
+
+    Source: Konkle & Alvarez 2022, Methods; the reference's `models/alexnet_gn.py`.
+    """
+
+    out_dim: int = 128
+    l2norm: bool = True
+    fc_dim: int = 4096
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Every layer that can be asked for, shallow to deep, spelled as in the reference."""
+        names = []
+        for block, (*_, pooled) in CONV_BLOCKS.items():
+            names += [f"{block}.{i}" for i in range(4 if pooled else 3)] + [block]
+        names += ["ave_pool"]
+        for block, parts in (("fc6", 3), ("fc7", 3), ("fc8", 1)):
+            names += [f"{block}.{i}" for i in range(parts)] + [block]
+        return (*names, "l2norm") if self.l2norm else tuple(names)
+
+    @nn.compact
+    def __call__(
+        self, images: Array, *, train: bool = False, layers: Iterable[str] = ()
+    ) -> tuple[Array, dict[str, Array]]:
+        """Embeds images.
+
+        Args:
+            images: `[B, H, W, 3]` float32, normalised; 63 pixels a side at least.
+            train: normalise fc6 and fc7 by this batch, and move their running statistics
+                (apply with `mutable=["batch_stats"]`).
+            layers: names from `layer_names` whose activations to return.
+
+        Returns:
+            The embedding `[B, out_dim]` (of unit length with `l2norm`), and a dict with each
+            requested layer: `[B, h, w, C]` up to ave_pool, `[B, D]` after it. Under jit, layers
+            that nobody asked for cost nothing.
+
+        Raises:
+            ValueError: for a name that this model does not have, with the names it has; or for
+                images too small.
+        """
+        layers = tuple(layers)
+        for name in layers:
+            if name not in self.layer_names:
+                near = difflib.get_close_matches(name, self.layer_names, n=1, cutoff=0)
+                raise ValueError(
+                    f"No layer {name!r} in this model; did you mean {near[0]!r}? "
+                    f"It has: {', '.join(self.layer_names)}."
+                )
+        if min(images.shape[1:3]) < 63:
+            raise ValueError(
+                f"Images are {images.shape[1]}x{images.shape[2]} pixels; AlexNet-GN needs 63x63 at least."
+            )
+        found = {}
+
+        def keep(name: str, value: Array) -> Array:
+            found[name] = value
+            return value
+
+        x = images
+        for block, (features, side, stride, padding, pooled) in CONV_BLOCKS.items():
+            conv = nn.Conv(
+                features, (side, side), stride, padding, use_bias=False,
+                kernel_init=torch_kernel_init, name=f"{block}_conv",
+            )
+            x = keep(f"{block}.0", conv(x))
+            x = keep(f"{block}.1", GroupNorm(name=f"{block}_norm")(x))
+            x = keep(f"{block}.2", nn.relu(x))
+            if pooled:
+                x = keep(f"{block}.3", nn.max_pool(x, (3, 3), (2, 2)))
+            keep(block, x)
+
+        x = keep("ave_pool", adaptive_average_pool(x, 6))
+        x = x.reshape(x.shape[0], -1)  # [B, 6 * 6 * 256], channel-last: conversion permutes fc6
+        for block in ("fc6", "fc7"):
+            x = keep(f"{block}.0", Linear(self.fc_dim, name=f"{block}_linear")(x))
+            x = keep(f"{block}.1", BatchNorm(name=f"{block}_norm")(x, train=train))
+            x = keep(f"{block}.2", nn.relu(x))
+            keep(block, x)
+        x = keep("fc8.0", Linear(self.out_dim, name="fc8_linear")(x))
+        keep("fc8", x)
+        if self.l2norm:
+            x = keep("l2norm", x / jnp.linalg.norm(x, axis=-1, keepdims=True))
+        return x, {name: found[name] for name in layers}

@@ -1,0 +1,130 @@
+"""Layers that compute what PyTorch's do, where Flax's own do something else."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+# PyTorch's default for convolutions and linear layers: kaiming-uniform with a = sqrt(5),
+# which is uniform in +-1/sqrt(fan_in).
+torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def torch_bias_init(fan_in: int) -> Callable:
+    """PyTorch's default for biases: uniform in +-1/sqrt(fan_in)."""
+    bound = fan_in**-0.5
+
+    def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Linear(nn.Module):
+    """Dense layer with PyTorch's default initialisation, `[B, D] -> [B, features]`."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        fan_in = x.shape[-1]
+        kernel = self.param("kernel", torch_kernel_init, (fan_in, self.features))
+        bias = self.param("bias", torch_bias_init(fan_in), (self.features,))
+        return x @ kernel + bias[None]
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation of `[B, H, W, C]` that reads its input once for both moments.
+
+    Moments are taken of the distance to one pixel of each channel, so a mean far
+    from zero costs no digits (a plain E[x^2] - E[x]^2 would lose them), then the
+    channels of a group are combined.
+
+    Source: Wu & He 2018 for the layer; Chan, Golub & LeVeque 1983 for the variance.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, height, width, channels = x.shape
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+
+        pixel = jax.lax.stop_gradient(x[:, height // 2, width // 2, None, None, :])  # [B, 1, 1, C]
+        distance = x - pixel
+        first = distance.mean((1, 2), keepdims=True)
+        second = jnp.square(distance).mean((1, 2), keepdims=True)
+
+        by_group = (batch, 1, 1, self.groups, channels // self.groups)
+        mean = (pixel + first).reshape(by_group)
+        within = (second - jnp.square(first)).reshape(by_group)
+        group_mean = mean.mean(-1, keepdims=True)
+        variance = (within + jnp.square(mean - group_mean)).mean(-1, keepdims=True)  # [B, 1, 1, G, 1]
+
+        def per_channel(value: Array) -> Array:
+            return jnp.broadcast_to(value, by_group).reshape(batch, 1, 1, channels)
+
+        shrink = per_channel(jax.lax.rsqrt(variance + self.epsilon)) * scale[None, None, None]
+        return (x - per_channel(group_mean)) * shrink + bias[None, None, None]
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of `[B, C]` over the global batch, with PyTorch's running statistics.
+
+    A training batch is normalised with its own biased variance; the running
+    variance is fed the unbiased one. (Flax's layer feeds it the biased one.)
+
+    Source: Ioffe & Szegedy 2015; torch.nn.BatchNorm1d.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        count, features = x.shape
+        scale = self.param("scale", nn.initializers.ones, (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
+
+        if train:
+            mean, var = x.mean(0), x.var(0)
+            if not self.is_initializing():
+                keep = 1 - self.momentum
+                unbiased = var * (count / (count - 1))
+                running_mean.value = keep * running_mean.value + self.momentum * mean
+                running_var.value = keep * running_var.value + self.momentum * unbiased
+        else:
+            mean, var = running_mean.value, running_var.value
+        shrink = jax.lax.rsqrt(var + self.epsilon) * scale
+        return (x - mean[None]) * shrink[None] + bias[None]
+
+
+def adaptive_average_pool(x: Array, side: int) -> Array:
+    """Averages `[B, H, W, C]` over PyTorch's bins, `-> [B, side, side, C]`.
+
+    Bin i covers floor(i * H / side) up to ceil((i + 1) * H / side), so bins may
+    overlap, and repeat pixels when H < side. The identity when H = W = side.
+
+    Source: torch.nn.AdaptiveAvgPool2d.
+    """
+    _, height, width, _ = x.shape
+    if (height, width) == (side, side):
+        return x
+    rows, columns = (jnp.asarray(_bins(extent, side), x.dtype) for extent in (height, width))
+    return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x, precision="highest")
+
+
+def _bins(extent: int, side: int) -> np.ndarray:
+    """Rows of averaging weights, `[side, extent]`."""
+    starts = np.arange(side) * extent // side
+    ends = -(-(np.arange(side) + 1) * extent // side)
+    pixel = np.arange(extent)
+    inside = (starts[:, None] <= pixel) & (pixel < ends[:, None])
+    return inside / (ends - starts)[:, None]

@@ -1,0 +1,104 @@
+"""What is measured after each epoch, on images the run never trains on."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from ipcl_jax.readout.knn import knn_predict, nearest
+from ipcl_jax.readout.spread import effective_rank, instance_retrieval, mean_cosine
+from ipcl_jax.training import Bank
+
+# Step keys fold in the step's number, so no step shares this one.
+_MONITOR_KEY = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Validation images as the network embeds them now."""
+
+    whole: np.ndarray  # [M, D] of the whole image
+    pairs: np.ndarray  # [M, 2, D] of two augmented views
+    index: np.ndarray  # [M] place in the source
+    label: np.ndarray  # [M] class, -1 without
+
+
+def embed_images(
+    embed: Callable, variables: Mapping, batches: Iterable[dict], sharding: Sharding, *, seed: int
+) -> Embedded:
+    """Embeds every readable image of some batches.
+
+    Args:
+        embed: `training.Steps.embed`.
+        variables: of the model.
+        batches: from `loading.eval_batches`.
+        sharding: of a batch over the devices.
+        seed: of the run; it decides the views, which are the same each time.
+
+    Returns:
+        The embeddings.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), _MONITOR_KEY)
+    rows = []
+    for i, batch in enumerate(batches):
+        images = jax.device_put({name: batch[name] for name in ("canvas", "size")}, sharding)
+        whole, pairs = embed(variables, jax.random.fold_in(key, i), images)
+        rows.append((batch["valid"], whole, pairs, batch["index"], batch["label"]))
+    valid, *columns = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return Embedded(*(column[valid] for column in columns))
+
+
+def measure(images: Embedded, bank: Bank, *, n_classes: int, k: int, temperature: float) -> dict[str, float]:
+    """The numbers of an epoch.
+
+    Args:
+        images: embedded validation images.
+        bank: the epoch's training images.
+        n_classes: number of classes; 0 leaves out the kNN read-out.
+        k: neighbours that vote; no more than the training images of a class.
+        temperature: of their votes.
+
+    Returns:
+        knn_top1 and knn_top5 (shares, with labels only), retrieval (share), mean_cosine,
+        effective_rank.
+    """
+    metrics = {}
+    if n_classes:
+        references = bank.embeddings.reshape(-1, bank.embeddings.shape[-1])
+        k = max(1, min(k, len(references) // n_classes))
+        ranked = np.asarray(
+            knn_predict(
+                images.whole, references, bank.label.reshape(-1),
+                n_classes=n_classes, k=k, temperature=temperature,
+            )
+        )
+        hits = ranked == images.label[:, None]
+        metrics = {"knn_top1": float(hits[:, 0].mean()), "knn_top5": float(hits.any(1).mean())}
+    return metrics | {
+        "retrieval": instance_retrieval(images.pairs),
+        "mean_cosine": mean_cosine(images.whole),
+        "effective_rank": effective_rank(images.whole),
+    }
+
+
+def nearest_images(
+    images: Embedded, bank: Bank, *, n_queries: int = 8, k: int = 5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The training images nearest to some validation images.
+
+    Args:
+        images: embedded validation images.
+        bank: the epoch's training images.
+        n_queries: how many, spread evenly over the images.
+        k: neighbours of each.
+
+    Returns:
+        Places of the queries in their source `[Q]`, of the neighbours in theirs `[Q, k]`, and
+        cosines `[Q, k]`.
+    """
+    chosen = np.linspace(0, len(images.index) - 1, min(n_queries, len(images.index))).astype(int)
+    references = bank.embeddings.reshape(-1, bank.embeddings.shape[-1])
+    cosines, rows = nearest(images.whole[chosen], references, k=min(k, len(references)))
+    return images.index[chosen], np.asarray(bank.index).reshape(-1)[np.asarray(rows)], np.asarray(cosines)

@@ -1,0 +1,158 @@
+"""The objective of instance-prototype contrastive learning.
+
+Each view is drawn to the prototype of its own image (the mean embedding of the
+image's views) and pushed from a queue of earlier embeddings, by noise-contrastive
+estimation. Rows of embeddings are ordered image by image: row b * n + v is view v
+of image b.
+
+Sources: Konkle & Alvarez 2022, Methods; for the criterion, Wu et al. 2018 (non-parametric
+instance discrimination).
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+EPSILON = 1e-7
+
+
+def init_queue(key: Array, size: int, dim: int) -> Array:
+    """A first queue of random directions.
+
+    Args:
+        key: PRNG key.
+        size: number K of negatives.
+        dim: width D of an embedding.
+
+    Returns:
+        `[K, D]` float32 of unit length, uniform in +-1/sqrt(D/3) before that.
+    """
+    bound = (dim / 3) ** -0.5
+    queue = jax.random.uniform(key, (size, dim), minval=-bound, maxval=bound)
+    return queue / jnp.linalg.norm(queue, axis=-1, keepdims=True)
+
+
+def update_queue(queue: Array, new: Array) -> Array:
+    """Puts new embeddings in front and lets the oldest fall off.
+
+    Args:
+        queue: `[K, D]`, newest first.
+        new: `[M, D]`; of more than K only the first K enter.
+
+    Returns:
+        `[K, D]`; no gradient flows into it.
+    """
+    return jnp.concatenate([jax.lax.stop_gradient(new), queue])[: queue.shape[0]]
+
+
+def prototypes(embeddings: Array, n_views: int, *, normalize: bool = False) -> Array:
+    """Mean embedding of each image's views.
+
+    Args:
+        embeddings: `[B*n, D]`, image by image.
+        n_views: views n of each image.
+        normalize: scale prototypes to unit length.
+
+    Returns:
+        `[B, D]`; no gradient flows into it.
+    """
+    mean = jax.lax.stop_gradient(embeddings).reshape(-1, n_views, embeddings.shape[-1]).mean(1)
+    return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True) if normalize else mean
+
+
+def similarities(embeddings: Array, prototypes: Array, queue: Array) -> tuple[Array, Array]:
+    """Dot products of every view with its prototype and with the queue.
+
+    Args:
+        embeddings: `[B*n, D]`, image by image.
+        prototypes: `[B, D]`.
+        queue: `[K, D]`.
+
+    Returns:
+        Positives `[B*n]` and negatives `[B*n, K]`.
+    """
+    n_views = embeddings.shape[0] // prototypes.shape[0]
+    positives = (embeddings * jnp.repeat(prototypes, n_views, axis=0)).sum(-1)
+    # Divided by the temperature and exponentiated, the error of a reduced-precision product
+    # would grow to a percent.
+    negatives = jnp.matmul(embeddings, queue.T, precision="highest")
+    return positives, negatives
+
+
+def normalizer(positives: Array, negatives: Array, *, temperature: float, n_images: int) -> Array:
+    """Z: the mean of exp(similarity / temperature) over positives and negatives, times n_images.
+
+    Fixed at the first step of training and constant from then on.
+
+    Args:
+        positives: `[B*n]`.
+        negatives: `[B*n, K]`.
+        temperature: divides similarities.
+        n_images: number N of training images.
+
+    Returns:
+        A scalar; no gradient flows into it.
+    """
+    total = jnp.exp(positives / temperature).sum() + jnp.exp(negatives / temperature).sum()
+    return jax.lax.stop_gradient(total / (positives.size + negatives.size) * n_images)
+
+
+def nce_loss(positives: Array, negatives: Array, Z: Array, *, temperature: float, n_images: int) -> Array:
+    """Noise-contrastive estimation of which similarity is the view's own image.
+
+    With P = exp(similarity / temperature) / Z, noise probability Pn = 1/N and K negatives,
+    the mean over views of
+
+        -log(P+ / (P+ + K Pn + eps)) - sum over negatives of log(K Pn / (P- + K Pn + eps)).
+
+    Both are written as log1p of a ratio, which is the same and keeps the digits of a term near 0.
+
+    Args:
+        positives: `[B*n]`.
+        negatives: `[B*n, K]`.
+        Z: scalar from `normalizer`.
+        temperature: divides similarities.
+        n_images: number N of training images.
+
+    Returns:
+        The loss, a scalar in nats.
+
+    Source: Wu et al. 2018, equations 4-7; Konkle & Alvarez 2022, Methods.
+    """
+    noise = negatives.shape[-1] / n_images  # K * Pn
+    own = jnp.exp(positives / temperature) / Z
+    other = jnp.exp(negatives / temperature) / Z
+    total = jnp.log1p((noise + EPSILON) / own).sum() + jnp.log1p((other + EPSILON) / noise).sum()
+    return total / positives.shape[0]
+
+
+def ipcl_loss(
+    embeddings: Array,
+    queue: Array,
+    Z: Array,
+    *,
+    n_views: int,
+    n_images: int,
+    temperature: float = 0.07,
+    norm_prototype: bool = False,
+) -> tuple[Array, Array]:
+    """The IPCL loss of a batch.
+
+    Args:
+        embeddings: `[B*n, D]` of unit length, image by image.
+        queue: `[K, D]` earlier embeddings; see `update_queue`.
+        Z: scalar; zero before the first step, which fixes it.
+        n_views: views n of each image.
+        n_images: number N of training images.
+        temperature: divides similarities.
+        norm_prototype: scale prototypes to unit length first.
+
+    Returns:
+        The loss, and the Z that it used (to be handed to the next step). The queue is not
+        touched, so evaluating a batch leaves nothing behind.
+    """
+    own = prototypes(embeddings, n_views, normalize=norm_prototype)
+    positives, negatives = similarities(embeddings, own, queue)
+    scale = dict(temperature=temperature, n_images=n_images)
+    Z = jnp.where(Z > 0, Z, normalizer(positives, negatives, **scale))
+    return nce_loss(positives, negatives, Z, **scale), Z

@@ -1,0 +1,92 @@
+"""How embeddings are laid out: do siblings find each other, and does the space have room?
+
+Instance discrimination fails quietly when every image moves to one point, so these numbers
+belong beside the loss.
+"""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ipcl_jax.readout.knn import nearest
+
+
+def instance_retrieval(pairs: Array, *, chunk: int = 128) -> float:
+    """How often a view's nearest other view is its sibling.
+
+    Args:
+        pairs: `[M, 2, D]` embeddings of two views of each image.
+        chunk: views compared at a time.
+
+    Returns:
+        Share of the 2M views, in [0, 1]; chance is 1 / (2M - 1).
+    """
+    views = jnp.asarray(pairs).reshape(-1, pairs.shape[-1])  # siblings are rows 2i and 2i + 1
+    _, rows = nearest(views, views, k=2, chunk=chunk)
+    own = jnp.arange(len(views))
+    # A view is its own nearest, unless another one is equal to it and stands before it.
+    other = jnp.where(rows[:, 0] == own, rows[:, 1], rows[:, 0])
+    return float((other == (own ^ 1)).mean())
+
+
+def mean_cosine(embeddings: np.ndarray) -> float:
+    """Mean cosine between different images.
+
+    Args:
+        embeddings: `[M, D]`, M >= 2.
+
+    Returns:
+        A number in [-1, 1]: near 0 for directions spread out evenly, 1 if all are one point.
+    """
+    unit = _unit(embeddings)
+    count = len(unit)
+    # The sum over all pairs is the squared length of the sum; the M pairs with oneself give 1 each.
+    return float((np.square(unit.sum(0)).sum() - count) / (count * (count - 1)))
+
+
+def effective_rank(embeddings: np.ndarray) -> float:
+    """Number of directions that embeddings use: exp of the entropy of their singular values.
+
+    Args:
+        embeddings: `[M, D]`; they are scaled to unit length and centred first.
+
+    Returns:
+        Between 1 and min(M - 1, D); 1 too if all embeddings are one point.
+
+    Source: Roy & Vetterli 2007, The effective rank.
+    """
+    unit = _unit(embeddings)
+    values = np.linalg.svd(unit - unit.mean(0), compute_uv=False)
+    total = values.sum()
+    if total < 1e-6:  # one point, up to rounding
+        return 1.0
+    share = values[values > 0] / total
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def collapse_warning(metrics: Mapping[str, float | None]) -> str | None:
+    """A plain warning if the embeddings have drawn together.
+
+    Args:
+        metrics: with mean_cosine and effective_rank, where known.
+
+    Returns:
+        What was found and what to do about it; None if all is well.
+    """
+    cosine, rank = metrics.get("mean_cosine"), metrics.get("effective_rank")
+    if (cosine is None or cosine <= 0.95) and (rank is None or rank >= 2):
+        return None
+    found = [f"a mean cosine of {cosine:.3f}"] if cosine is not None else []
+    found += [f"an effective rank of {rank:.1f}"] if rank is not None else []
+    return (
+        f"The embeddings have nearly collapsed: {' and '.join(found)} between different images. Early in "
+        "training this can pass. If it stays, lower --optim.lr, lengthen its rise "
+        "(--schedule.pct-start) or raise --accumulate."
+    )
+
+
+def _unit(embeddings: np.ndarray) -> np.ndarray:
+    embeddings = np.asarray(embeddings, np.float64)
+    return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)

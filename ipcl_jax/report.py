@@ -1,0 +1,261 @@
+"""A run on one page: `report.html`, which needs no other file and no network.
+
+Equal runs give equal pages.
+"""
+
+import base64
+import dataclasses
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from PIL import Image
+
+from ipcl_jax.config import Train
+from ipcl_jax.curves import curves, share
+from ipcl_jax.readout.spread import collapse_warning
+from ipcl_jax.record import read_metrics
+
+_RETRIEVAL = (
+    "Instance retrieval asks, for two fresh views of each held-out image, how often the nearest of all "
+    "other views is the sibling."
+)
+_EMPTY = '<p class="empty card">Nothing has been measured yet.</p>'
+
+
+@dataclass(frozen=True)
+class ContactSheet:
+    """Images and the views that training drew from them."""
+
+    originals: Sequence[np.ndarray]
+    """Each `[h, w, 3]` uint8."""
+    views: np.ndarray
+    """`[images, n, S, S, 3]` uint8, before normalisation."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Validation images and the training images whose embeddings lie nearest."""
+
+    queries: Sequence[np.ndarray]
+    """Q images, each `[h, w, 3]` uint8."""
+    neighbours: Sequence[Sequence[np.ndarray]]
+    """For each query its nearest training images, best first."""
+    cosines: np.ndarray
+    """`[Q, neighbours]`."""
+    query_labels: Sequence[str] | None = None
+    """Class names; None without labels."""
+    neighbour_labels: Sequence[Sequence[str]] | None = None
+    """Class names; None without labels."""
+
+
+def write_report(
+    run_dir: Path,
+    *,
+    config: Train,
+    environment: Mapping[str, str],
+    resume: str,
+    chance: float | None = None,
+    contact_sheet: ContactSheet | None = None,
+    neighbours: Neighbours | None = None,
+) -> Path:
+    """Writes a run's page from its metrics; safe to call while it is being read.
+
+    Args:
+        run_dir: folder of the run, where `Record` keeps the metrics.
+        config: of the run.
+        environment: what it ran on: versions, devices, where the images come from and how many.
+        resume: the command that goes on with the run.
+        chance: kNN top-1 of a guess, a share in [0, 1]; None without labels.
+        contact_sheet: examples of views.
+        neighbours: examples of what the embedding holds alike.
+
+    Returns:
+        The page, `run_dir/report.html`.
+    """
+    run_dir = Path(run_dir)
+    steps, epochs = read_metrics(run_dir)
+    before = next((line for line in epochs if line["epoch"] == 0), {})
+    now = epochs[-1] if epochs and epochs[-1]["epoch"] > 0 else {}
+    done = now.get("epoch", 0)
+    views, queue = config.views.per_image, config.objective.queue_size
+    lead = (
+        f"An AlexNet-GN learns from images ({config.data.source}) without labels: each of the {views} views "
+        f"of an image is drawn to their mean embedding, the image's prototype, and pushed away from a queue "
+        f"of {queue:,} embeddings of earlier views."
+    )
+    drawn = curves(steps, epochs, chance)
+    body = [
+        _section("Training", _RETRIEVAL if "retrieval" in before | now else "", drawn or _EMPTY),
+        _section("Views", *_contact_sheet(contact_sheet)) if contact_sheet else "",
+        _section("Nearest neighbours", *_neighbours(neighbours)) if neighbours else "",
+        _section("Configuration", *_config(config)),
+        _section("Environment", "", f'<div class="section whole card">{_table(environment)}</div>'),
+        _section(
+            "Going on",
+            "This command takes the run up from its newest checkpoint.",
+            f'<div class="card"><pre><code>{escape(resume)}</code></pre></div>',
+        ),
+    ]
+    template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    page = template.substitute(
+        name=escape(config.name),
+        status="finished" if done >= config.epochs else "in progress" if steps else "not started",
+        lead=escape(lead),
+        percent=f"{100 * min(1, done / config.epochs):.0f}",
+        tiles="\n".join(_tiles(config, steps, before, now, chance)),
+        alerts="\n".join(f'<p class="alert">{escape(text)}</p>' for text in _alerts(config, steps, now)),
+        body="\n".join(filter(None, body)),
+    )
+    path, partial = run_dir / "report.html", run_dir / "report.html.partial"
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+# --- headline ----------------------------------------------------------------------------
+
+
+def _tiles(config: Train, steps: list, before: Mapping, now: Mapping, chance: float | None) -> list[str]:
+    def tile(label: str, value: str, *notes: str, flagged: bool = False) -> str:
+        note = "<br>".join(filter(None, notes))
+        return (
+            f'<div class="tile card{" flagged" * flagged}"><p class="label">{label}</p>'
+            f'<p class="value">{value}</p><p class="note">{note}</p></div>'
+        )
+
+    def untrained(name: str) -> str:
+        return f"untrained {share(before[name])}" if before.get(name) is not None else ""
+
+    last, rank, cosine = steps[-1] if steps else {}, now.get("effective_rank"), before.get("mean_cosine")
+    loss, speed = (now.get(name, last.get(name)) for name in ("loss", "views_per_second"))
+    tiles = [
+        tile("Epochs", f"{now.get('epoch', 0)} <small>of {config.epochs}</small>",
+             f"{last.get('step', 0):,} steps"),
+        tile("Instance retrieval", share(now.get("retrieval")), untrained("retrieval")),
+        tile("Mean cosine", _number(now.get("mean_cosine"), "{:.3f}"),
+             f"untrained {cosine:.3f}" if cosine is not None else "",
+             f"effective rank {rank:.1f} of {config.model.out_dim}" if rank is not None else "",
+             flagged=collapse_warning(now) is not None),
+        tile("Loss", _number(loss, "{:#.4g}"), "mean of the epoch" if now else "last step" if last else ""),
+        tile("Speed", f"{_number(speed, '{:,.0f}')} <small>views/s</small>"),
+    ]  # fmt: skip
+    if "knn_top1" in now or "knn_top1" in before:
+        note = f"chance {share(chance)}" if chance is not None else ""
+        tiles.insert(1, tile("kNN top-1", share(now.get("knn_top1")), untrained("knn_top1"), note))
+    return tiles
+
+
+def _alerts(config: Train, steps: list, now: Mapping) -> list[str]:
+    alerts = []
+    if warning := collapse_warning(now):
+        alerts.append(warning)
+    if lost := next((line["step"] for line in steps if "loss" in line and line["loss"] is None), None):
+        alerts.append(f"The loss stopped being a finite number at step {lost:,}.")
+    if count := now.get("unreadable"):
+        alerts.append(f"{count:,.0f} image{'s' * (count != 1)} could not be read.")
+    return alerts
+
+
+# --- pictures ----------------------------------------------------------------------------
+
+
+def _contact_sheet(sheet: ContactSheet) -> tuple[str, str]:
+    n = sheet.views.shape[1]
+    columns = f'style="grid-template-columns: 1.2fr repeat({n}, minmax(0, 1fr))"'
+    rows = [f'<div class="row head" {columns}><div>image</div><div>views</div></div>']
+    for number, (original, views) in enumerate(zip(sheet.originals, sheet.views, strict=True), 1):
+        cells = [f'<figure class="first">{_img(original, f"image {number}")}</figure>']
+        cells += [
+            f'<figure class="plain">{_img(view, f"image {number}, view {index}")}</figure>'
+            for index, view in enumerate(views, 1)
+        ]
+        rows.append(f'<div class="row" {columns}>{"".join(cells)}</div>')
+    about = "Images and the views that the network gets of them: cropped, recoloured and mirrored at random."
+    return about, f'<div class="pictures card">{"".join(rows)}</div>'
+
+
+def _neighbours(found: Neighbours) -> tuple[str, str]:
+    labelled = found.query_labels is not None and found.neighbour_labels is not None
+    rows = []
+    for q, (query, near) in enumerate(zip(found.queries, found.neighbours, strict=True)):
+        columns = f'style="grid-template-columns: 1.2fr repeat({len(near)}, minmax(0, 1fr))"'
+        own = found.query_labels[q] if labelled else ""
+        picture = _img(query, "held-out image" + f": {own}" * bool(own))
+        cells = [f'<figure class="first">{picture}<figcaption>{_class(own)}</figcaption></figure>']
+        for i, image in enumerate(near):
+            label, cosine = (found.neighbour_labels[q][i] if labelled else ""), f"{found.cosines[q][i]:.2f}"
+            frame = "plain" if not labelled else "framed right" if label == own else "framed wrong"
+            picture = _img(image, f"neighbour {i + 1}{': ' * bool(label)}{label}, cosine {cosine}")
+            cells.append(
+                f'<figure class="{frame}">{picture}<figcaption>{_class(label)}'
+                f'<span class="cosine">{cosine}</span></figcaption></figure>'
+            )
+        rows.append(f'<div class="row" {columns}>{"".join(cells)}</div>')
+    about = "Held-out images, and the training images whose embeddings have the highest cosine with theirs."
+    about += " Green frames: the same class; orange: another." if labelled else ""
+    return about, f'<div class="pictures pairs card">{"".join(rows)}</div>'
+
+
+def _img(image: np.ndarray, alt: str, side: int = 176) -> str:
+    picture, file = Image.fromarray(image).convert("RGB"), io.BytesIO()
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    picture.save(file, "JPEG", quality=84, optimize=True)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}">'
+
+
+def _class(name: str) -> str:
+    return f'<span class="class" title="{escape(name)}">{escape(name)}</span>' if name else ""
+
+
+# --- words and tables --------------------------------------------------------------------
+
+
+def _section(title: str, about: str, content: str) -> str:
+    about = f'<p class="about">{escape(about)}</p>' if about else ""
+    return f"<section><h2>{title}</h2>{about}{content}</section>"
+
+
+def _config(config: Train) -> tuple[str, str]:
+    groups: dict[str, dict] = {"run": {}}
+    usual = dataclasses.asdict(Train(name=config.name))
+    changed = set()
+    for name, value in dataclasses.asdict(config).items():
+        group, items = (name, value) if isinstance(value, dict) else ("run", {name: value})
+        standard = usual[name] if isinstance(value, dict) else usual
+        groups.setdefault(group, {}).update({key: _value(item) for key, item in items.items()})
+        changed |= {(group, key) for key, item in items.items() if item != standard[key]}
+    cards = []
+    for group, items in groups.items():
+        own = {key for where, key in changed if where == group}
+        cards.append(f'<div class="section card"><h3>{group}</h3>{_table(items, own)}</div>')
+    about = "Bold values depart from the defaults." if changed else ""
+    return about, f'<div class="sections">{"".join(cards)}</div>'
+
+
+def _table(items: Mapping[str, str], marked: set[str] = frozenset()) -> str:
+    rows = (
+        f'<tr><th scope="row">{escape(name)}</th>'
+        f'<td{" class=set" * (name in marked)}>{escape(str(value))}</td></tr>'
+        for name, value in items.items()
+    )
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple | list):
+        return ", ".join(_value(item) for item in value)
+    return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None or not math.isfinite(value) else form.format(value)

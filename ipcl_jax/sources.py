@@ -1,0 +1,336 @@
+"""Where images come from: a folder, TFDS, or photographs that ship with two Python packages.
+
+A source is a sequence of (image, label). An image is either the bytes of an encoded
+file or an array; `loading.decode` takes both. Sources are small objects that can be
+pickled into worker processes.
+"""
+
+import difflib
+import importlib.util
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from PIL import Image
+
+from ipcl_jax.config import ConfigError, near_miss
+
+Split = Literal["train", "val"]
+
+SUFFIXES = frozenset(".jpg .jpeg .jpe .png .webp .bmp .gif .tif .tiff .ppm .pgm .jp2".split())
+
+HELD_OUT = 20  # without a `val` folder, every 20th image is for validation
+
+SAMPLE_BORDER = 0.7  # share of a sample photograph's width that is for training
+SAMPLE_TRAIN, SAMPLE_VAL = 64, 24  # windows of each photograph on either side of it
+
+# A pair's second half, drawings and binary pictures are left out.
+_PHOTOGRAPHS = {
+    ("skimage", "data"): (
+        "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png",
+        "coffee.png", "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png",
+        "moon.png", "motorcycle_left.png", "page.png", "retina.jpg", "rocket.jpg",
+    ),
+    ("sklearn", "datasets/images"): ("china.jpg", "flower.jpg"),
+}  # fmt: skip
+
+_WAYS = """
+Three ways to give images:
+  --data.source sample                        built-in photographs, nothing to download
+  --data.source folder:/path/to/images        train/<class>/* and val/<class>/*, or one folder of images
+  --data.source tfds:NAME --data.dir /path    a TFDS dataset prepared with --file_format=array_record"""
+
+
+class Source(Protocol):
+    """A sequence of images."""
+
+    name: str
+    """What was asked for, and the split."""
+    classes: tuple[str, ...]
+    """Names of the labels; empty without labels."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, i: int) -> tuple[bytes | np.ndarray, int]:
+        """Image i, as an encoded file or as `[H, W, 3]` uint8, and its label (-1: none)."""
+
+    def describe(self, i: int) -> str:
+        """Where image i is, for messages."""
+
+
+def open_source(spec: str, split: Split, *, dir: str | None = None) -> Source:
+    """The images of one split.
+
+    Args:
+        spec: `sample`, `folder:/path` or `tfds:NAME`.
+        split: `train` or `val`.
+        dir: the folder of TFDS data; None for TFDS's own choice. Only TFDS uses it.
+
+    Returns:
+        A source with at least one image.
+
+    Raises:
+        ConfigError: if there are no such images; the message says what was looked for.
+    """
+    kind, _, rest = spec.partition(":")
+    if spec == "sample":
+        return SampleSource(split)
+    if kind == "folder" and rest:
+        return FolderSource(rest, split)
+    if kind == "tfds" and rest:
+        return TfdsSource(rest, split, dir=dir)
+    if kind in ("sample", "folder", "tfds"):
+        hint = " `sample` takes nothing after it." if kind == "sample" else " Its path or name is missing."
+    elif Path(spec).expanduser().is_dir():
+        hint = f" For the images of that folder write folder:{spec}"
+    else:
+        hint = near_miss(kind, ("sample", "folder", "tfds"))
+    raise ConfigError(f"--data.source {spec!r} names no source.{hint}{_WAYS}")
+
+
+class FolderSource:
+    """Image files in a folder, in natural order (2 before 10), hidden ones skipped.
+
+    `train/<class>/*` and `val/<class>/*` give labels: the sorted names of train's
+    subfolders; deeper subfolders belong to their class. Without `val/`, every 20th image
+    of each class (at least one, if the class has two) is held out of train. Without
+    `train/`, all images anywhere in the folder are one set without labels, and
+    every 20th is held out in the same way.
+
+    Args:
+        folder: the path.
+        split: `train` or `val`.
+    """
+
+    def __init__(self, folder: str, split: Split):
+        self.name = f"folder:{folder} {split}"
+        self._root = Path(folder).expanduser().absolute()
+        if not self._root.is_dir():
+            found = "is a file" if self._root.exists() else "does not exist"
+            raise ConfigError(f"No images: looked for a folder at {self._root}, which {found}.{_WAYS}")
+        if (self._root / "train").is_dir():
+            self.classes, paths = _labelled(self._root, split)
+        else:
+            self.classes = ()
+            paths = [(path, -1) for path in _split(find_images(self._root, self._root), split)]
+        if not paths:
+            searched = self._root / split if (self._root / split).is_dir() else self._root
+            raise ConfigError(f"No images for {split} under {searched}, {_what_is_in(searched)}.{_WAYS}")
+        self._paths = [path for path, _ in paths]
+        self._labels = np.array([label for _, label in paths], np.int32)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, i: int) -> tuple[bytes, int]:
+        """The bytes of file i and its label (-1: none)."""
+        with open(self.describe(i), "rb") as file:
+            return file.read(), int(self._labels[i])
+
+    def describe(self, i: int) -> str:
+        """The path of file i."""
+        return os.path.join(self._root, self._paths[i])
+
+
+def _labelled(root: Path, split: Split) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
+    train, val = root / "train", root / "val"
+    classes = _subfolders(train)
+    if not classes:
+        loose = len(find_images(train, root))
+        raise ConfigError(
+            f"{train} should hold one folder a class; it has none, but {loose} images. "
+            f"To use those without labels: --data.source folder:{train}{_WAYS}"
+        )
+    if extra := sorted(set(_subfolders(val)) - set(classes)):
+        names = ", ".join(extra[:5])
+        raise ConfigError(f"{val} has {len(extra)} classes that {train} lacks, such as {names}.")
+    paths = []
+    for label, name in enumerate(classes):
+        if val.is_dir():
+            files = find_images(root / split / name, root)
+        else:
+            files = _split(find_images(train / name, root), split)
+        paths += [(path, label) for path in files]
+    return classes, paths
+
+
+def _split(paths: list[str], split: Split) -> list[str]:
+    if len(paths) < 2:
+        return paths if split == "train" else []
+    return paths[::HELD_OUT] if split == "val" else [p for k, p in enumerate(paths) if k % HELD_OUT]
+
+
+def find_images(folder: Path, root: Path) -> list[str]:
+    """All image files in a folder, by their suffixes, however deep; hidden ones are skipped.
+
+    Args:
+        folder: where to look; links are followed.
+        root: what the paths shall be relative to.
+
+    Returns:
+        Paths in natural order (2 before 10).
+    """
+    paths = []
+    for where, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        within = os.path.relpath(where, root)
+        images = [name for name in files if os.path.splitext(name)[1].lower() in SUFFIXES]
+        paths += [os.path.normpath(os.path.join(within, name)) for name in images if name[0] != "."]
+    return sorted(paths, key=_natural)
+
+
+def _natural(path: str) -> tuple:
+    runs = (re.split(r"([0-9]+)", part.casefold()) for part in path.split(os.sep))
+    return [[int(run) if k % 2 else run for k, run in enumerate(part)] for part in runs], path
+
+
+def _subfolders(folder: Path) -> tuple[str, ...]:
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return tuple(sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."))
+
+
+def _what_is_in(folder: Path) -> str:
+    names = sorted(entry.name for entry in folder.iterdir())
+    shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+    return f"which has {len(names)} entries: {shown}" if names else "which is empty"
+
+
+class SampleSource:
+    """Square windows of the photographs inside scikit-image's and scikit-learn's wheels.
+
+    Windows never overlap: instance discrimination can't learn to tell apart two windows
+    that share most of their pixels. A photograph is a class. Its left 70 % is for training
+    and its right 30 % for validation; in each, the side is the largest whose
+    tiling gives enough windows, and classes have equally many.
+
+    Args:
+        split: `train` or `val`.
+    """
+
+    def __init__(self, split: Split):
+        self.name = f"sample {split}"
+        number = SAMPLE_TRAIN if split == "train" else SAMPLE_VAL
+        paths = photographs()
+        self.classes = tuple(path.stem for path in paths)
+        self._windows: list[np.ndarray] = []
+        for path in paths:
+            with Image.open(path) as file:
+                photograph = np.asarray(file.convert("RGB"))
+            border = int(photograph.shape[1] * SAMPLE_BORDER)
+            region = photograph[:, :border] if split == "train" else photograph[:, border:]
+            self._windows += _windows(region, number)
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        """Window i, `[S, S, 3]` uint8 with an S of its photograph's, and the photograph."""
+        return self._windows[i], i * len(self.classes) // len(self._windows)
+
+    def describe(self, i: int) -> str:
+        """Which window of which photograph."""
+        return f"{self.name}: {self.classes[self[i][1]]}, window {i % (len(self) // len(self.classes))}"
+
+
+def photographs() -> list[Path]:
+    """The files that `SampleSource` cuts its windows from."""
+    found = []
+    for (package, folder), names in _PHOTOGRAPHS.items():
+        module = importlib.util.find_spec(package)  # finds the files without running the package
+        if module is None or module.origin is None:
+            raise ConfigError(
+                "--data.source sample is cut from photographs that come with scikit-image and scikit-learn, "
+                f"and {package} is not installed: pip install 'ipcl_jax[demo]'"
+            )
+        paths = [Path(module.origin).parent / folder / name for name in names]
+        found += [path for path in paths if path.is_file()]
+    return found
+
+
+def _windows(region: np.ndarray, number: int) -> list[np.ndarray]:
+    """That many squares of a region `[H, W, 3]`, spread evenly over its tiling."""
+    height, width = region.shape[:2]
+    side = max(s for s in range(1, min(height, width) + 1) if (height // s) * (width // s) >= number)
+    down, across = height // side, width // side
+    corners = [divmod(k * down * across // number, across) for k in range(number)]
+    corners = [(side * row, side * column) for row, column in corners]
+    return [np.ascontiguousarray(region[y : y + side, x : x + side]) for y, x in corners]
+
+
+class TfdsSource:
+    """A TFDS dataset in a format with random access, read without TensorFlow.
+
+    Args:
+        dataset: TFDS's name, such as `imagenet2012` or `imagenet_v2/matched-frequency:1.*.*`.
+        split: `train`; `val` is TFDS's `validation`, or `test` where that doesn't exist.
+        dir: folder of TFDS data; None for TFDS's own choice.
+    """
+
+    def __init__(self, dataset: str, split: Split, *, dir: str | None = None):
+        import tensorflow_datasets as tfds  # here, since it takes a moment and few runs need it
+
+        builder = _builder(tfds, dataset, dir)
+        splits, features = builder.info.splits, builder.info.features
+        if not splits:
+            looked = f"looked for it in {builder.data_dir}"
+            raise ConfigError(f"tfds:{dataset} is not prepared; {looked}.{_prepare(dataset, dir)}")
+        wanted = ("train",) if split == "train" else ("validation", "test")
+        chosen = next((name for name in wanted if name in splits), "")
+        if not chosen:
+            raise ConfigError(f"tfds:{dataset} has no split {' or '.join(wanted)}, but {', '.join(splits)}.")
+        if "image" not in features:
+            raise ConfigError(f"tfds:{dataset} has no feature named image, but {', '.join(features)}.")
+        encoded = isinstance(features["image"], tfds.features.Image)
+        decoders = {"image": tfds.decode.SkipDecoding()} if encoded else None
+        try:
+            self._data = builder.as_data_source(split=chosen, decoders=decoders)
+            self._data[0]
+        except NotImplementedError:
+            raise ConfigError(
+                f"tfds:{dataset} in {builder.data_dir} is prepared as {builder.info.file_format.value}, "
+                f"which has no random access.{_prepare(dataset, dir)}"
+            ) from None
+        except Exception as error:  # TFDS has no common class for what can be wrong with files
+            raise ConfigError(f"tfds:{dataset} in {builder.data_dir} can't be read: {error}") from error
+        self.name = f"tfds:{dataset} {chosen}"
+        self._labelled = isinstance(dict(features).get("label"), tfds.features.ClassLabel)
+        self.classes = tuple(features["label"].names) if self._labelled else ()
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, i: int) -> tuple[bytes | np.ndarray, int]:
+        """The image of example i and its label (-1: none)."""
+        example = self._data[i]
+        return example["image"], int(example["label"]) if self._labelled else -1
+
+    def describe(self, i: int) -> str:
+        """Which example of which split."""
+        return f"{self.name}[{i}]"
+
+
+def _builder(tfds, dataset: str, dir: str | None):
+    absl = logging.getLogger("absl")
+    level = absl.level
+    absl.setLevel(logging.ERROR)  # TFDS warns about the missing data that ConfigError is about to explain
+    try:
+        return tfds.builder(dataset, **({"data_dir": dir} if dir else {}))
+    except tfds.core.DatasetNotFoundError:
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(re.split("[/:]", dataset)[0], known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        where = f", and {dir} has no folder of that name" if dir else ""
+        raise ConfigError(f"TFDS knows no dataset {dataset!r}{where}.{hint}{_WAYS}") from None
+    except Exception as error:  # a version or configuration that doesn't exist: asserts and ValueErrors
+        raise ConfigError(f"TFDS can't open {dataset!r}: {str(error).splitlines()[0]}{_WAYS}") from None
+    finally:
+        absl.setLevel(level)
+
+
+def _prepare(dataset: str, dir: str | None) -> str:
+    command = f"tfds build {dataset} --file_format=array_record" + (f" --data_dir={dir}" if dir else "")
+    return f"\nPrepare it once, on any machine that has TensorFlow:\n  {command}{_WAYS}"

@@ -1,0 +1,301 @@
+"""The training step: one pure function of state and batch, compiled once.
+
+A run is determined by its config, its images and the step number: the key of a step is
+fold_in(key(seed), step), and everything that moves is in `TrainState`. Nothing here reads
+files or prints.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ipcl_jax import optim
+from ipcl_jax.config import Train
+from ipcl_jax.models import AlexNetGN
+from ipcl_jax.objective import init_queue, ipcl_loss, prototypes, update_queue
+from ipcl_jax.views import center_views, make_views
+
+Batch = dict[str, Array]
+
+
+@flax.struct.dataclass
+class Bank:
+    """What the images of the current epoch embedded to: the reference set of the kNN read-out.
+
+    One row a step: `embeddings [steps, B, D]` holds prototypes, `index [steps, B]` the image's place
+    in its source, `label [steps, B]` its class (-1 without).
+    """
+
+    embeddings: Array
+    index: Array
+    label: Array
+
+    def put(self, row: Array, embeddings: Array, batch: Batch) -> "Bank":
+        """The bank with one step's images in their place."""
+        new = Bank(embeddings, batch["index"], batch["label"])
+        return jax.tree.map(lambda bank, value: bank.at[row].set(value.astype(bank.dtype)), self, new)
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a run changes, as one pytree."""
+
+    step: Array  # int32: batches done
+    params: dict
+    batch_stats: dict
+    opt_state: optax.OptState
+    grad_sum: dict | None  # None if every batch moves the optimizer
+    queue: Array  # [K, D] newest first
+    Z: Array  # zero until the first step fixes it
+    bank: Bank
+
+    @property
+    def variables(self) -> dict:
+        """What the model is applied with."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def make_model(config: Train) -> AlexNetGN:
+    """The network of a config."""
+    model = config.model
+    return AlexNetGN(out_dim=model.out_dim, l2norm=model.l2norm, fc_dim=model.fc_dim)
+
+
+def init_state(config: Train, steps_per_epoch: int) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        config: the run.
+        steps_per_epoch: batches that one pass over the images gives.
+
+    Returns:
+        A state with freshly drawn weights and queue; both depend on config.seed only.
+    """
+    weights_key, queue_key = jax.random.split(jax.random.key(config.seed))
+    side, dim = config.views.size, config.model.out_dim
+    variables = make_model(config).init(weights_key, jnp.zeros((2, side, side, 3)))
+    params = variables["params"]
+    rows = (steps_per_epoch, config.batch_size)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables["batch_stats"],
+        opt_state=optim.make_optimizer(config.optim, 0.0, 0.0).init(params),
+        grad_sum=jax.tree.map(jnp.zeros_like, params) if config.accumulate > 1 else None,
+        queue=init_queue(queue_key, config.objective.queue_size, dim),
+        Z=jnp.zeros(()),
+        bank=Bank(jnp.zeros((*rows, dim)), jnp.full(rows, -1, jnp.int32), jnp.full(rows, -1, jnp.int32)),
+    )
+
+
+def views_of_step(config: Train, step: Array, batch: Batch) -> Array:
+    """The views `[B*n, S, S, 3]` that a step trains on."""
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    return make_views(key, batch["canvas"], batch["size"], config.views)
+
+
+def learn(
+    state: TrainState, views: Array, batch: Batch, *, config: Train, n_images: int
+) -> tuple[TrainState, dict[str, Array]]:
+    """Trains on the views of one batch.
+
+    Gradients of loss / accumulate are summed; the batch that closes a group moves the optimizer
+    with its own learning rate and momentum. Queue, Z and running statistics move at every batch.
+
+    Args:
+        state: before the batch.
+        views: `[B*n, S, S, 3]` normalised, image by image.
+        batch: `index` and `label`, `[B]` each.
+        config: the run.
+        n_images: number N of training images.
+
+    Returns:
+        The state after it, and scalars: loss, lr, momentum, grad_norm (of this batch's loss).
+
+    Source: Konkle & Alvarez 2022, Methods; the reference's training script.
+    """
+    objective, n_views = config.objective, config.views.per_image
+    steps_per_epoch = state.bank.index.shape[0]
+    n_batches = config.epochs * steps_per_epoch
+    lr = optim.learning_rate(config.schedule, config.optim.lr, state.step, n_batches)
+    momentum = optim.momentum(config.schedule, state.step, n_batches)
+
+    def loss_of(params: dict) -> tuple[Array, tuple]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        (embeddings, _), changed = make_model(config).apply(
+            variables, views, train=True, mutable=["batch_stats"]
+        )
+        loss, Z = ipcl_loss(
+            embeddings, state.queue, state.Z, n_views=n_views, n_images=n_images,
+            temperature=objective.temperature, norm_prototype=objective.norm_prototype,
+        )
+        return loss, (embeddings, Z, changed["batch_stats"])
+
+    (loss, (embeddings, Z, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    grad_norm = optax.tree.norm(grads)
+    params, opt_state, grad_sum = _descend(state, grads, lr, momentum, config)
+
+    own = prototypes(embeddings, n_views, normalize=objective.norm_prototype)
+    state = TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        grad_sum=grad_sum,
+        queue=update_queue(state.queue, own if objective.store_prototype else embeddings),
+        Z=Z,
+        bank=state.bank.put(state.step % steps_per_epoch, own, batch),
+    )
+    return state, {"loss": loss, "lr": lr, "momentum": momentum, "grad_norm": grad_norm}
+
+
+def _descend(
+    state: TrainState, grads: dict, lr: Array, momentum: Array, config: Train
+) -> tuple[dict, optax.OptState, dict | None]:
+    """Parameters, optimizer state and gradient sum after a batch's gradients."""
+    optimizer = optim.make_optimizer(config.optim, lr, momentum)
+
+    def move(params: dict, opt_state: optax.OptState, total: dict) -> tuple[dict, optax.OptState]:
+        updates, opt_state = optimizer.update(total, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    if config.accumulate == 1:
+        return *move(state.params, state.opt_state, grads), None
+
+    total = jax.tree.map(lambda total, g: total + g / config.accumulate, state.grad_sum, grads)
+    return jax.lax.cond(
+        (state.step + 1) % config.accumulate == 0,
+        lambda params, opt_state, total: (
+            *move(params, opt_state, total),
+            jax.tree.map(jnp.zeros_like, total),
+        ),
+        lambda *unmoved: unmoved,
+        state.params, state.opt_state, total,
+    )
+
+
+def train_step(
+    state: TrainState, batch: Batch, *, config: Train, n_images: int
+) -> tuple[TrainState, dict[str, Array]]:
+    """Draws the views of a batch and trains on them; see `learn`.
+
+    Args:
+        state: before the batch.
+        batch: `canvas [B, H, W, 3]` uint8, `size [B, 2]`, `index [B]`, `label [B]` int32.
+        config: the run.
+        n_images: number N of training images.
+
+    Returns:
+        The state after it, and its metrics.
+    """
+    views = views_of_step(config, state.step, batch)
+    return learn(state, views, batch, config=config, n_images=n_images)
+
+
+def collect_step(state: TrainState, batch: Batch, *, config: Train) -> TrainState:
+    """What `train_step` does to bank and running statistics, without learning anything.
+
+    An epoch of it puts the untrained network on the same read-out as a trained one.
+    """
+    (embeddings, _), changed = make_model(config).apply(
+        state.variables, views_of_step(config, state.step, batch), train=True, mutable=["batch_stats"]
+    )
+    own = prototypes(embeddings, config.views.per_image, normalize=config.objective.norm_prototype)
+    row = state.step % state.bank.index.shape[0]
+    return state.replace(
+        step=state.step + 1, batch_stats=changed["batch_stats"], bank=state.bank.put(row, own, batch)
+    )
+
+
+def embed_step(variables: dict, key: Array, batch: Batch, *, config: Train) -> tuple[Array, Array]:
+    """Embeds test images: whole, and as two augmented views each. Nothing is changed by it.
+
+    Args:
+        variables: of the model.
+        key: PRNG key of the views.
+        batch: `canvas` and `size`.
+        config: the run.
+
+    Returns:
+        `[B, D]` of the whole images, and `[B, 2, D]` of the views.
+    """
+    canvas, sizes = batch["canvas"], batch["size"]
+    pair = make_views(key, canvas, sizes, dataclasses.replace(config.views, per_image=2))
+    images = jnp.concatenate([center_views(canvas, sizes, config.views), pair])
+    embeddings, _ = make_model(config).apply(variables, images)
+    whole, pair = embeddings[: len(canvas)], embeddings[len(canvas) :]
+    return whole, pair.reshape(len(canvas), 2, -1)
+
+
+# --- several devices ---------------------------------------------------------------------
+
+
+def make_mesh() -> Mesh:
+    """All devices of all processes along one axis, `data`."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Batches are split over the devices by image."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def state_sharding(state: TrainState, mesh: Mesh) -> TrainState:
+    """Every device holds the whole state, except that the bank lies where its images were.
+
+    Args:
+        state: a state, or its shapes.
+        mesh: from `make_mesh`.
+
+    Returns:
+        A sharding for every leaf.
+    """
+    whole, by_image = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (None, "data")))
+    shardings = jax.tree.map(lambda _: whole, state)
+    return shardings.replace(bank=jax.tree.map(lambda _: by_image, state.bank))
+
+
+class Steps(NamedTuple):
+    """A run's functions, each jitted over all devices."""
+
+    init: Callable  # () -> state
+    train: Callable  # state, batch -> state, metrics; the state is donated
+    collect: Callable  # state, batch -> state; the state is donated
+    embed: Callable  # variables, key, batch -> whole, pair
+    state: TrainState  # shapes, dtypes and shardings, to restore into
+
+
+def compile_steps(config: Train, mesh: Mesh, *, n_images: int, steps_per_epoch: int) -> Steps:
+    """Jits what a run needs (compilation itself waits for the first call).
+
+    Args:
+        config: the run.
+        mesh: from `make_mesh`.
+        n_images: number N of training images.
+        steps_per_epoch: batches that one pass over the images gives.
+    """
+    init = functools.partial(init_state, config, steps_per_epoch)
+    shapes = jax.eval_shape(init)
+    sharding, by_image = state_sharding(shapes, mesh), batch_sharding(mesh)
+    whole = NamedSharding(mesh, PartitionSpec())
+    train = functools.partial(train_step, config=config, n_images=n_images)
+    collect = functools.partial(collect_step, config=config)
+    embed = functools.partial(embed_step, config=config)
+    moving = dict(in_shardings=(sharding, by_image), donate_argnums=0)
+    return Steps(
+        init=jax.jit(init, out_shardings=sharding),
+        train=jax.jit(train, out_shardings=(sharding, whole), **moving),
+        collect=jax.jit(collect, out_shardings=sharding, **moving),
+        embed=jax.jit(embed, in_shardings=(whole, whole, by_image), out_shardings=whole),
+        state=jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding
+        ),
+    )

@@ -1,0 +1,325 @@
+"""Augmented views of images, made on the accelerator.
+
+From a uint8 canvas on, everything runs inside the compiled step: a crop is a few small
+matrix products (antialiased, flip included), and colour works on whole planes, which lie as
+`[height, 3, width]` so that no product needs a transposed factor. A view's random choices
+are drawn first, as plain numbers (`ViewParameters`), and then applied.
+
+Canvases hold an image in their top left corner. `sizes` is the image's true (height, width);
+an image taller than wide lies on its canvas transposed.
+
+Source: augmentation set 1 of Konkle & Alvarez 2022; distributions and formulas are
+torchvision's (RandomResizedCrop, ColorJitter, RandomGrayscale on float images).
+
+Differs: the reference's images pass through 8-bit rounding after each operation; here
+they stay float32 from the crop on.
+"""
+
+import math
+from typing import NamedTuple
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ipcl_jax.config import Views
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
+_TRIES = 10
+_BLOCK = 16  # outputs of one product: more would multiply zeros, fewer would cost calls
+
+
+class ViewParameters(NamedTuple):
+    """What chance decided for a view; every field has the batch shape of its views."""
+
+    box: Array  # [..., 4] int32: top, left, height, width, in pixels of the upright image
+    flip: Array  # bool
+    gray: Array  # bool
+    brightness: Array  # factor
+    contrast: Array  # factor
+    saturation: Array  # factor
+    hue: Array  # share of the full circle, signed
+    order: Array  # [..., 4] int32: a permutation of brightness 0, contrast 1, saturation 2, hue 3
+
+
+def make_views(key: Array, canvas: Array, sizes: Array, options: Views) -> Array:
+    """Several augmented views of each image.
+
+    Args:
+        key: PRNG key; every view gets a key of its own.
+        canvas: `[B, H, W, 3]` uint8, H <= W.
+        sizes: `[B, 2]` int32, true height and width of each image.
+        options: the distributions; n = options.per_image, S = options.size.
+
+    Returns:
+        `[B*n, S, S, 3]` float32, normalised; view v of image b is row b * n + v.
+    """
+    keys = jax.random.split(key, canvas.shape[0] * options.per_image)
+    sizes = jnp.repeat(sizes, options.per_image, axis=0)
+    parameters = jax.vmap(lambda key, size: sample_view(key, size, options))(keys, sizes)
+    return render_views(canvas, sizes, parameters, options)
+
+
+def center_views(canvas: Array, sizes: Array, options: Views) -> Array:
+    """The whole of each image, as models are tested on: shorter side to S, centre crop S.
+
+    Args:
+        canvas: `[B, H, W, 3]` uint8, H <= W.
+        sizes: `[B, 2]` int32, true height and width of each image.
+        options: S = options.size, and the mean and std.
+
+    Returns:
+        `[B, S, S, 3]` float32, normalised.
+
+    Source: torchvision's Resize (antialiased bilinear, the longer side truncated to
+    whole pixels) and CenterCrop.
+    """
+    side = options.size
+
+    def one(planes: Array, size: Array) -> Array:
+        resized = side * size // size.min()
+        offset = jnp.round((resized - side) / 2).astype(jnp.int32)  # half to even, as torchvision
+        whole = jnp.concatenate([jnp.zeros_like(size), size])
+        return _resize(planes, size, whole, resized, offset, side, flip=False)
+
+    return _for_each(one, canvas, sizes, options=options)
+
+
+def normalize(images: Array, options: Views) -> Array:
+    """Subtracts options.mean and divides by options.std: `[..., 3]` in [0, 1] to float32."""
+    shape = (1,) * (images.ndim - 1) + (3,)
+    return (images - jnp.array(options.mean).reshape(shape)) / jnp.array(options.std).reshape(shape)
+
+
+# --- what chance decides -----------------------------------------------------------------
+
+
+def sample_view(key: Array, size: Array, options: Views) -> ViewParameters:
+    """Draws one view's parameters.
+
+    Args:
+        key: PRNG key.
+        size: `[2]` int32, true height and width of the image.
+        options: the distributions.
+
+    Returns:
+        Parameters with no batch axis.
+    """
+    keys = jax.random.split(key, 8)
+
+    def factor(key: Array, spread: float) -> Array:
+        return jax.random.uniform(key, minval=1 - spread, maxval=1 + spread)
+
+    return ViewParameters(
+        box=sample_box(keys[0], size, area=options.crop_area, aspect=options.crop_aspect),
+        flip=jax.random.bernoulli(keys[1], options.flip),
+        gray=jax.random.bernoulli(keys[2], options.grayscale),
+        brightness=factor(keys[3], options.brightness),
+        contrast=factor(keys[4], options.contrast),
+        saturation=factor(keys[5], options.saturation),
+        hue=jax.random.uniform(keys[6], minval=-options.hue, maxval=options.hue),
+        order=jax.random.permutation(keys[7], 4),
+    )
+
+
+def sample_box(
+    key: Array, size: Array, *, area: tuple[float, float], aspect: tuple[float, float]
+) -> Array:
+    """Draws the box of a random resized crop, as torchvision does.
+
+    Ten tries of an area share and a log-uniform aspect; the first that fits inside the
+    image counts. If none does, the largest central box whose aspect is in range.
+
+    Args:
+        key: PRNG key.
+        size: `[2]` int32, height and width of the image.
+        area: range of the box's share of the area.
+        aspect: range of width / height.
+
+    Returns:
+        `[4]` int32: top, left, height, width.
+
+    Source: torchvision.transforms.RandomResizedCrop.get_params.
+    """
+    area_key, aspect_key, top_key, left_key = jax.random.split(key, 4)
+    height, width = size[0], size[1]
+    low, high = aspect
+    target = height * width * jax.random.uniform(area_key, (_TRIES,), minval=area[0], maxval=area[1])
+    ratio = jnp.exp(jax.random.uniform(aspect_key, (_TRIES,), minval=np.log(low), maxval=np.log(high)))
+    widths = jnp.round(jnp.sqrt(target * ratio)).astype(jnp.int32)
+    heights = jnp.round(jnp.sqrt(target / ratio)).astype(jnp.int32)
+    fits = (0 < widths) & (widths <= width) & (0 < heights) & (heights <= height)
+    first = jnp.argmax(fits)
+
+    # Nothing fitted: the whole image, cut to the nearest aspect allowed.
+    fallback_width = jnp.minimum(width, jnp.round(height * high).astype(jnp.int32))
+    fallback_height = jnp.minimum(height, jnp.round(width / low).astype(jnp.int32))
+
+    found = fits.any()
+    box_height = jnp.where(found, heights[first], fallback_height)
+    box_width = jnp.where(found, widths[first], fallback_width)
+    top = jax.random.randint(top_key, (), 0, height - box_height + 1)
+    left = jax.random.randint(left_key, (), 0, width - box_width + 1)
+    top = jnp.where(found, top, (height - box_height) // 2)
+    left = jnp.where(found, left, (width - box_width) // 2)
+    return jnp.stack([top, left, box_height, box_width]).astype(jnp.int32)
+
+
+# --- what is done with it ----------------------------------------------------------------
+
+
+def render_views(canvas: Array, sizes: Array, parameters: ViewParameters, options: Views) -> Array:
+    """Crops, flips, colours and normalises views as their parameters say.
+
+    Args:
+        canvas: `[B, H, W, 3]` uint8, H <= W.
+        sizes: `[B*n, 2]` int32, true size of each view's image.
+        parameters: of B*n views, image by image.
+        options: S = options.size, and the mean and std.
+
+    Returns:
+        `[B*n, S, S, 3]` float32, normalised.
+    """
+    side = options.size
+
+    def one(planes: Array, size: Array, chosen: ViewParameters) -> Array:
+        resized, offset = jnp.array([side, side]), jnp.array([0, 0])
+        view = _resize(planes, size, chosen.box, resized, offset, side, flip=chosen.flip)
+        return _colour(view, chosen)
+
+    return _for_each(one, canvas, sizes, parameters, options=options)
+
+
+def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views) -> Array:
+    """Applies `function(planes of its image, size, *arguments)` to every view.
+
+    The function returns planes `[S, 3, S]` lying as they do on the canvas; the result is
+    upright, channel-last and normalised, `[views, S, S, 3]`.
+    """
+    planes = canvas.transpose(0, 1, 3, 2)  # [B, H, 3, W] uint8
+
+    def one(planes: Array, size: Array, *arguments) -> Array:
+        view = function(planes, size, *arguments)
+        view = jnp.where(size[0] > size[1], view.transpose(2, 0, 1), view.transpose(0, 2, 1))
+        return normalize(view, options)
+
+    per_image = len(sizes) // len(planes)
+    if jax.default_backend() == "cpu":  # a view at a time stays in the cache and branches for real
+        image = jnp.repeat(jnp.arange(len(planes)), per_image)
+        return jax.lax.map(lambda view: one(planes[view[0]], *view[1:]), (image, sizes, *arguments))
+    # All at once, images outside: a device needs only the canvases that it holds.
+    grouped = jax.tree.map(lambda x: x.reshape(-1, per_image, *x.shape[1:]), (sizes, *arguments))
+    views = jax.vmap(lambda planes, views: jax.vmap(lambda view: one(planes, *view))(views))(planes, grouped)
+    return views.reshape(-1, *views.shape[2:])
+
+
+def _resize(
+    planes: Array, size: Array, box: Array, resized: Array, offset: Array, side: int, *, flip: Array | bool
+) -> Array:
+    """Resizes a box of one image and cuts a square, `[side, 3, side]` in [0, 1], lying as on the canvas.
+
+    Args:
+        planes: `[H, 3, W]` uint8, on its side if the image is a portrait.
+        size: `[2]` int32, the image's true height and width.
+        box: `[4]` int32: top, left, height, width. Pixels outside it don't count.
+        resized: `[2]` int32, height and width that the box is resized to.
+        offset: `[2]` int32, top left of the square in the resized box.
+        side: S.
+        flip: mirror left and right.
+    """
+    portrait = size[0] > size[1]
+    axes = [box[:2], box[2:], resized, offset, jnp.array([False, flip])]
+    axes = [jnp.where(portrait, pair[::-1], pair) for pair in axes]  # in the canvas's order
+    down, across = ([pair[axis] for pair in axes] for axis in (0, 1))
+    narrow = _resample(planes, 2, side, *across)  # [H, 3, S]
+    return _resample(narrow, 0, side, *down) / 255
+
+
+def _resample(
+    planes: Array, axis: int, side: int, start: Array, length: Array, resized: Array, offset: Array, flip: Array
+) -> Array:
+    """Antialiased bilinear resampling along one axis of `[H, 3, W]`, to `side` pixels.
+
+    Output pixel j is centred on source coordinate start + (offset + j + 1/2) length / resized, under
+    a triangle of half-width max(length / resized, 1). As a matrix, the weights form a band; it is
+    multiplied in blocks of outputs, each with just the stretch of source pixels that it can see.
+    """
+    extent = planes.shape[axis]
+    n_blocks = -(-side // _BLOCK)
+    block = -(-side // n_blocks)
+    # Source pixels per output are at most extent / side, which bounds what a block can see.
+    reach = min(extent, math.ceil((block + 1) * max(extent / side, 1.0)) + 5)
+
+    output = jnp.minimum(jnp.arange(n_blocks * block), side - 1).reshape(n_blocks, block)
+    output = offset + jnp.where(flip, side - 1 - output, output)
+    # Whole pixels and the rest by integer division: a float32 coordinate would cost three digits.
+    numerator = (2 * output + 1) * length
+    whole, rest = start + numerator // (2 * resized), numerator % (2 * resized) / (2 * resized)
+    width = jnp.maximum(length / resized, 1.0)
+    first = whole.min(1) - jnp.ceil(width).astype(jnp.int32)
+    first = jnp.clip(first, 0, extent - reach)
+    pixels = first[:, None] + jnp.arange(reach)[None]  # [blocks, reach]
+    distance = (pixels[:, None] - whole[..., None]) + (0.5 - rest[..., None])
+    triangle = jnp.maximum(0.0, 1 - jnp.abs(distance) / width)
+    inside = (start <= pixels) & (pixels < start + length)
+    triangle = jnp.where(inside[:, None], triangle, 0.0)
+    weights = triangle / triangle.sum(-1, keepdims=True)  # [blocks, block, reach]
+
+    blocks = []
+    for i in range(n_blocks):
+        seen = jax.lax.dynamic_slice_in_dim(planes, first[i], reach, axis).astype(jnp.float32)
+        factors = ("icj,kj->ick", seen, weights[i]) if axis == 2 else ("ki,icj->kcj", weights[i], seen)
+        blocks.append(jnp.einsum(*factors, precision="highest"))
+    return jax.lax.slice_in_dim(jnp.concatenate(blocks, axis), 0, side, axis=axis)
+
+
+# --- colour: planes [S, 3, S] in [0, 1] --------------------------------------------------
+
+
+def luma(rgb: Array) -> Array:
+    """ITU-R 601 luma of planes: `[S, 3, S]` to `[S, 1, S]`."""
+    red, green, blue = jnp.split(rgb, 3, axis=1)
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+
+
+def _blend(rgb: Array, other: Array | float, factor: Array) -> Array:
+    return jnp.clip(factor * rgb + (1 - factor) * other, 0.0, 1.0)
+
+
+def adjust_brightness(rgb: Array, factor: Array) -> Array:
+    """Blends planes `[S, 3, S]` in [0, 1] with black. (dm-pix adds instead of scaling.)"""
+    return _blend(rgb, 0.0, factor)
+
+
+def adjust_contrast(rgb: Array, factor: Array) -> Array:
+    """Blends planes `[S, 3, S]` in [0, 1] with their mean luma. (dm-pix centres each channel.)"""
+    return _blend(rgb, luma(rgb).mean(), factor)
+
+
+def adjust_saturation(rgb: Array, factor: Array) -> Array:
+    """Blends planes `[S, 3, S]` in [0, 1] with their luma. (dm-pix scales HSV saturation.)"""
+    return _blend(rgb, luma(rgb), factor)
+
+
+def adjust_hue(rgb: Array, turn: Array) -> Array:
+    """Turns the hue of planes `[S, 3, S]` in [0, 1] by a share of the full circle."""
+    # dm-pix finds the hue's sector by comparing a channel with the maximum for equality. Fused
+    # with what comes before, the two sides could be rounded differently; the barrier makes
+    # both come from memory.
+    return dm_pix.adjust_hue(jax.lax.optimization_barrier(rgb), turn, channel_axis=1)
+
+
+def _colour(rgb: Array, chosen: ViewParameters) -> Array:
+    """One view's colour operations, in the order drawn."""
+    operations = [
+        lambda rgb: adjust_brightness(rgb, chosen.brightness),
+        lambda rgb: adjust_contrast(rgb, chosen.contrast),
+        lambda rgb: adjust_saturation(rgb, chosen.saturation),
+        lambda rgb: adjust_hue(rgb, chosen.hue),
+    ]
+    rgb = jnp.where(chosen.gray, luma(rgb), rgb)
+    for place in range(4):
+        rgb = jax.lax.switch(chosen.order[place], operations, rgb)
+    return rgb

@@ -1,0 +1,312 @@
+"""Decoding, canvases, and batches whose order only the seed and the step decide."""
+
+import io
+
+import jax
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from ipcl_jax.config import ConfigError
+from ipcl_jax.loading import TrainBatches, UnreadableImages, decode, eval_batches, place, steps_per_epoch
+
+CANVAS = (32, 64)
+
+
+def _picture(height: int, width: int, seed: int = 0, channels: int = 3) -> np.ndarray:
+    """A smooth random picture `[height, width, channels]` uint8."""
+    noise = np.random.default_rng(seed).integers(0, 256, (4, 5, channels), np.uint8)
+    planes = [Image.fromarray(noise[..., c]).resize((width, height), Image.BICUBIC) for c in range(channels)]
+    return np.stack([np.asarray(plane) for plane in planes], -1)
+
+
+def _encoded(image: Image.Image | np.ndarray, format: str = "JPEG", **options) -> bytes:
+    memory = io.BytesIO()
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(memory, format, **options)
+    return memory.getvalue()
+
+
+def _decode(image: bytes | np.ndarray, short_side: int = 256, long_side: int = 512) -> np.ndarray:
+    return decode(image, short_side=short_side, long_side=long_side)
+
+
+class Images:
+    """Files in memory, image i of grey level i in sizes of both orientations; any sequence is a source."""
+
+    name = "memory"
+    classes = ("even", "odd")
+
+    def __init__(self, number: int, unreadable: tuple[int, ...] = ()):
+        pictures = [np.full((2 + i % 7, 5, 3), i + 1, np.uint8) for i in range(number)]
+        self.files = [_encoded(picture, quality=95) for picture in pictures]
+        for i in unreadable:
+            self.files[i] = self.files[i][:-4]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> tuple[bytes, int]:
+        return self.files[i], i % 2
+
+    def describe(self, i: int) -> str:
+        return f"memory {i}"
+
+
+def _train(source, *, steps: int, batch_size: int = 4, **options) -> list[dict]:
+    options = {"seed": 3, "threads": 2, "canvas": (8, 16)} | options
+    with TrainBatches(source, batch_size=batch_size, **options) as batches:
+        return [next(batches) for _ in range(steps)]
+
+
+def _order(batches: list[dict]) -> list[int]:
+    return np.concatenate([batch["index"] for batch in batches]).tolist()
+
+
+def test_a_small_jpeg_is_decoded_exactly():
+    file = _encoded(_picture(60, 80))
+    np.testing.assert_array_equal(_decode(file), np.asarray(Image.open(io.BytesIO(file))))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((100, 100), (100, 100)),  # never enlarged
+        ((256, 512), (256, 512)),
+        ((375, 500), (256, 341)),  # int(256 * 500 / 375)
+        ((500, 375), (341, 256)),
+        ((300, 1200), (128, 512)),  # aspect above 2: the long side decides
+        ((1200, 300), (512, 128)),
+        ((100, 700), (73, 512)),
+        ((1, 1), (1, 1)),
+        ((1, 2000), (1, 512)),
+    ],
+)
+def test_sizes(size, expected):
+    pixels = _decode(_encoded(_picture(*size)))
+    assert pixels.shape == (*expected, 3) and pixels.dtype == np.uint8
+    assert _decode(_picture(*size)).shape == (*expected, 3)
+
+
+@pytest.mark.parametrize("size", [(600, 900), (1100, 820), (2300, 1500)])
+def test_large_jpegs_are_shrunk_as_by_pillow(size):
+    file = _encoded(_picture(*size), quality=95)
+    pixels = _decode(file)
+    reference = Image.open(io.BytesIO(file)).resize(pixels.shape[1::-1], Image.BILINEAR)
+    difference = np.abs(pixels.astype(int) - np.asarray(reference))
+    # Decoding at half size averages pixels in the JPEG's cosine basis: one level, more in its colours.
+    assert difference.mean() <= 0.5 and difference.max() <= 6
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1", "I;16", "CMYK", "YCbCr", "transparent P"])
+def test_every_kind_of_pixel_becomes_rgb(mode):
+    image = Image.fromarray(_picture(30, 40))
+    expected, bound = np.asarray(image).astype(int), 0
+    if mode == "I;16":
+        grey = np.asarray(image.convert("L"))
+        file = _encoded(grey.astype(np.uint16) * 256 + 77, "PNG")
+        expected = np.repeat(grey[..., None], 3, -1)
+    elif mode == "transparent P":
+        palette = image.quantize(16)
+        file = _encoded(palette, "PNG", transparency=bytes(range(16)))
+        expected = np.asarray(palette.convert("RGB"))
+    elif mode in ("CMYK", "YCbCr"):
+        file = _encoded(image.convert(mode), "JPEG", quality=100, subsampling=0)
+        bound = 6  # rounding of the JPEG and of a second colour space
+    else:
+        file = _encoded(image.convert(mode), "PNG")
+        expected = np.asarray(image.convert(mode).convert("RGB"))
+    pixels = _decode(file)
+    assert pixels.shape == (30, 40, 3) and pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - expected).max() <= bound
+
+
+def test_grey_arrays_become_rgb_and_other_arrays_are_refused():
+    grey = _picture(5, 6, channels=1)
+    np.testing.assert_array_equal(_decode(grey), np.repeat(grey, 3, -1))
+    np.testing.assert_array_equal(_decode(grey[..., 0]), np.repeat(grey, 3, -1))
+    with pytest.raises(ValueError, match=r"\(5, 6, 1\) float32"):
+        _decode(grey.astype(np.float32))
+
+
+def test_the_orientation_tag_is_not_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert _decode(_encoded(_picture(20, 30), exif=exif)).shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_jpeg_is_refused_by_both_decoders(share):
+    file = _encoded(_picture(200, 300), quality=90)
+    cut = file[: int(len(file) * share)]
+    with pytest.raises(ValueError):
+        simplejpeg.decode_jpeg(cut, "RGB")
+    with pytest.raises(OSError, match="(?i)truncated"):
+        Image.open(io.BytesIO(cut)).load()
+    with pytest.raises(OSError, match="(?i)truncated"):
+        _decode(cut)
+
+
+@pytest.mark.parametrize("file", [b"", b"\xff\xd8", b"not an image", _encoded(_picture(9, 9), "PNG")[:-30]])
+def test_what_is_no_image_is_refused(file):
+    with pytest.raises(OSError):
+        _decode(file)
+
+
+def test_place_landscape_and_portrait():
+    wide, tall = _picture(20, 50), _picture(50, 20)
+    canvas, size = place(wide, CANVAS)
+    np.testing.assert_array_equal(canvas[:20, :50], wide)
+    assert size.tolist() == [20, 50] and size.dtype == np.int32
+    assert canvas.shape == (*CANVAS, 3) and canvas.sum() == wide.sum()
+    canvas, size = place(tall, CANVAS)
+    np.testing.assert_array_equal(canvas[:20, :50], tall.swapaxes(0, 1))
+    assert size.tolist() == [50, 20] and canvas.sum() == tall.sum()
+    np.testing.assert_array_equal(place(tall[:, ::-1], CANVAS)[0][:20, :50], tall[:, ::-1].swapaxes(0, 1))
+
+
+def test_a_batch():
+    source = Images(10)
+    (batch,) = _train(source, steps=1)
+    assert {name: (array.shape, array.dtype) for name, array in batch.items()} == {
+        "canvas": ((4, 8, 16, 3), np.uint8),
+        "size": ((4, 2), np.int32),
+        "index": ((4,), np.int32),
+        "label": ((4,), np.int32),
+    }
+    for canvas, size, index, label in zip(*batch.values(), strict=True):
+        expected, expected_size = place(_decode(source[index][0], *(8, 16)), (8, 16))
+        np.testing.assert_array_equal(canvas, expected)
+        np.testing.assert_array_equal(size, expected_size)
+        assert label == index % 2
+
+
+def test_memory_is_used_again_but_never_while_anyone_holds_it():
+    source = Images(64)
+    options = {"batch_size": 4, "canvas": (8, 16), "seed": 0, "threads": 2}
+    with TrainBatches(source, **options) as batches:
+        kept = [next(batches) for _ in range(40)]
+    with TrainBatches(source, **options) as batches:
+        part = next(batches)["canvas"][2]  # a piece alone keeps its batch's memory
+        on_device, addresses = [], []
+        for _ in range(39):
+            batch = next(batches)
+            addresses.append(batch["canvas"].ctypes.data)
+            on_device.append(jax.device_put(batch["canvas"]) if len(on_device) < 9 else None)
+            del batch
+    np.testing.assert_array_equal(part, kept[0]["canvas"][2])
+    for array, batch in zip(on_device[:9], kept[1:], strict=False):
+        np.testing.assert_array_equal(array, batch["canvas"])
+    assert len({batch["canvas"].ctypes.data for batch in kept}) == 40
+    assert len(set(addresses)) < 30
+    assert not any(address % 64 for address in addresses)
+
+
+def test_order_is_new_each_epoch_and_another_with_another_seed():
+    source = Images(11)
+    order = _order(_train(source, steps=4))
+    first, second = order[:8], order[8:]
+    assert len(set(first)) == len(set(second)) == 8  # the remainder of 3 is dropped
+    assert first != second
+    assert order != _order(_train(source, steps=4, seed=4))
+    # Grain's seed of an epoch is seed + epoch; ours must not repeat a neighbour's run.
+    assert second != _order(_train(source, steps=2, seed=4))
+    everything = set(_order(_train(source, steps=40)))
+    assert everything == set(range(11))
+
+
+def test_order_does_not_depend_on_threads_or_processes():
+    source = Images(22)
+    expected = _train(source, steps=9, threads=1)
+    for options in ({"threads": 4}, {"threads": 1, "workers": 2}):
+        for batch, same in zip(expected, _train(source, steps=9, **options), strict=True):
+            for name in batch:
+                np.testing.assert_array_equal(batch[name], same[name])
+
+
+@pytest.mark.parametrize("start", [1, 5, 6, 13])
+def test_resuming_is_skipping(start):
+    source = Images(22)  # five steps an epoch
+    expected = _train(source, steps=16)[start:]
+    for batch, same in zip(expected, _train(source, steps=16 - start, start_step=start), strict=True):
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], same[name])
+
+
+def test_shards_side_by_side_are_the_batch_of_one_process():
+    source = Images(27)
+    whole = _train(source, steps=9, batch_size=6)
+    shards = [_train(source, steps=9, batch_size=2, shard=(part, 3)) for part in range(3)]
+    for step, batch in enumerate(whole):
+        together = np.concatenate([shard[step]["canvas"] for shard in shards])
+        np.testing.assert_array_equal(batch["canvas"], together)
+    epoch = [set(_order(shard[:4])) for shard in shards]  # four steps of 6 in an epoch
+    assert [len(part) for part in epoch] == [8, 8, 8]
+    assert len(set.union(*epoch)) == 24  # disjoint
+    assert set.union(*(set(_order(shard)) for shard in shards)) == set(range(27))
+
+
+def test_fewer_images_than_a_batch():
+    assert steps_per_epoch(Images(9), 4) == 2
+    with pytest.raises(ConfigError, match="memory has 9 images.*--batch-size is 12 and can be 9 at most"):
+        _train(Images(9), steps=1, batch_size=6, shard=(0, 2))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_images_are_replaced_by_the_next_and_reported(workers):
+    source = Images(250, unreadable=(17, 249))
+    with TrainBatches(source, batch_size=4, canvas=(8, 16), seed=3, threads=2, workers=workers) as batches:
+        order = _order([next(batches) for _ in range(125)])
+    intact = _order(_train(Images(250), steps=125))
+    replaced = {17: 18, 249: 0}
+    assert order == [replaced.get(i, i) for i in intact]
+    assert set(batches.unreadable) == {17, 249}
+    assert batches.unreadable[17].startswith("memory 17: image file is truncated")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_many_unreadable_images_end_training(workers):
+    source = Images(100, unreadable=tuple(range(10, 40)))
+    with (
+        TrainBatches(source, batch_size=50, canvas=(8, 16), seed=3, threads=2, workers=workers) as batches,
+        pytest.raises(UnreadableImages, match="of 100 images can't be read, more than 1%") as error,
+    ):
+        next(batches)
+    assert len(error.value.paths) > 1 and error.value.paths[0].startswith("memory ")
+    many = UnreadableImages({i: f"memory {i}: no" for i in range(30)}, 100)
+    assert len(many.paths) == 30 and "memory 19: no\n  and 10 more" in str(many)
+
+
+def test_no_image_is_readable():
+    source = Images(40, unreadable=tuple(range(40)))
+    with pytest.raises(UnreadableImages):
+        _train(source, steps=1)
+    (batch,) = eval_batches(source, batch_size=40, canvas=(8, 16), threads=1)
+    assert not batch["valid"].any() and not batch["canvas"].any()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_evaluation_sees_every_image_once_in_order(threads):
+    source = Images(10, unreadable=(3,))
+    batches = list(eval_batches(source, batch_size=4, canvas=(8, 16), threads=threads))
+    assert [batch["canvas"].shape for batch in batches] == [(4, 8, 16, 3)] * 3
+    assert _order(batches) == [*range(10), 9, 9]
+    valid = np.concatenate([batch["valid"] for batch in batches])
+    assert valid.tolist() == [i != 3 for i in range(10)] + [False] * 2
+    assert batches[0]["size"][3].tolist() == [1, 1]
+    np.testing.assert_array_equal(batches[2]["canvas"][1], batches[2]["canvas"][3])
+
+
+def test_evaluation_of_some_images():
+    batches = list(eval_batches(Images(10), batch_size=2, canvas=(8, 16), threads=2, indices=[7, 2, 5]))
+    assert _order(batches) == [7, 2, 5, 5]
+    assert not list(eval_batches(Images(10), batch_size=2, canvas=(8, 16), threads=2, indices=[]))
+
+
+def test_a_closed_loader_gives_nothing_more():
+    batches = TrainBatches(Images(10), batch_size=4, canvas=(8, 16), seed=0, threads=2)
+    next(batches)
+    batches.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(batches)
