@@ -98,8 +98,10 @@ def views(images: int = 16, repeats: int = 9) -> None:
         write_jpegs(Path(folder), images)
         files = [Path(folder, f"{i}.jpg").read_bytes() for i in range(images)]
     pixels = [decode(file, short_side=256, long_side=512) for file in files]
-    canvas, sizes = map(np.stack, zip(*(place(image, (256, 512)) for image in pixels), strict=True))
-    canvas, sizes = jax.device_put((canvas, sizes))
+    canvas, sizes = np.zeros((images, 256, 512, 3), np.uint8), np.array([image.shape[:2] for image in pixels])
+    for image, into in zip(pixels, canvas, strict=True):
+        place(image, into)
+    canvas, sizes = jax.device_put((canvas, sizes.astype(np.int32)))
     make = jax.jit(make_views, static_argnums=3)
     rendered = np.asarray(make(key, canvas, sizes, options))
     n = len(rendered)

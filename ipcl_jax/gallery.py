@@ -5,7 +5,7 @@ import numpy as np
 from jax import Array
 
 from ipcl_jax.config import Train, Views
-from ipcl_jax.loading import eval_batches
+from ipcl_jax.loading import eval_batches, upright
 from ipcl_jax.monitoring import Embedded, nearest_images
 from ipcl_jax.report import ContactSheet, Neighbours
 from ipcl_jax.sources import Source
@@ -80,9 +80,4 @@ def _read(source: Source, indices: np.ndarray, config: Train) -> dict[str, np.nd
 
 def _upright(batch: dict[str, np.ndarray]) -> list[np.ndarray]:
     """The images of a batch, each `[h, w, 3]` uint8."""
-    images = []
-    for canvas, (height, width) in zip(batch["canvas"], batch["size"], strict=True):
-        if height > width:
-            canvas = canvas.swapaxes(0, 1)
-        images.append(canvas[:height, :width].copy())
-    return images
+    return [upright(*image).copy() for image in zip(batch["canvas"], batch["size"], strict=True)]

@@ -6,7 +6,7 @@ matrix products (antialiased, flip included), and colour works on whole planes, 
 are drawn first, as plain numbers (`ViewParameters`), and then applied.
 
 Canvases hold an image in their top left corner. `sizes` is the image's true (height, width);
-an image taller than wide lies on its canvas transposed.
+one taller than wide fills the same memory seen as `[W, H, 3]`, so the host never turns an image.
 
 Source: augmentation set 1 of Konkle & Alvarez 2022; distributions and formulas are
 torchvision's (RandomResizedCrop, ColorJitter, RandomGrayscale on float images).
@@ -198,15 +198,26 @@ def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views)
     The function returns planes `[S, 3, S]` lying as they do on the canvas; the result is
     upright, channel-last and normalised, `[views, S, S, 3]`.
     """
-    planes = canvas.transpose(0, 1, 3, 2)  # [B, H, 3, W] uint8
+    batch, height, width, _ = canvas.shape
+    per_image = len(sizes) // batch
+
+    def lie_down(canvas: Array, size: Array) -> Array:
+        upright = canvas.reshape(width, height, 3)
+        return jax.lax.cond(
+            size[0] > size[1], lambda: upright.transpose(1, 2, 0), lambda: canvas.transpose(0, 2, 1)
+        )
+
+    # On a CPU an image at a time stays in the cache and branches for real.
+    on_cpu = jax.default_backend() == "cpu"
+    each = (lambda f, *xs: jax.lax.map(lambda x: f(*x), xs)) if on_cpu else (lambda f, *xs: jax.vmap(f)(*xs))
+    planes = each(lie_down, canvas, sizes.reshape(batch, per_image, 2)[:, 0])  # [B, H, 3, W] uint8
 
     def one(planes: Array, size: Array, *arguments) -> Array:
         view = function(planes, size, *arguments)
         view = jnp.where(size[0] > size[1], view.transpose(2, 0, 1), view.transpose(0, 2, 1))
         return normalize(view, options)
 
-    per_image = len(sizes) // len(planes)
-    if jax.default_backend() == "cpu":  # a view at a time stays in the cache and branches for real
+    if on_cpu:
         image = jnp.repeat(jnp.arange(len(planes)), per_image)
         return jax.lax.map(lambda view: one(planes[view[0]], *view[1:]), (image, sizes, *arguments))
     # All at once, images outside: a device needs only the canvases that it holds.
@@ -238,8 +249,9 @@ def _resize(
 
 
 def _resample(
-    planes: Array, axis: int, side: int, start: Array, length: Array, resized: Array, offset: Array, flip: Array
-) -> Array:
+    planes: Array, axis: int, side: int,
+    start: Array, length: Array, resized: Array, offset: Array, flip: Array,
+) -> Array:  # fmt: skip
     """Antialiased bilinear resampling along one axis of `[H, 3, W]`, to `side` pixels.
 
     Output pixel j is centred on source coordinate start + (offset + j + 1/2) length / resized, under

@@ -63,6 +63,7 @@ def knn_predict(
         `[M, min(5, C)]` int32; top-1 is the first column. Of classes with equal votes the
         lower number comes first.
     """
+    labels = jnp.asarray(labels)
     cosines, rows = nearest(queries, references, k=k, chunk=chunk)
 
     def tally(cosine: Array, row: Array) -> Array:

@@ -1,0 +1,226 @@
+"""The trainer as a user runs it: in a process of its own, interrupted in every way there is."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ipcl_jax.checkpoints import Checkpoints
+from ipcl_jax.config import Train
+from ipcl_jax.record import read_metrics
+
+TRAINER = Path(__file__).parents[1] / "experiments" / "train.py"
+# One epoch of 30 steps, each with its checkpoint: nothing is spared but size.
+SHORT = (
+    "--config ipcl_smoke --epochs 1 --batch-size 40 --views.per-image 2 --model.fc-dim 64 "
+    "--objective.queue-size 64 --monitor.no-baseline --checkpoints.minutes 0.001"
+).split()
+
+
+def start(*arguments: str, **options) -> subprocess.Popen:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)  # one device, as a user has
+    return subprocess.Popen(
+        [sys.executable, str(TRAINER), *arguments], text=True, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )
+
+
+def run(*arguments: str, **options) -> tuple[int, str, str]:
+    process = start(*arguments, **options)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def leaves(folder: Path) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint, by path."""
+    import orbax.checkpoint as ocp
+
+    with Checkpoints(folder, keep=2) as checkpoints:
+        step = checkpoints.latest_step()
+    state = ocp.StandardCheckpointer().restore((folder / "checkpoints" / str(step) / "default").absolute())
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def steps_written(folder: Path) -> int:
+    return len(read_metrics(folder)[0])
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    code, out, err = run(*SHORT, "--out", str(folder))
+    assert code == 0, err
+    return folder, out
+
+
+def test_a_run_leaves_what_it_promises(unbroken):
+    folder, out = unbroken
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "checkpoints", "metrics.jsonl", "log.txt", "tensorboard", "report.html"} <= names
+    steps, epochs = read_metrics(folder)
+    assert [line["step"] for line in steps] == list(range(1, 31))
+    assert {"loss", "lr", "momentum", "grad_norm"} <= set(steps[0])
+    assert {"knn_top1", "knn_top5", "retrieval", "mean_cosine", "effective_rank", "unreadable"} <= set(epochs[0])
+    assert "kNN top-1" in out and "report.html" in out
+    page = (folder / "report.html").read_text()
+    assert "Nearest neighbours" in page and page.count("data:image/jpeg") > 50
+    assert len(list((folder / "checkpoints").glob("[0-9]*"))) == 2  # the newest, and no more
+
+
+def test_five_kills_at_random_moments_change_nothing(unbroken, tmp_path):
+    folder, _ = unbroken
+    again, rng = tmp_path / "killed", np.random.default_rng(int(time.time()))
+    kills = 0
+    for at_step in sorted(rng.integers(1, 28, 5)):
+        process = start(*SHORT, "--out", str(again))
+        while process.poll() is None:
+            if again.exists() and steps_written(again) >= at_step:
+                time.sleep(rng.uniform(0, 0.3))  # anywhere in a step, or in the saving of one
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.02)
+        process.communicate()
+    code, out, err = run(*SHORT, "--out", str(again))
+    assert code == 0, err
+    assert kills == 5 and "Going on after step" in out
+    expected, found = leaves(folder), leaves(again)
+    assert expected.keys() == found.keys() and len(found) > 40
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    lines = [json.loads(line) for line in (again / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 31))  # none twice
+    assert not list((again / "checkpoints").glob("*tmp*"))  # half-written ones are gone
+    np.testing.assert_array_equal(
+        [line["loss"] for line in read_metrics(folder)[0]], [line["loss"] for line in read_metrics(again)[0]]
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
+    folder = tmp_path / "run"
+    arguments = [*SHORT[:-2], "--out", str(folder)]  # checkpoints at the end of the epoch only
+    process = start(*arguments)
+    while steps_written(folder) < 3 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, err
+    assert f"{number.name}: saved at step" in out and "To go on: python " in out and str(folder) in out
+    with Checkpoints(folder, keep=2) as checkpoints:
+        assert checkpoints.latest_step() == steps_written(folder) >= 3
+
+
+def test_stopping_early_and_going_on_is_one_run(unbroken, tmp_path):
+    folder, _ = unbroken
+    again = tmp_path / "run"
+    assert run(*SHORT, "--max-steps", "11", "--out", str(again))[0] == 0
+    code, out, err = run(*SHORT, "--out", str(again))
+    assert code == 0 and "Going on after step 11" in out, err
+    expected, found = leaves(folder), leaves(again)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    folder = tmp_path / "run"
+    code, out, err = run(*SHORT, "--optim.lr", "1e30", "--schedule.name", "constant", "--out", str(folder))
+    assert code == 1
+    assert "At step" in err and "--optim.lr" in err and "Traceback" not in err
+    state = leaves(folder)  # the last good one
+    assert all(np.isfinite(value).all() for value in state.values())
+
+
+REFUSED = {
+    "no config": ([], "--config NAME"),
+    "unknown config": (["--config", "ipcl_smok"], "Did you mean 'ipcl_smoke'?"),
+    "unknown field": (["--config", "ipcl_smoke", "--optim.lrr", "1"], "--optim.lr"),
+    "no data": (["--config", "ipcl_alexnet_gn"], "--data.source sample"),
+    "unknown source": (["--config", "ipcl_smoke", "--data.source", "sampel"], "sample"),
+    "small views": (["--config", "ipcl_smoke", "--views.size", "32"], "at least 63"),
+    "large batch": (["--config", "ipcl_smoke", "--batch-size", "99999"], "fewer than one batch"),
+    "one embedding": (["--config", "ipcl_smoke", "--batch-size", "1", "--views.per-image", "1"], "single embedding"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_run_is_refused_at_once(name, tmp_path):
+    arguments, hint = REFUSED[name]
+    begun = time.monotonic()
+    environment = {"TFDS_DATA_DIR": str(tmp_path / "nothing")}
+    process = subprocess.run(
+        [sys.executable, str(TRAINER), *arguments], text=True, capture_output=True, cwd=tmp_path,
+        env=os.environ | environment, timeout=120,
+    )
+    assert process.returncode == 2
+    assert hint in process.stderr + process.stdout
+    assert "Traceback" not in process.stderr
+    assert time.monotonic() - begun < 20
+    assert not (tmp_path / "runs").exists()  # nothing was begun
+
+
+def test_devices_must_share_the_batch(tmp_path):
+    process = subprocess.run(
+        [sys.executable, str(TRAINER), *SHORT[:-2], "--batch-size", "42", "--out", str(tmp_path / "run")],
+        text=True, capture_output=True, timeout=120,
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+    )
+    assert process.returncode == 2 and "multiple of 4, such as 40" in process.stderr
+
+
+def test_another_config_in_the_folder_is_refused(unbroken):
+    folder, _ = unbroken
+    before = sorted(folder.rglob("*"))
+    code, _, err = run(*SHORT, "--optim.lr", "0.5", "--out", str(folder))
+    assert code == 2 and "optim.lr: 0.001 there, 0.5 here" in err and "--out" in err
+    assert sorted(folder.rglob("*")) == before
+    code, _, err = run(*SHORT, "--out", str(folder.parent))
+    assert code == 2 and "holds no run" in err
+
+
+def test_help_explains_every_field():
+    code, out, _ = run("--config", "ipcl_alexnet_gn", "--help")
+    assert code == 0
+    for text in ("--optim.lr", "--data.source", "Probability of a horizontal flip", "640 million views"):
+        assert text in out
+
+
+def test_a_folder_without_labels_and_with_damage(tmp_path):
+    from PIL import Image
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(160):
+        side = (70, 90) if i % 3 else (90, 70)
+        small = Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8))
+        small.resize(side, Image.Resampling.BICUBIC).save(photos / f"{i}.jpg")
+    (photos / "33.jpg").write_bytes((photos / "33.jpg").read_bytes()[:300])
+    folder = tmp_path / "run"
+    arguments = [*SHORT, "--data.source", f"folder:{photos}", "--data.canvas", "64", "96"]
+    code, out, err = run(*arguments, "--batch-size", "38", "--out", str(folder))
+    assert code == 0, err
+    assert out.count("33.jpg") == 1  # named once
+    epoch = read_metrics(folder)[1][-1]
+    assert epoch["unreadable"] == 1 and "retrieval" in epoch and "knn_top1" not in epoch
+    for i in (40, 41):
+        (photos / f"{i + 1}.jpg").write_bytes(b"nothing")
+    code, out, err = run(*arguments, "--batch-size", "38", "--out", str(tmp_path / "other"))
+    assert code == 1 and "3 of 152 images can't be read" in err and "33.jpg" in err and "Traceback" not in err
+
+
+def test_config_round_trip():
+    from ipcl_jax.config import differences, to_json
+
+    config = Train(name="x")
+    assert differences(config, json.loads(to_json(config))) == []
+    other = Train(name="x", out="elsewhere", max_steps=3)
+    assert differences(other, json.loads(to_json(config))) == []  # where and how long is no difference
