@@ -146,7 +146,7 @@ REFUSED = {
     "no data": (["--config", "ipcl_alexnet_gn"], "--data.source sample"),
     "unknown source": (["--config", "ipcl_smoke", "--data.source", "sampel"], "sample"),
     "small views": (["--config", "ipcl_smoke", "--views.size", "32"], "at least 63"),
-    "large batch": (["--config", "ipcl_smoke", "--batch-size", "99999"], "fewer than one batch"),
+    "large batch": (["--config", "ipcl_smoke", "--batch-size", "99996"], "fewer than one batch"),
     "one embedding": (["--config", "ipcl_smoke", "--batch-size", "1", "--views.per-image", "1"], "single embedding"),
 }
 

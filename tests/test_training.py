@@ -153,15 +153,14 @@ def test_a_run_in_float32_is_torchs():
     # Before the first update nothing but rounding differs: 1e-6 of an embedding, divided by 0.07.
     np.testing.assert_allclose(ours["losses"][:2], theirs["losses"][:2], rtol=1e-4)
     np.testing.assert_allclose(ours["Z"], theirs["Z"], rtol=1e-4)
-    # What limits float32 after it: of two million pre-activations in a batch, one or two lie so close to
-    # zero, or to another in a max pool, that rounding sends their gradient elsewhere. Torch's own
-    # gradient departs from its float64 one by 1e-5 of an array's largest entry in most batches and by
-    # 2e-2 in some, ours alike; faster learning would let that grow without bound, so this run is slow,
-    # and each array is compared as a whole. Measured in runs with such an accident: losses 2e-4,
-    # statistics 2e-4, queue 6e-3, weights 3e-2 of the way they went, momenta 7e-2; without, 1e-5 to 2e-3.
-    np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=1e-3)
-    assert_all_below(errors(ours["batch_stats"], theirs["batch_stats"]), 1e-3)
-    assert_all_below(errors(ours["queue"], theirs["queue"]), 2e-2)
+    # What limits float32 after it: of two million pre-activations in a batch, one or two may lie so close
+    # to zero, or to another in a max pool, that rounding sends their gradient elsewhere. Torch's own
+    # gradient departs from its float64 one by 1e-5 of an array's largest entry in most batches and by 2e-2 in
+    # such a one, ours alike, and training magnifies it. So this run learns slowly, from a start without
+    # such a batch: measured losses 4e-6, queue 8e-6, parameters 1e-5, momenta 2e-3 as a whole.
+    np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=1e-4)
+    for name in ("params", "batch_stats", "queue"):
+        assert_all_below(errors(ours[name], theirs[name]), 1e-3)
     moved = movement(start.params, theirs["params"])
     assert_all_below(distance(ours["params"], theirs["params"], moved), 0.1)
     assert_all_below(distance(ours["momenta"], theirs["momenta"]), 0.2)
