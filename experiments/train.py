@@ -151,8 +151,8 @@ class Run:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             kept = "None was saved before it" if saved is None else f"That of step {saved:,} is kept"
             raise Diverged(
-                f"At step {step:,} the loss is {loss} and the norm of its gradient {norm}. No checkpoint holds "
-                f"this. {kept} in {self.folder}. To start anew: a lower --optim.lr, a higher --accumulate "
+                f"At step {step:,} the loss is {loss} and the norm of its gradient {norm}. No checkpoint "
+                f"holds this. {kept} in {self.folder}. To start anew: a lower --optim.lr, a higher --accumulate "
                 "or --optim.clip-norm 1, and another --out."
             )
 
@@ -169,7 +169,8 @@ class Run:
         """Measures an epoch on held-out images and writes the report."""
         config = self.config
         batches = eval_batches(
-            self.held_out, batch_size=config.batch_size, canvas=config.data.canvas, threads=config.data.threads
+            self.held_out, batch_size=config.batch_size, canvas=config.data.canvas,
+            threads=config.data.threads,
         )
         embedded = embed_images(
             self.steps.embed, state.variables, batches, self.sharding, seed=config.seed

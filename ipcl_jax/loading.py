@@ -213,8 +213,8 @@ class _Shuffled:
 
     def __call__(self, step: int) -> np.ndarray:
         epoch, row = divmod(step, self.total // self.batch_size)
-        batch = _epoch_order(self.total, self.seed, epoch)[row * self.batch_size : (row + 1) * self.batch_size]
-        return batch[self.rows]
+        start = row * self.batch_size
+        return _epoch_order(self.total, self.seed, epoch)[start : start + self.batch_size][self.rows]
 
 
 class _Load:

@@ -9,7 +9,15 @@ import simplejpeg
 from PIL import Image
 
 from ipcl_jax.config import ConfigError
-from ipcl_jax.loading import TrainBatches, UnreadableImages, decode, eval_batches, place, steps_per_epoch, upright
+from ipcl_jax.loading import (
+    TrainBatches,
+    UnreadableImages,
+    decode,
+    eval_batches,
+    place,
+    steps_per_epoch,
+    upright,
+)
 
 CANVAS = (32, 64)
 
@@ -208,7 +216,8 @@ def test_memory_is_used_again_but_never_while_anyone_holds_it():
             del batch
     np.testing.assert_array_equal(upright(part, kept[0]["size"][2]), _pictures(kept[0])[2])
     for array, batch in zip(on_device[:9], kept[1:], strict=False):
-        for image, expected in zip(_pictures(batch | {"canvas": np.asarray(array)}), _pictures(batch), strict=True):
+        there = _pictures(batch | {"canvas": np.asarray(array)})
+        for image, expected in zip(there, _pictures(batch), strict=True):
             np.testing.assert_array_equal(image, expected)
     assert len({batch["canvas"].ctypes.data for batch in kept}) == 40
     assert len(set(addresses)) < 30

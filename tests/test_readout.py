@@ -9,6 +9,11 @@ from ipcl_jax.readout.knn import knn_predict, nearest
 from ipcl_jax.readout.spread import collapse_warning, effective_rank, instance_retrieval, mean_cosine
 
 
+def unit_length(features):
+    features = features.astype(np.float64)
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
 @pytest.fixture
 def clusters():
     rng = np.random.default_rng(0)
@@ -22,7 +27,7 @@ def clusters():
 @pytest.mark.parametrize("k", [1, 50, 200])
 def test_knn_votes_like_scikit_learn(clusters, k):
     references, labels, queries, _ = clusters
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (references.astype(float), queries.astype(float))]
+    unit = [unit_length(x) for x in (references, queries)]
     # On unit vectors the squared distance is 2 - 2 cosine, which gives the vote's weight.
     votes = KNeighborsClassifier(k, weights=lambda d: np.exp((1 - d**2 / 2) / 0.07), algorithm="brute")
     shares = votes.fit(unit[0], labels).predict_proba(unit[1])
@@ -37,7 +42,8 @@ def test_knn_votes_like_scikit_learn(clusters, k):
 def test_knn_does_not_depend_on_chunks_or_jit(clusters):
     references, labels, queries, _ = clusters
     whole = knn_predict(queries, references, labels, n_classes=10, k=20, chunk=301)
-    np.testing.assert_array_equal(whole, knn_predict(queries, references, labels, n_classes=10, k=20, chunk=7))
+    by_seven = knn_predict(queries, references, labels, n_classes=10, k=20, chunk=7)
+    np.testing.assert_array_equal(whole, by_seven)
     with jax.disable_jit():
         few = knn_predict(queries[:5], references, labels, n_classes=10, k=20)
     np.testing.assert_array_equal(whole[:5], few)
@@ -46,7 +52,7 @@ def test_knn_does_not_depend_on_chunks_or_jit(clusters):
 def test_nearest_are_sorted_cosines(clusters):
     references, _, queries, _ = clusters
     cosines, rows = map(np.asarray, nearest(queries, references, k=9))
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (references.astype(float), queries.astype(float))]
+    unit = [unit_length(x) for x in (references, queries)]
     exact = unit[1] @ unit[0].T
     np.testing.assert_allclose(cosines, -np.sort(-exact, 1)[:, :9], atol=1e-6)  # float32 dot products
     np.testing.assert_allclose(np.take_along_axis(exact, rows, 1), cosines, atol=1e-6)

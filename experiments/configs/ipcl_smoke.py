@@ -2,8 +2,15 @@
 
     python experiments/train.py --config ipcl_smoke
 
-Data: 19 photographs that ship inside scikit-image and scikit-learn, cut into windows of their
-left part (training) and right part (validation).
+Data: 14 photographs that ship inside scikit-image and scikit-learn, cut into 896 windows of their
+left part (training) and 336 of their right part (validation); a window's class is its photograph.
+Published: none. See the README for what to expect.
+Cost: 124,320 views of 64 pixels in 1,036 batches; six minutes on two cores (measured, CPU).
+
+What departs from the paper's recipe, and why: 64-pixel views and a narrow fc6 and fc7, for speed; a
+short queue, since few images pushed apart by many negatives overshoot before they learn anything;
+every batch moves the optimizer, with its gradient clipped for the same reason; and a milder hue,
+since a handful of photographs differ largely by colour.
 """
 
 from ipcl_jax.config import Data, Model, Monitor, Objective, Optim, Schedule, Train, Views
@@ -11,13 +18,13 @@ from ipcl_jax.config import Data, Model, Monitor, Objective, Optim, Schedule, Tr
 config = Train(
     name="ipcl_smoke",
     model=Model(fc_dim=1024),
-    objective=Objective(queue_size=512),
-    views=Views(size=64),
+    objective=Objective(queue_size=96),
+    views=Views(size=64, hue=0.1),
     data=Data(source="sample", canvas=(64, 64), threads=2),
     optim=Optim(lr=1e-3, clip_norm=1.0),
     schedule=Schedule(pct_start=0.3, div_factor=25),
     monitor=Monitor(baseline=True),
-    epochs=8,
+    epochs=28,
     batch_size=24,
     accumulate=1,
 )
