@@ -19,7 +19,7 @@ from ipcl_jax.record import read_metrics
 TRAINER = Path(__file__).parents[1] / "experiments" / "train.py"
 # One epoch of 30 steps, each with its checkpoint: nothing is spared but size.
 SHORT = (
-    "--config ipcl_smoke --epochs 1 --batch-size 40 --views.per-image 2 --model.fc-dim 64 "
+    "--config ipcl_smoke --epochs 1 --batch-size 29 --views.per-image 2 --model.fc-dim 64 "
     "--objective.queue-size 64 --monitor.no-baseline --checkpoints.minutes 0.001"
 ).split()
 
