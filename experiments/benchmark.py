@@ -22,7 +22,8 @@ import tyro
 from PIL import Image
 
 from ipcl_jax.config import Views
-from ipcl_jax.loading import TrainBatches, decode, place
+from ipcl_jax.decoding import decode, place
+from ipcl_jax.loading import TrainBatches
 from ipcl_jax.sources import Source, open_source, photographs
 from ipcl_jax.views import make_views, sample_view
 

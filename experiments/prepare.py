@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from ipcl_jax.config import ConfigError
-from ipcl_jax.loading import decode
+from ipcl_jax.decoding import decode
 from ipcl_jax.sources import find_images
 
 _PART = ".part"  # a file that is still being written: hidden, and with this suffix
@@ -149,7 +149,7 @@ def shrink(image: bytes, *, size: int, quality: int) -> bytes:
         The JPEG file; the same bytes if it is one already and small enough.
 
     Raises:
-        Exception: as `ipcl_jax.loading.decode`.
+        Exception: as `ipcl_jax.decoding.decode`.
 
     Source: torchvision's Resize, antialiased bilinear, from pixels at full resolution.
     """

@@ -5,7 +5,8 @@ import numpy as np
 from jax import Array
 
 from ipcl_jax.config import Train, Views
-from ipcl_jax.loading import eval_batches, upright
+from ipcl_jax.decoding import upright
+from ipcl_jax.loading import eval_batches
 from ipcl_jax.monitoring import Embedded, nearest_images
 from ipcl_jax.report import ContactSheet, Neighbours
 from ipcl_jax.sources import Source

@@ -14,7 +14,6 @@ is first shrunk to it, in whole.
 """
 
 import functools
-import io
 import math
 import sys
 import threading
@@ -24,11 +23,10 @@ from dataclasses import dataclass
 import grain
 import jax
 import numpy as np
-import simplejpeg
 from absl import flags
-from PIL import Image, UnidentifiedImageError
 
 from ipcl_jax.config import ConfigError
+from ipcl_jax.decoding import decode_into, place
 from ipcl_jax.sources import Source
 
 TOLERATED = 0.01
@@ -53,114 +51,6 @@ class UnreadableImages(RuntimeError):
             f"\n  {shown}{more}\n"
             "Replace or remove these files, or check that their disk is still there, and start again."
         )
-
-
-def decode(image: bytes | np.ndarray, *, short_side: int, long_side: int) -> np.ndarray:
-    """An image's pixels, shrunk (never enlarged) so that both sides are within bounds.
-
-    Orientation tags are not applied, as in the reference. A palette, grey or CMYK image
-    becomes RGB, alpha is dropped and of 16 bits the upper eight are kept.
-
-    Args:
-        image: an encoded file, or `[H, W]`, `[H, W, 1]` or `[H, W, 3]` uint8.
-        short_side: largest shorter side in pixels.
-        long_side: largest longer side in pixels.
-
-    Returns:
-        `[h, w, 3]` uint8.
-
-    Raises:
-        Exception: of any kind Pillow has, mostly OSError, if the file is damaged, truncated
-            or no image.
-
-    Source: sizes as torchvision's Resize (the longer side cut to whole pixels), and
-    its antialiased bilinear filter, which is Pillow's.
-    """
-    return _decode(image, short_side, long_side, np.empty(0, np.uint8))
-
-
-def _decode(image: bytes | np.ndarray, short_side: int, long_side: int, scratch: np.ndarray) -> np.ndarray:
-    """As `decode`; the result may lie in `scratch`, `[any]` uint8, if that is large enough."""
-    if isinstance(image, np.ndarray):
-        pixels, full = _to_rgb(image), image.shape[:2]
-    else:
-        pixels, full = _decode_file(image, short_side, long_side, scratch)
-    height, width = _fit(full[0], full[1], short_side, long_side)
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _decode_file(image: bytes, short_side: int, long_side: int, scratch: np.ndarray) -> tuple:
-    """Pixels, perhaps already shrunk towards the bounds, and the file's (height, width)."""
-    if image[:2] == b"\xff\xd8":
-        try:
-            full = height, width = simplejpeg.decode_jpeg_header(image)[:2]
-            low, narrow = _fit(height, width, short_side, long_side)
-            if 2 * low <= height:  # at half the size or less, decoding can shrink by itself
-                height, width = simplejpeg.decode_jpeg_header(image, low, narrow, 2)[:2]
-            else:
-                low, narrow = height, width
-            buffer = scratch if scratch.size >= height * width * 3 else None  # fresh memory costs a tenth
-            return simplejpeg.decode_jpeg(image, "RGB", False, False, low, narrow, 2, buffer), full
-        except ValueError:  # it also refuses harmless oddities, so Pillow has the last word
-            pass
-    try:
-        file = Image.open(io.BytesIO(image))
-    except UnidentifiedImageError:  # whose own message names a Python object
-        raise OSError("not an image file, or cut off near its start") from None
-    with file:
-        if file.mode.startswith("I"):  # Pillow would cut off everything above 255
-            grey = np.asarray(file) >> 8
-            pixels = _to_rgb(grey.clip(0, 255).astype(np.uint8))
-        elif "transparency" in file.info:  # otherwise Pillow warns; the colours are the same
-            pixels = np.asarray(file.convert("RGBA").convert("RGB"))
-        else:
-            pixels = np.asarray(file.convert("RGB"))
-    return pixels, pixels.shape[:2]
-
-
-def _to_rgb(image: np.ndarray) -> np.ndarray:
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
-        raise ValueError(f"an image is [H, W, 3] uint8, not {image.shape} {image.dtype}")
-    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
-
-
-def _fit(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
-    short, long = min(height, width), max(height, width)
-    new_short = min(short, short_side)
-    new_long = int(new_short * long / short)
-    if new_long > long_side:
-        new_short, new_long = max(1, int(long_side * short / long)), long_side
-    return (new_short, new_long) if height <= width else (new_long, new_short)
-
-
-def place(image: np.ndarray, canvas: np.ndarray) -> None:
-    """Copies an image into a canvas, as it is: a portrait sees the same memory as `[W, H, 3]`.
-
-    Args:
-        image: `[h, w, 3]` uint8, with shorter side <= H and longer side <= W.
-        canvas: `[H, W, 3]` uint8, contiguous; what the image leaves free is left as it was.
-    """
-    upright(canvas, image.shape[:2])[...] = image
-
-
-def upright(canvas: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """The image on a canvas, without a copy.
-
-    Args:
-        canvas: `[H, W, 3]` uint8, contiguous.
-        size: the image's height and width.
-
-    Returns:
-        `[h, w, 3]` uint8.
-    """
-    height, width = size
-    if height > width:
-        canvas = canvas.reshape(canvas.shape[1], canvas.shape[0], 3)
-    return canvas[:height, :width]
 
 
 class _Canvases:
@@ -265,7 +155,7 @@ class _Load:
             return None
         try:
             image, label = self._source[i]
-            return _decode(image, *self._canvas, scratch), label
+            return decode_into(scratch, image, *self._canvas), label
         except Exception as error:  # damaged files raise almost anything, and must not end the run
             self._unreadable[i] = f"{self._source.describe(i)}: {str(error) or type(error).__name__}"
             return None

@@ -1,7 +1,7 @@
 """Where images come from: a folder, TFDS, or photographs that ship with two Python packages.
 
 A source is a sequence of (image, label). An image is either the bytes of an encoded
-file or an array; `loading.decode` takes both. Sources are small objects that can be
+file or an array; `decoding.decode` takes both. Sources are small objects that can be
 pickled into worker processes.
 """
 

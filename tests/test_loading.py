@@ -9,15 +9,8 @@ import simplejpeg
 from PIL import Image
 
 from ipcl_jax.config import ConfigError
-from ipcl_jax.loading import (
-    TrainBatches,
-    UnreadableImages,
-    decode,
-    eval_batches,
-    place,
-    steps_per_epoch,
-    upright,
-)
+from ipcl_jax.decoding import decode, place, upright
+from ipcl_jax.loading import TrainBatches, UnreadableImages, eval_batches, steps_per_epoch
 
 CANVAS = (32, 64)
 
