@@ -61,6 +61,7 @@ class Run:
             config, mesh, n_images=len(self.images), steps_per_epoch=self.per_epoch
         )
         self.contact_sheet = contact_sheet(self.images, config)
+        self.neighbours = None  # until the first read-out
 
     def train(self) -> int:
         """Trains to the end, or until a signal comes.
@@ -144,6 +145,8 @@ class Run:
             settle()
             checkpoints.save(state)
             checkpoints.wait()
+        if done % self.per_epoch:
+            self._report()
         return done
 
     def _refuse_infinity(self, metrics: Mapping, step: int, saved: int | None) -> None:
@@ -182,11 +185,15 @@ class Run:
         record.epoch(epoch, step, metrics | {"unreadable": unreadable})
         if epoch and (warning := collapse_warning(metrics)):
             record.warn(warning)
+        self.neighbours = neighbours(embedded, state.bank, self.held_out, self.images, config)
+        self._report()
+
+    def _report(self) -> None:
         classes = self.images.classes
         write_report(
-            self.folder, config=config, environment=self._environment(), resume=self.command,
+            self.folder, config=self.config, environment=self._environment(), resume=self.command,
             chance=1 / len(classes) if classes else None, contact_sheet=self.contact_sheet,
-            neighbours=neighbours(embedded, state.bank, self.held_out, self.images, config),
+            neighbours=self.neighbours,
         )
 
     def _environment(self) -> dict[str, str]:
@@ -214,8 +221,7 @@ class Run:
                 if name in after:
                     untrained = f", untrained {before[name]:.1%}" if before else ""
                     record.say(f"{title}: {after[name]:.1%}{untrained}")
-            record.say(f"Report: {self.folder / 'report.html'}")
-        record.say(f"Done: {done:,} steps.")
+        record.say(f"Done: {done:,} steps. Report: {self.folder / 'report.html'}")
         return 0
 
 
