@@ -219,7 +219,7 @@ def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views)
 
     if on_cpu:
         image = jnp.repeat(jnp.arange(len(planes)), per_image)
-        return jax.lax.map(lambda view: one(planes[view[0]], *view[1:]), (image, sizes, *arguments))
+        return each(lambda image, *view: one(planes[image], *view), image, sizes, *arguments)
     # All at once, images outside: a device needs only the canvases that it holds.
     grouped = jax.tree.map(lambda x: x.reshape(-1, per_image, *x.shape[1:]), (sizes, *arguments))
     views = jax.vmap(lambda planes, views: jax.vmap(lambda view: one(planes, *view))(views))(planes, grouped)
