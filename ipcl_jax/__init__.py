@@ -1,8 +1,26 @@
 """Instance-prototype contrastive learning in JAX and Flax."""
 
 from ipcl_jax.config import Views
+from ipcl_jax.encoder import Encoder, load_encoder, save_encoder
+from ipcl_jax.extraction import extract
 from ipcl_jax.models import AlexNetGN
 from ipcl_jax.objective import init_queue, ipcl_loss, update_queue
+from ipcl_jax.stimuli import load_stimuli
 from ipcl_jax.views import center_views, make_views
+from ipcl_jax.zoo import list_models
 
-__all__ = ["AlexNetGN", "Views", "center_views", "init_queue", "ipcl_loss", "make_views", "update_queue"]
+__all__ = [
+    "AlexNetGN",
+    "Encoder",
+    "Views",
+    "center_views",
+    "extract",
+    "init_queue",
+    "ipcl_loss",
+    "list_models",
+    "load_encoder",
+    "load_stimuli",
+    "make_views",
+    "save_encoder",
+    "update_queue",
+]

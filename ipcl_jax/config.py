@@ -15,6 +15,10 @@ from typing import Literal
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# Pixels a side. Below, AlexNet's conv_block_5 would be smaller than 1x1, and the strides of a ResNet,
+# 32 in all, longer than the image.
+SMALLEST_IMAGE = {"alexnet_gn": 63, "resnet18": 32, "resnet50": 32}
+
 
 class ConfigError(ValueError):
     """A run can't start as configured; the message says what to change."""

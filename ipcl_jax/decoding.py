@@ -53,7 +53,10 @@ def _decode_file(image: bytes, short_side: int, long_side: int, scratch: np.ndar
     """Pixels, perhaps already shrunk towards the bounds, and the file's (height, width)."""
     if image[:2] == b"\xff\xd8":
         try:
-            full = height, width = simplejpeg.decode_jpeg_header(image)[:2]
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(image)
+            full = height, width
+            if colours not in ("YCbCr", "RGB", "Gray"):  # of inks simplejpeg makes other colours than Pillow
+                raise ValueError(colours)
             low, narrow = _fit(height, width, short_side, long_side)
             if 2 * low <= height:  # at half the size or less, decoding can shrink by itself
                 height, width = simplejpeg.decode_jpeg_header(image, low, narrow, 2)[:2]

@@ -1,12 +1,13 @@
 """AlexNet with group normalisation, the paper's network."""
 
-import difflib
 from collections.abc import Iterable
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from ipcl_jax.config import SMALLEST_IMAGE
+from ipcl_jax.models.checks import check_layers, check_size
 from ipcl_jax.models.layers import BatchNorm, GroupNorm, Linear, adaptive_average_pool, torch_kernel_init
 
 # One row a block: features, kernel side, stride, padding, max pool at its end.
@@ -26,6 +27,8 @@ class AlexNetGN(nn.Module):
         out_dim: width of the embedding (128 for IPCL, 1000 for supervised models).
         l2norm: whether the embedding is scaled to unit length.
         fc_dim: width of fc6 and fc7.
+        dtype: of convolutions and matrix products; None is that of the parameters, bfloat16 is for
+            speed. Norms and the unit length are computed in the parameters' dtype either way.
 
     Source: Konkle & Alvarez 2022, Methods; the reference's `models/alexnet_gn.py`.
     """
@@ -33,6 +36,7 @@ class AlexNetGN(nn.Module):
     out_dim: int = 128
     l2norm: bool = True
     fc_dim: int = 4096
+    dtype: jnp.dtype | None = None
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -66,18 +70,8 @@ class AlexNetGN(nn.Module):
             ValueError: for a name that this model does not have, with the names it has; or for
                 images too small.
         """
-        layers = tuple(layers)
-        for name in layers:
-            if name not in self.layer_names:
-                near = difflib.get_close_matches(name, self.layer_names, n=1, cutoff=0)
-                raise ValueError(
-                    f"No layer {name!r} in this model; did you mean {near[0]!r}? "
-                    f"It has: {', '.join(self.layer_names)}."
-                )
-        if min(images.shape[1:3]) < 63:
-            raise ValueError(
-                f"Images are {images.shape[1]}x{images.shape[2]} pixels; AlexNet-GN needs 63x63 at least."
-            )
+        layers = check_layers(layers, self.layer_names)
+        check_size(images, SMALLEST_IMAGE["alexnet_gn"], "AlexNet-GN")
         found = {}
 
         def keep(name: str, value: Array) -> Array:
@@ -87,7 +81,7 @@ class AlexNetGN(nn.Module):
         x = images
         for block, (features, side, stride, padding, pooled) in CONV_BLOCKS.items():
             conv = nn.Conv(
-                features, (side, side), stride, padding, use_bias=False,
+                features, (side, side), stride, padding, use_bias=False, dtype=self.dtype,
                 kernel_init=torch_kernel_init, name=f"{block}_conv",
             )
             x = keep(f"{block}.0", conv(x))
@@ -100,12 +94,13 @@ class AlexNetGN(nn.Module):
         x = keep("ave_pool", adaptive_average_pool(x, 6))
         x = x.reshape(x.shape[0], -1)  # [B, 6 * 6 * 256], channel-last: conversion permutes fc6
         for block in ("fc6", "fc7"):
-            x = keep(f"{block}.0", Linear(self.fc_dim, name=f"{block}_linear")(x))
+            x = keep(f"{block}.0", Linear(self.fc_dim, self.dtype, name=f"{block}_linear")(x))
             x = keep(f"{block}.1", BatchNorm(name=f"{block}_norm")(x, train=train))
             x = keep(f"{block}.2", nn.relu(x))
             keep(block, x)
-        x = keep("fc8.0", Linear(self.out_dim, name="fc8_linear")(x))
+        x = keep("fc8.0", Linear(self.out_dim, self.dtype, name="fc8_linear")(x))
         keep("fc8", x)
         if self.l2norm:
+            x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
             x = keep("l2norm", x / jnp.linalg.norm(x, axis=-1, keepdims=True))
         return x, {name: found[name] for name in layers}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jax import Array
 
 # PyTorch's default for convolutions and linear layers: kaiming-uniform with a = sqrt(5),
@@ -27,12 +28,14 @@ class Linear(nn.Module):
     """Dense layer with PyTorch's default initialisation, `[B, D] -> [B, features]`."""
 
     features: int
+    dtype: jnp.dtype | None = None  # of the product; None: of its operands
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         fan_in = x.shape[-1]
         kernel = self.param("kernel", torch_kernel_init, (fan_in, self.features))
         bias = self.param("bias", torch_bias_init(fan_in), (self.features,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return x @ kernel + bias[None]
 
 
@@ -41,7 +44,7 @@ class GroupNorm(nn.Module):
 
     Moments are taken of the distance to one pixel of each channel, so a mean far
     from zero costs no digits (a plain E[x^2] - E[x]^2 would lose them), then the
-    channels of a group are combined.
+    channels of a group are combined. Computes in float32, and returns its input's dtype.
 
     Source: Wu & He 2018 for the layer; Chan, Golub & LeVeque 1983 for the variance.
     """
@@ -55,6 +58,7 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
 
+        dtype, x = x.dtype, x.astype(jnp.promote_types(x.dtype, scale.dtype))
         pixel = jax.lax.stop_gradient(x[:, height // 2, width // 2, None, None, :])  # [B, 1, 1, C]
         distance = x - pixel
         first = distance.mean((1, 2), keepdims=True)
@@ -70,14 +74,15 @@ class GroupNorm(nn.Module):
             return jnp.broadcast_to(value, by_group).reshape(batch, 1, 1, channels)
 
         shrink = per_channel(jax.lax.rsqrt(variance + self.epsilon)) * scale[None, None, None]
-        return (x - per_channel(group_mean)) * shrink + bias[None, None, None]
+        return ((x - per_channel(group_mean)) * shrink + bias[None, None, None]).astype(dtype)
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation of `[B, C]` over the global batch, with PyTorch's running statistics.
 
     A training batch is normalised with its own biased variance; the running
-    variance is fed the unbiased one. (Flax's layer feeds it the biased one.)
+    variance is fed the unbiased one. (Flax's layer feeds it the biased one.) Computes in
+    float32, and returns its input's dtype.
 
     Source: Ioffe & Szegedy 2015; torch.nn.BatchNorm1d.
     """
@@ -93,6 +98,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
 
+        dtype, x = x.dtype, x.astype(jnp.promote_types(x.dtype, scale.dtype))
         if train:
             mean, var = x.mean(0), x.var(0)
             if not self.is_initializing():
@@ -103,7 +109,7 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         shrink = jax.lax.rsqrt(var + self.epsilon) * scale
-        return (x - mean[None]) * shrink[None] + bias[None]
+        return ((x - mean[None]) * shrink[None] + bias[None]).astype(dtype)
 
 
 def adaptive_average_pool(x: Array, side: int) -> Array:

@@ -1,0 +1,136 @@
+"""Released files: downloaded once, checked, and kept."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ipcl_jax.zoo import BASE_URL, Released
+
+CACHE_VARIABLE, URL_VARIABLE = "IPCL_JAX_CACHE", "IPCL_JAX_URL"
+TIMEOUT = 30.0  # seconds without a byte before a server counts as silent
+TRIES = 3
+_UNFINISHED = ".download"  # folder in the cache of a download that is under way
+
+
+class DownloadError(OSError):
+    """A released file can't be had; nothing of it is kept."""
+
+
+def cache_folder(folder: str | Path | None = None) -> Path:
+    """Where released models are kept.
+
+    Args:
+        folder: the choice of the caller.
+
+    Returns:
+        `folder`, or $IPCL_JAX_CACHE, or ipcl_jax in $XDG_CACHE_HOME or ~/.cache.
+    """
+    if folder := folder or os.environ.get(CACHE_VARIABLE):
+        return Path(folder).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "ipcl_jax"
+
+
+def fetch(record: Released, cache: Path, *, base_url: str | None = None, progress: bool = True) -> tuple[Path, str]:
+    """The file of a released model, from the cache if it is there.
+
+    Interrupted downloads begin anew. A second process waits for the first.
+
+    Args:
+        record: the model.
+        cache: folder of released models, made if it isn't there.
+        base_url: address that stands before `record.file`; by default $IPCL_JAX_URL or the release's.
+        progress: draw a progress bar.
+
+    Returns:
+        The file and its sha256.
+
+    Raises:
+        DownloadError: if the server can't be reached, refuses, or sends something else.
+    """
+    target = cache / Path(record.file).name
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(
+            f"The cache folder {cache} can't be made ({error.strerror}); give another by ${CACHE_VARIABLE}."
+        ) from None
+    with _alone_in(cache):
+        if target.exists():
+            if (digest := sha256(target)).startswith(record.sha256):
+                return target, digest
+            target.unlink()  # damaged since it was checked
+        url = (base_url or os.environ.get(URL_VARIABLE) or BASE_URL).rstrip("/") + "/"
+        return target, _download(record, url, target, progress=progress)
+
+
+def _download(record: Released, url: str, target: Path, *, progress: bool) -> str:
+    """Puts the file in its place, once it is whole and checked; returns its sha256."""
+    try:
+        import pooch
+        from requests.exceptions import RequestException
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"Downloading {record.name} needs pooch, which is not installed: pip install 'ipcl_jax[convert]'."
+        ) from None
+
+    transfer = pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT, chunk_size=1 << 20)
+    digest = ""
+
+    def transfer_and_check(address: str, file: str, pup: "pooch.Pooch") -> None:
+        nonlocal digest
+        transfer(address, file, pup)
+        digest = sha256(Path(file))
+        if not digest.startswith(record.sha256):
+            raise ValueError(_not_the_file(Path(file), digest, record))  # pooch tries again
+
+    folder = target.parent / _UNFINISHED
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        pup = pooch.create(folder, url, registry={record.file: None}, retry_if_failed=TRIES - 1)
+        Path(pup.fetch(record.file, downloader=transfer_and_check)).replace(target)
+    except (ValueError, RequestException, OSError) as error:
+        raise DownloadError(
+            f"{record.name} could not be downloaded from {url}{record.file} in {TRIES} tries: {error}. "
+            f"Nothing was kept. Try again, or give a mirror by ${URL_VARIABLE}, or download the file "
+            "yourself and give its path instead of the name."
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return digest
+
+
+def _not_the_file(file: Path, digest: str, record: Released) -> str:
+    page = file.read_bytes()[:512].lstrip()[:1] == b"<"
+    what = "a web page" if page else "a file"
+    return (
+        f"the server sent {what} of {file.stat().st_size:,} bytes whose sha256 begins with {digest[:10]}, "
+        f"but that of the release begins with {record.sha256}"
+    )
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process holds the folder, and holds it; a killed process lets go."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows: two downloads at once cost time, and nothing else
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems can't lock a folder
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,82 @@
+"""Lists the released models, and writes any model as a file for torch, safetensors or Orbax.
+
+    python experiments/convert.py --list
+    python experiments/convert.py ipcl1 --to safetensors --out ipcl1.safetensors
+    python experiments/convert.py runs/ipcl_smoke --to torch --out ipcl_smoke.pth
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+sys.path.append(sys.path.pop(0))  # this folder last: its convert.py would hide the package of that name
+
+from convert import CheckpointError, DownloadError, open_encoder, save_torch
+from ipcl_jax.config import ConfigError
+from ipcl_jax.encoder import export_orbax, save_encoder
+from ipcl_jax.zoo import MODELS
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Lists the released models, and writes any model as a file for torch, safetensors or Orbax."""
+
+    model: Annotated[str | None, tyro.conf.Positional] = None
+    """A released model's name, a PyTorch file, a safetensors file, or the folder of a run."""
+    list: bool = False
+    """Show the released models."""
+    to: Literal["torch", "safetensors", "orbax"] = "torch"
+    """`torch` loads in the reference, `safetensors` here without torch; `orbax` is a folder."""
+    out: Path | None = None
+    """The file (for orbax the folder) to write."""
+
+
+def released_models() -> Table:
+    """The released models as a table."""
+    table = Table("name", "trained on", "what", "outputs", "kNN", "linear", "sha256", title="Released models")
+    for record in MODELS.values():
+        linear = "–" if record.linear is None else f"{record.linear:.1f}"
+        table.add_row(
+            record.name, record.trained_on, record.notes, str(record.out_dim), f"{record.knn:.1f}", linear,
+            record.sha256 or "–",
+        )  # fmt: skip
+    return table
+
+
+def convert(options: Convert) -> str:
+    """Writes a model; returns what was done, in a line."""
+    if options.model is None:
+        raise ConfigError("No model given; give a name, a file or a run's folder, or --list.")
+    if options.out is None:
+        raise ConfigError("Nowhere to write to; give --out.")
+    out = options.out.expanduser()
+    if out.exists():
+        raise ConfigError(f"{out} is there already; give another --out, or remove it.")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"{out} can't be written: there is no folder {out.absolute().parent}.")
+    encoder = open_encoder(options.model)
+    {"torch": save_torch, "safetensors": save_encoder, "orbax": export_orbax}[options.to](encoder, out)
+    return f"{encoder} -> {out}"
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    options = tyro.cli(Convert)
+    try:
+        if options.list:
+            Console().print(released_models(), "kNN and linear: published ImageNet top-1 in percent.")
+        else:
+            print(convert(options))
+    except (ConfigError, CheckpointError, DownloadError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

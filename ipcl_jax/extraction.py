@@ -1,0 +1,178 @@
+"""Activations of any layer, as one jitted function of a model and images."""
+
+import functools
+import math
+import warnings
+from collections.abc import Iterable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+
+from ipcl_jax.encoder import Encoder
+from ipcl_jax.models.checks import check_layers
+from ipcl_jax.projection import Projection, project
+
+Pool = Literal["mean", "max"]
+
+_SLACK = 1e-3  # in standard deviations: what rounding may add to the ends of the range
+
+
+def extract(
+    params: Encoder, imgs: Array | np.ndarray, layers: str | Iterable[str], *, dtype: DTypeLike = jnp.float32
+) -> dict[str, Array]:
+    """Activations of some layers.
+
+    Compiled once for each combination of shapes, layers and kind of model. Layers deeper than those asked
+    for are not computed. Works under `jit`, `vmap` (over images, or over models of one kind, stacked)
+    and `grad` (with respect to float images, or to the model).
+
+    Args:
+        params: the model.
+        imgs: `[B, H, W, 3]`, either float, normalised as the model wants it (`load_stimuli` does that), or
+            uint8 in 0-255, which is normalised here; any H and W from 63 on.
+        layers: names as in the reference, such as `fc7` or `conv_block_1.0`, or one name; `params.layer_names`
+            has all.
+        dtype: of convolutions and matrix products. bfloat16 is faster on accelerators and
+            errs by about 1 % of a layer's largest value; activations are float32 either way.
+
+    Returns:
+        Each layer by its name, in the order asked for, float32: `[B, h, w, C]` up to ave_pool, `[B, D]` after it.
+
+    Raises:
+        ValueError: for unknown layers (near names are given), and for images of another shape or range.
+            Under a transformation values can't be looked at, so their range isn't.
+        TypeError: if `params` is not an Encoder, or images are neither uint8 nor float.
+
+    Source: the reference's lib/feature_extractor.py and models in evaluation mode.
+    """
+    if not isinstance(params, Encoder):
+        raise TypeError(
+            f"params is a {type(params).__name__}, expected an Encoder, as convert_torch_checkpoint or "
+            "load_encoder gives it."
+        )
+    layers = check_layers([layers] if isinstance(layers, str) else layers, params.layer_names)
+    if not layers:
+        raise ValueError(f"No layers are asked for. This model has: {', '.join(params.layer_names)}.")
+    _check_images(params, imgs)
+    found = compute(params, imgs, layers, jnp.dtype(dtype))
+    return {name: found[name] for name in layers}  # jit sorts
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def compute(encoder: Encoder, images: Array, layers: tuple[str, ...], dtype: jnp.dtype) -> dict[str, Array]:
+    """What `extract` computes, without its checks."""
+    images = normalize(images, encoder) if images.dtype == jnp.uint8 else images
+    module = encoder.module.clone(dtype=None if dtype == jnp.float32 else dtype)
+    _, activations = module.apply(encoder.variables, images, layers=layers)
+    return {name: activations[name].astype(jnp.promote_types(jnp.float32, activations[name].dtype)) for name in layers}
+
+
+def normalize(images: Array, encoder: Encoder) -> Array:
+    """uint8 images `[..., 3]` as a model wants them: scaled to [0, 1], less its mean, by its std."""
+    mean, std = jnp.asarray(encoder.mean), jnp.asarray(encoder.std)
+    shape = (1,) * (images.ndim - 1) + (3,)
+    return (images.astype(jnp.float32) / 255 - mean.reshape(shape)) / std.reshape(shape)
+
+
+def _check_images(encoder: Encoder, images: Array | np.ndarray) -> None:
+    shape, dtype = jnp.shape(images), jnp.result_type(images)
+    if len(shape) != 4 or shape[-1] != 3:
+        hint = ""
+        if len(shape) == 3 and shape[-1] == 3:
+            hint = " For one image: imgs[None]."
+        elif len(shape) == 4 and shape[1] == 3:
+            hint = " Channels come last here: imgs.transpose(0, 2, 3, 1)."
+        raise ValueError(f"imgs has shape {list(shape)}, expected [B, H, W, 3].{hint}")
+    if dtype == jnp.uint8 or isinstance(images, jax.core.Tracer):
+        return
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"imgs is {dtype}, expected uint8 in 0-255, or float, normalised as by load_stimuli.")
+    low, high = _range(encoder)
+    *found, finite = np.asarray(_extent(images)).tolist()
+    if not finite:
+        raise ValueError("imgs holds values that are not finite numbers.")
+    if found[0] < low - _SLACK or found[1] > high + _SLACK:
+        reason = "They look like 0-255 floats" if found[1] > 10 else "They are not normalised as this model wants"
+        raise ValueError(
+            f"imgs lies in {found[0]:.4g} to {found[1]:.4g}; normalised images of this model lie in {low:.4g} to "
+            f"{high:.4g}. {reason}: pass uint8, or normalise with mean {encoder.mean} and std {encoder.std} of [0, 1]."
+        )
+    if 0 <= found[0] and 0.5 < found[1] <= 1:
+        warnings.warn(
+            f"imgs lies in {found[0]:.4g} to {found[1]:.4g}, as if it were in [0, 1] and not normalised. This model "
+            f"wants (imgs - mean) / std, with mean {encoder.mean} and std {encoder.std}.",
+            stacklevel=3,
+        )
+
+
+@jax.jit
+def _extent(images: Array) -> Array:
+    """Lowest value, highest value (neither of which need show a NaN), and whether all are finite."""
+    return jnp.stack([images.min(), images.max(), jnp.isfinite(images).all().astype(images.dtype)])
+
+
+def _range(encoder: Encoder) -> tuple[float, float]:
+    """The lowest and the highest value of a normalised image."""
+    pairs = list(zip(encoder.mean, encoder.std, strict=True))
+    return min(-mean / std for mean, std in pairs), max((1 - mean) / std for mean, std in pairs)
+
+
+@functools.partial(jax.jit, static_argnames=("pool", "dtype", "stored"))
+def reduced(
+    encoder: Encoder,
+    images: Array,
+    projections: dict[str, Projection | None],
+    *,
+    pool: Pool | None,
+    dtype: jnp.dtype,
+    stored: jnp.dtype,
+) -> dict[str, Array]:
+    """Activations in the form in which they are kept: pooled, projected and rounded on the device.
+
+    Args:
+        encoder: the model.
+        images: `[B, H, W, 3]` uint8, or float and normalised.
+        projections: for each layer wanted, its projection or None.
+        pool: over space, before the projection; None keeps every place.
+        dtype: of convolutions and matrix products.
+        stored: dtype of the result.
+
+    Returns:
+        Each layer by its name: `[B, N]` if projected, else `[B, C]` or `[B, D]` if pooled or flat, else `[B, h, w, C]`.
+    """
+    kept = {}
+    for name, values in compute(encoder, images, tuple(projections), dtype).items():
+        if pool and values.ndim == 4:
+            values = values.mean((1, 2)) if pool == "mean" else values.max((1, 2))
+        if (projection := projections[name]) is not None:
+            values = project(values.reshape(len(values), -1), projection)
+        kept[name] = values.astype(stored)
+    return kept
+
+
+def plan(
+    encoder: Encoder, layers: Iterable[str], *, size: int, pool: Pool | None = None, n_components: int | None = None
+) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """What would be kept of each layer for an image, without computing it.
+
+    Args:
+        encoder: the model.
+        layers: their names.
+        size: side of the images in pixels.
+        pool: as in `reduced`.
+        n_components: of the projection; a layer with no more numbers than that is not projected.
+
+    Returns:
+        For each layer its shape before a projection, and whether it is to be projected.
+    """
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    keep = functools.partial(reduced, pool=pool, dtype=jnp.dtype("float32"), stored=jnp.dtype("float32"))
+    shapes = jax.eval_shape(keep, encoder, images, dict.fromkeys(layers))
+    found = {name: shapes[name].shape[1:] for name in layers}
+    return {
+        name: (shape, n_components is not None and math.prod(shape) > n_components) for name, shape in found.items()
+    }

@@ -1,0 +1,137 @@
+"""Copies of a finished file of activations in formats other than HDF5, for the tools that want them."""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args
+
+import h5py
+import numpy as np
+import scipy.io
+
+from ipcl_jax.config import ConfigError, near_miss
+
+Format = Literal["h5", "npz", "zarr", "mat"]
+
+_CHUNK = 64 << 20  # bytes that are copied at a time
+_MAT_LIMIT = 2**31  # bytes of a variable in MATLAB's format 5
+
+
+def check_format(format: str, largest: int) -> None:
+    """Refuses a format that can't be written, before activations are computed.
+
+    Args:
+        format: one of `Format`.
+        largest: bytes of the largest layer.
+
+    Raises:
+        ConfigError: for an unknown format, one whose package is missing, or layers too large for it.
+    """
+    if format not in get_args(Format):
+        raise ConfigError(f"No format {format!r}.{near_miss(format, get_args(Format))}")
+    if format == "mat" and largest >= _MAT_LIMIT:
+        raise ConfigError(
+            f"A layer would take {largest / 1e9:.1f} GB, and MATLAB's format 5 ends at 2 GB. "
+            "Write .h5, which MATLAB reads too: h5read('acts.h5', '/fc7')."
+        )
+    if format == "zarr":
+        try:
+            import zarr  # noqa: F401
+        except ModuleNotFoundError:
+            raise ConfigError("Writing zarr needs its package: pip install zarr.") from None
+
+
+def export(source: Path, target: Path, format: Format) -> None:
+    """Copies a file of activations, in bounded memory (except `mat`), whole or not at all.
+
+    Args:
+        source: HDF5, as `features.FeatureFile` writes it.
+        target: the copy; it must not be there yet.
+        format: `npz` (one array a layer, and `attributes` as JSON text), `zarr` (a folder, format 3), or `mat`
+            (MATLAB 5; dots in layer names become underscores, and names a cell array).
+    """
+    part = target.with_name(f".{target.name}.part")
+    _remove(part)
+    try:
+        with h5py.File(source) as file:
+            {"npz": _to_npz, "zarr": _to_zarr, "mat": _to_mat}[format](file, part)
+        part.replace(target)
+    finally:
+        _remove(part)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def _attributes(file: h5py.File) -> dict:
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
+
+
+def _strings(dataset: h5py.Dataset) -> np.ndarray:
+    return np.array([text.decode() for text in dataset[:]])
+
+
+def _chunks(dataset: h5py.Dataset) -> Iterator[tuple[int, np.ndarray]]:
+    """First row and rows, one piece after the other."""
+    rows = max(1, _CHUNK // max(1, dataset.nbytes // len(dataset)))
+    for start in range(0, len(dataset), rows):
+        yield start, dataset[start : start + rows]
+
+
+def _is_text(dataset: h5py.Dataset) -> bool:
+    return dataset.dtype.kind in "OS"
+
+
+def _to_npz(file: h5py.File, path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+
+        def member(name: str):
+            return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)  # always of 1980
+
+        for name, dataset in file.items():
+            with member(name) as stream:
+                if _is_text(dataset):
+                    np.lib.format.write_array(stream, _strings(dataset))
+                    continue
+                header = {"descr": dataset.dtype.str, "fortran_order": False, "shape": dataset.shape}
+                np.lib.format.write_array_header_2_0(stream, header)
+                for _, rows in _chunks(dataset):
+                    stream.write(rows.tobytes())
+        with member("attributes") as stream:
+            np.lib.format.write_array(stream, np.array(json.dumps(_attributes(file))))
+
+
+def _to_zarr(file: h5py.File, path: Path) -> None:
+    import zarr
+
+    group = zarr.open_group(path, mode="w", attributes=_attributes(file))
+    for name, dataset in file.items():
+        if _is_text(dataset):
+            group.create_array(name, data=_strings(dataset).astype(np.dtypes.StringDType()))
+            continue
+        rows = min(len(dataset), max(1, (8 << 20) // max(1, dataset.nbytes // len(dataset))))
+        array = group.create_array(
+            name, shape=dataset.shape, dtype=dataset.dtype, chunks=(rows, *dataset.shape[1:]),
+            attributes=_attributes(dataset),
+        )  # fmt: skip
+        for start, values in _chunks(dataset):
+            array[start : start + len(values)] = values
+
+
+def _to_mat(file: h5py.File, path: Path) -> None:
+    variables = {"attributes": json.dumps(_attributes(file))}
+    for name, dataset in file.items():
+        variable = name.replace(".", "_")
+        if _is_text(dataset):
+            variables[variable] = _strings(dataset).astype(object)[:, None]  # a cell array
+        elif dataset.dtype == np.float16:  # MATLAB has none
+            variables[variable] = dataset[:].astype(np.float32)
+        else:
+            variables[variable] = dataset[:]
+    with open(path, "wb") as stream:
+        scipy.io.savemat(stream, variables)

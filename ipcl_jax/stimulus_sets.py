@@ -1,0 +1,283 @@
+"""Sets of stimuli on disk, each with a name: what activations are extracted for, and in which order."""
+
+import glob
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import grain
+import h5py
+import numpy as np
+from PIL import Image
+
+from ipcl_jax.config import ConfigError
+from ipcl_jax.decoding import decode
+from ipcl_jax.sources import SUFFIXES, SampleSource, Source, TfdsSource, find_images
+from ipcl_jax.stimuli import Transform
+
+_HDF5 = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf)):(?P<dataset>[^\[\]]+)(?:\[(?P<rows>.*)\])?")
+_LISTS = (".txt", ".lst")
+_FULL = 2**31 - 1
+
+_WAYS = """
+Ways to give images:
+  a folder                 every image in it, however deep, in natural order
+  a pattern                'faces/*.jpg', or '**/*.png' for any depth, in quotes
+  files                    one or several paths
+  a list, list.txt         one path a line, relative to the list
+  FILE.h5:DATASET          an array [N, H, W, 3] uint8; rows by index: FILE.h5:DATASET[0:100,250]
+  tfds:NAME                the validation images of a TFDS dataset (--split train for the others)
+  sample                   windows of built-in photographs"""
+
+
+class StimulusSet(Protocol):
+    """Images in a fixed order."""
+
+    names: Sequence[str]
+    """One for each image: a path relative to the folder, a row, or a place in a dataset."""
+
+    def __getitem__(self, i: int) -> bytes | np.ndarray:
+        """Image i: an encoded file, or `[h, w, 3]` or `[h, w]` uint8."""
+
+
+def open_stimuli(images: Sequence[str], *, split: str = "val", dir: str | None = None) -> StimulusSet:
+    """The stimuli that a command line names.
+
+    Args:
+        images: one or several of: a folder, files, a glob pattern, a list of paths in a text file,
+            `FILE.h5:DATASET` with rows in brackets if not all, `tfds:NAME`, `sample`.
+        split: `val` or `train`, of TFDS and the sample.
+        dir: folder of TFDS data; None for TFDS's own choice.
+
+    Returns:
+        A set with at least one image.
+
+    Raises:
+        ConfigError: if something isn't there; the message says what was looked for.
+    """
+    first = images[0]
+    if len(images) > 1:
+        return _Files([Path(name) for name in images], images)
+    path = Path(first).expanduser()
+    if first.startswith("tfds:"):
+        source = TfdsSource(first.removeprefix("tfds:"), split, dir=dir)
+        return _Sourced(source, [f"{source.name.removeprefix('tfds:')}/{i}" for i in range(len(source))])
+    if match := _HDF5.fullmatch(first):
+        return _Rows(Path(match["file"]).expanduser(), match["dataset"], match["rows"])
+    if path.is_dir():
+        names = find_images(path, path)
+        return _Files([path / name for name in names], names, searched=f"the folder {path}")
+    if path.is_file():
+        return _one_file(path)
+    if first == "sample":
+        source = SampleSource(split)
+        return _Sourced(source, [source.describe(i) for i in range(len(source))])
+    if glob.has_magic(first):
+        found = sorted(glob.glob(os.path.expanduser(first), recursive=True))
+        found = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
+        return _Files([Path(name) for name in found], found, searched=f"the pattern {first}")
+    raise ConfigError(f"No images: {first} is neither a file nor a folder.{_WAYS}")
+
+
+def _one_file(path: Path) -> StimulusSet:
+    suffix = path.suffix.lower()
+    if suffix in _LISTS:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        names = [line for line in lines if line and not line.startswith("#")]
+        return _Files([path.parent / Path(name).expanduser() for name in names], names, searched=f"the list {path}")
+    if suffix in (".h5", ".hdf5", ".hdf"):
+        raise ConfigError(f"{path} is an HDF5 file; name the dataset too: {path}:DATASET.{_datasets(path)}")
+    return _Files([path], [path.name])
+
+
+def _datasets(path: Path) -> str:
+    """A list of a file's datasets that could hold images."""
+    found = []
+
+    def note(name: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset) and item.ndim in (3, 4):
+            found.append(f"{name} {list(item.shape)} {item.dtype}")
+
+    try:
+        with h5py.File(path) as file:
+            file.visititems(note)
+    except OSError as error:
+        return f" (It can't be read: {error}.)"
+    return f" It has: {', '.join(found)}." if found else " It has no dataset that could hold images."
+
+
+class _Files:
+    """Image files."""
+
+    def __init__(self, paths: Sequence[Path], names: Sequence[str], *, searched: str = "the files given"):
+        if not paths:
+            raise ConfigError(f"No images: {searched} has none.{_WAYS}")
+        if lost := [str(path) for path in paths if not path.is_file()]:
+            more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+            raise ConfigError(f"{len(lost)} of {len(paths)} images do not exist: {', '.join(lost[:3])}{more}.")
+        self._paths, self.names = paths, list(names)
+
+    def __getitem__(self, i: int) -> bytes:
+        return self._paths[i].read_bytes()
+
+
+class _Sourced:
+    """The images of a source that training reads too."""
+
+    def __init__(self, source: Source, names: Sequence[str]):
+        self._source, self.names = source, names
+
+    def __getitem__(self, i: int) -> bytes | np.ndarray:
+        return self._source[i][0]
+
+
+class _Rows:
+    """Rows of an HDF5 dataset; a row's name is its number."""
+
+    def __init__(self, path: Path, dataset: str, rows: str | None):
+        if not path.is_file():
+            raise ConfigError(f"No images: there is no file {path}.{_WAYS}")
+        try:
+            self._data = h5py.File(path)[dataset]
+        except (KeyError, OSError) as error:
+            raise ConfigError(f"{path} has no dataset {dataset!r} ({error}).{_datasets(path)}") from None
+        shape = getattr(self._data, "shape", ())
+        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)) or self._data.dtype != np.uint8:
+            kind = f"{self._data.dtype} {list(shape)}" if shape else "a group"
+            raise ConfigError(
+                f"{path}:{dataset} is {kind}, expected uint8 [N, H, W, 3], or [N, H, W] for grey.{_datasets(path)}"
+            )
+        self._rows = _parse_rows(rows, len(self._data))
+        self.names = [str(row) for row in self._rows]
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self._data[self._rows[i]]
+
+
+def _parse_rows(text: str | None, total: int) -> list[int]:
+    """Row numbers of `0:10,25,-1`; all without a text."""
+    if text is None:
+        return list(range(total))
+    rows = []
+    for part in text.split(","):
+        try:
+            ends = [int(end) if end.strip() else None for end in part.split(":")]
+            if len(ends) == 1:
+                rows.append(range(total)[ends[0]])
+            else:
+                rows += range(total)[slice(*ends)]
+        except (ValueError, TypeError, IndexError):
+            raise ConfigError(
+                f"[{text}] names no rows of a dataset of {total} images: {part!r} is neither a number below "
+                "that nor a range such as 0:100."
+            ) from None
+    if not rows:
+        raise ConfigError(f"[{text}] leaves no rows of a dataset of {total} images.")
+    return rows
+
+
+def find_damage(stimuli: StimulusSet, *, threads: int) -> dict[int, str]:
+    """Images that can't be read, without decoding those that look whole.
+
+    A JPEG must have a header and end in its end marker, a PNG must have the checksums that it says; what
+    fails that, and any other format, is decoded.
+
+    Args:
+        stimuli: the images.
+        threads: that look at them.
+
+    Returns:
+        What is wrong, by the image's place.
+    """
+    if isinstance(stimuli[0], np.ndarray):  # not files; reading them all would take long and show nothing
+        return {}
+    with ThreadPoolExecutor(threads) as pool:
+        reasons = pool.map(lambda i: _damage(stimuli, i), range(len(stimuli.names)))
+        return {i: reason for i, reason in enumerate(reasons) if reason}
+
+
+def _damage(stimuli: StimulusSet, i: int) -> str:
+    try:
+        image = stimuli[i]
+        looks_whole = image[:2] == b"\xff\xd8" and image[-2:] == b"\xff\xd9"
+        if looks_whole or image[:8] == b"\x89PNG\r\n\x1a\n":
+            with Image.open(io.BytesIO(image)) as file:
+                file.verify()
+        else:
+            decode(image, short_side=_FULL, long_side=_FULL)
+    except Exception as error:  # damaged files raise almost anything
+        return _in_words(error)
+    return ""
+
+
+def why_unreadable(stimuli: StimulusSet, i: int, transform: Transform) -> str:
+    """What is wrong with an image; empty if it can be read."""
+    try:
+        transform(stimuli[i])
+    except Exception as error:  # damaged files raise almost anything
+        return _in_words(error)
+    return ""
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+class StimulusBatch(NamedTuple):
+    """Consecutive stimuli; the last batch is filled up by repeating its last image.
+
+    Attributes:
+        pixels: `[B, S, S, 3]` uint8; zeros where an image can't be read.
+        sha256: of each image's file (of its pixels, if it is an array), hexadecimal.
+        problems: what is wrong with an image that can't be read, by its place in the batch.
+        first: place of the first image in the set.
+        count: images that are not filling.
+    """
+
+    pixels: np.ndarray
+    sha256: list[str]
+    problems: dict[int, str]
+    first: int
+    count: int
+
+
+def stimulus_batches(
+    stimuli: StimulusSet, transform: Transform, *, batch_size: int, threads: int, start: int = 0
+) -> Iterator[StimulusBatch]:
+    """Batches of one shape, in order, decoded ahead by threads.
+
+    Args:
+        stimuli: the images.
+        transform: makes all of one size.
+        batch_size: images in a batch.
+        threads: that decode, each a batch of its own.
+        start: images to skip; a multiple of `batch_size` gives the same batches as from the start.
+    """
+    total = len(stimuli.names)
+
+    def load(first: int) -> StimulusBatch:
+        pixels = np.zeros((batch_size, transform.size, transform.size, 3), np.uint8)
+        count = min(batch_size, total - first)
+        digests, problems = [""] * count, {}
+        for k in range(count):
+            try:
+                image = stimuli[first + k]
+                digests[k] = hashlib.sha256(image).hexdigest()
+                pixels[k] = transform(image)
+            except Exception as error:  # damaged files raise almost anything
+                problems[k] = _in_words(error)
+        pixels[count:] = pixels[count - 1]
+        return StimulusBatch(pixels, digests, problems, first, count)
+
+    starts = grain.MapDataset.range(start, total, batch_size)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
+    iterator = iter(starts.map(load).to_iter_dataset(options))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()

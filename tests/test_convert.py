@@ -1,0 +1,279 @@
+"""PyTorch checkpoints of every form, against a torch twin that computes the same network."""
+
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch_twin import TorchAlexNetGN, all_layers, channel_first, channel_last, shake
+
+from convert import CheckpointError, convert_torch_checkpoint, open_encoder, save_torch, to_torch_state_dict
+from ipcl_jax import Encoder, extract, load_encoder, save_encoder, zoo
+from ipcl_jax.config import IMAGENET_MEAN, ConfigError
+
+SMALL = 32  # width of fc6 and fc7 where only the form of a file counts
+SCRIPT = Path(__file__).parents[1] / "experiments" / "convert.py"
+
+
+def twin(out_dim: int = 128, l2norm: bool = True, fc_dim: int = SMALL, seed: int = 0) -> TorchAlexNetGN:
+    """A network with the scales, offsets and statistics of a trained one."""
+    torch.manual_seed(seed)
+    model = shake(TorchAlexNetGN(out_dim, l2norm, fc_dim), seed=seed + 1).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.num_batches_tracked.fill_(1_000_800)
+    return model
+
+
+@pytest.fixture(scope="module")
+def small() -> TorchAlexNetGN:
+    return twin()
+
+
+def same(left: Encoder, right: Encoder) -> bool:
+    return left.description() == right.description() and left.digest() == right.digest()
+
+
+# --- parity --------------------------------------------------------------------------------
+
+# A photograph's statistics: coarse patches, fine noise, normalised range. Both sides sum up to 9,216
+# float32 products in different orders, which leaves 1.5e-6 of a layer's largest value at
+# worst. A wrong kernel order, epsilon or statistic would show at 1e-3 or more.
+CLOSE, FC7_CLOSE = 1e-5, 2e-6
+
+
+def images(count: int, side: int) -> np.ndarray:
+    rng = np.random.default_rng(side + count)
+    place = np.arange(side) * 6 // side
+    patches = rng.normal(size=(count, 6, 6, 3))[:, place[:, None], place[None]]
+    return (patches + 0.3 * rng.normal(size=patches.shape)).clip(-2.1, 2.2).astype(np.float32)
+
+
+@pytest.mark.parametrize("out_dim, l2norm", [(128, True), (1000, False)], ids=["ipcl", "supervised"])
+def test_every_layer_of_a_converted_file(out_dim, l2norm, tmp_path):
+    model = twin(out_dim, l2norm, fc_dim=4096, seed=out_dim)
+    path = tmp_path / "released.pth.tar"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}}, path)
+    encoder = convert_torch_checkpoint(path)
+    assert (encoder.model.out_dim, encoder.model.l2norm) == (out_dim, l2norm)
+    assert len(encoder.layer_names) == (35 if l2norm else 34)
+    for count, side in ((2, 224), (1, 192), (3, 320), (1, 224), (7, 224)):
+        x = images(count, side)
+        expected = all_layers(model, channel_first(x))
+        found = extract(encoder, x, encoder.layer_names)
+        assert tuple(found) == encoder.layer_names and set(found) == set(expected)
+        for name, value in expected.items():
+            value = channel_last(value)
+            assert found[name].shape == value.shape, name
+            error = np.abs(np.asarray(found[name]) - value).max() / np.abs(value).max()
+            assert error < (FC7_CLOSE if name == "fc7" else CLOSE), (name, count, side, error)
+
+
+# --- forms of files ------------------------------------------------------------------------
+
+
+def _prefixed(prefix: str, tensors: dict) -> OrderedDict:
+    return OrderedDict((prefix + name, value) for name, value in tensors.items())
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tensors: tensors,
+        lambda tensors: {"state_dict": tensors, "epoch": 100},
+        lambda tensors: {"state_dict": _prefixed("module.", tensors), "arch": "alexnet_gn"},
+        lambda tensors: {
+            "state_dict": _prefixed("base_encoder.", tensors) | {"queue": torch.zeros(4096, 128), "Z": torch.ones(1)},
+            "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.03}]},
+        },
+        lambda tensors: {"state_dict": _prefixed("module.base_encoder.module.", tensors)},
+        lambda tensors: {name: value for name, value in tensors.items() if "num_batches" not in name},
+    ],
+    ids=["bare", "state_dict", "module", "base_encoder", "both", "old-torch"],
+)
+def test_every_form_gives_the_same_arrays(small, wrap, legacy, tmp_path):
+    path = tmp_path / "file.pth"
+    torch.save(wrap(small.state_dict()), path, _use_new_zipfile_serialization=not legacy)
+    encoder = convert_torch_checkpoint(path)
+    back = to_torch_state_dict(encoder)
+    for name, value in small.state_dict().items():
+        if "num_batches" not in name:
+            assert torch.equal(back[name], value), name
+    assert (encoder.model.fc_dim, encoder.size, encoder.name) == (SMALL, 224, "file")
+    assert len(encoder.source) == 64
+
+
+def test_an_explicit_argument_wins(small, tmp_path):
+    path = tmp_path / "file.pth"
+    torch.save(twin(out_dim=1000, l2norm=False).state_dict(), path)
+    assert not convert_torch_checkpoint(path).model.l2norm
+    encoder = convert_torch_checkpoint(path, l2norm=True, mean=(0.5,) * 3, std=(0.2,) * 3)
+    assert encoder.model.l2norm and encoder.mean == (0.5,) * 3 and encoder.std == (0.2,) * 3
+    with pytest.raises(CheckpointError, match="wrong: fc8.0.weight is float32 .1000, 32., expected float32 .10, 32."):
+        convert_torch_checkpoint(path, out_dim=10)
+
+
+def test_a_local_copy_of_a_released_file_is_known_by_its_digits(small, tmp_path, monkeypatch):
+    path = tmp_path / "renamed.pth"
+    torch.save(small.state_dict(), path)
+    digits = convert_torch_checkpoint(path).source[:10]
+    record = zoo.MODELS["ipcl9"]
+    changed = type(record)(**{**vars(record), "sha256": digits})
+    monkeypatch.setattr(zoo, "MODELS", {**zoo.MODELS, "ipcl9": changed})
+    monkeypatch.setattr(zoo.Released, "model", property(lambda self: zoo.Model(fc_dim=SMALL)))
+    encoder = convert_torch_checkpoint(path)
+    assert encoder.name == "ipcl9" and encoder.std == (0.2,) * 3
+
+
+# --- refusals ------------------------------------------------------------------------------
+
+
+class Payload:
+    """Would leave a file behind if it were unpickled."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trace}",)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_pickle_that_would_run_code_is_refused_by_name(legacy, tmp_path):
+    trace, path = tmp_path / "trace", tmp_path / "evil.pth"
+    torch.save({"state_dict": Payload(trace)}, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match="system would have to be called"):
+        convert_torch_checkpoint(path)
+    assert not trace.exists()
+
+
+def test_every_wrong_tensor_is_listed_at_once(small, tmp_path):
+    tensors = small.state_dict()
+    del tensors["fc7.1.running_var"]
+    tensors["fc9.0.weight"] = torch.zeros(2, 3)
+    tensors["fc6.0.bias"] = torch.zeros(SMALL - 1)
+    tensors["fc7.0.weight"] = tensors["fc7.0.weight"].half()
+    tensors["conv_block_2.1.bias"] = torch.full((256,), torch.inf)
+    path = tmp_path / "wrong.pth"
+    torch.save(tensors, path)
+    with pytest.raises(CheckpointError) as caught:
+        convert_torch_checkpoint(path)
+    assert sorted(caught.value.problems) == [
+        "missing: fc7.1.running_var, expected float32 [32]",
+        "not finite: 256 of the values of conv_block_2.1.bias",
+        "unexpected: fc9.0.weight, float32 [2, 3]",
+        "wrong: fc6.0.bias is float32 [31], expected float32 [32]",
+        "wrong: fc7.0.weight is float16 [32, 32], expected float32 [32, 32]",
+    ]
+    assert all(problem in str(caught.value) for problem in caught.value.problems)
+    torch.save({name: value.bfloat16() for name, value in tensors.items()}, path)
+    with pytest.raises(CheckpointError, match="fc8.0.bias is torch.strided torch.bfloat16"):
+        convert_torch_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "it is empty"),
+        (b"<!DOCTYPE html><html>Not found</html>", "looks like a web page"),
+        (b"PK\x03\x04 cut off", "damaged"),
+        ([1, 2], "of type list"),
+        ({}, "an empty dict"),
+        ({"epoch": 3, "loss": 0.5}, "epoch, loss are no tensors"),
+        ({"conv1.weight": torch.zeros(64, 3, 7, 7), "bn1.weight": torch.zeros(64)}, "another network: conv1.weight"),
+    ],
+    ids=["empty", "html", "cut", "list", "nothing", "no-tensors", "another-network"],
+)
+def test_files_of_something_else(content, message, tmp_path):
+    path = tmp_path / "file.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        convert_torch_checkpoint(path)
+    assert str(path) in str(caught.value) and "\n\n" not in str(caught.value)
+
+
+def test_names_that_are_nothing(tmp_path):
+    with pytest.raises(ConfigError, match="no released model has that name. Did you mean 'ipcl1"):
+        convert_torch_checkpoint("ipcl_1")
+    with pytest.raises(ConfigError, match="is a folder"):
+        convert_torch_checkpoint(tmp_path)
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_encoder(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="a folder of something else"):
+        open_encoder(tmp_path)
+
+
+# --- the way back --------------------------------------------------------------------------
+
+
+def test_round_trips_are_exact(small, tmp_path):
+    torch.save(small.state_dict(), tmp_path / "a.pth")
+    encoder = convert_torch_checkpoint(tmp_path / "a.pth", std=(0.2,) * 3)
+    back = to_torch_state_dict(encoder)
+    assert back.keys() == small.state_dict().keys()
+    for name, value in small.state_dict().items():
+        assert torch.equal(back[name], value) and back[name].dtype == value.dtype, name
+    twin(seed=9).load_state_dict(back, strict=True)
+
+    save_torch(encoder, tmp_path / "b.pth")
+    again = convert_torch_checkpoint(tmp_path / "b.pth")
+    assert again.digest() == encoder.digest() and again.std == (0.2,) * 3
+    save_encoder(encoder, tmp_path / "c.safetensors")
+    assert same(load_encoder(tmp_path / "c.safetensors"), encoder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "b.pth", "c.safetensors"]
+
+
+def test_writing_needs_no_second_copy_of_memory_views(small, tmp_path):
+    torch.save(small.state_dict(), tmp_path / "a.pth")
+    encoder = convert_torch_checkpoint(tmp_path / "a.pth")
+    tensors = to_torch_state_dict(encoder)
+    before = encoder.digest()
+    for tensor in tensors.values():
+        tensor.fill_(0)  # what torch does with its tensors must not reach the encoder
+    assert encoder.digest() == before
+
+
+def test_the_untrained_model_needs_no_file():
+    encoder = convert_torch_checkpoint("ipcl16")
+    assert encoder.name == "ipcl16" and encoder.mean == IMAGENET_MEAN and not encoder.source
+    kernel = np.asarray(encoder.variables["params"]["fc7_linear"]["kernel"])
+    assert abs(kernel).max() <= 4096**-0.5 and abs(kernel.std() * 4096**0.5 - 3**-0.5) < 1e-3  # torch's default
+    assert sum(leaf.size for leaf in jax.tree.leaves(encoder.variables["params"])) == 58_823_520
+
+
+# --- the command ---------------------------------------------------------------------------
+
+
+def _run(*arguments, code: int = 0) -> str:
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "COLUMNS": "200"}
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_command_writes_each_format(small, tmp_path):
+    torch.save(small.state_dict(), tmp_path / "a.pth")
+    encoder = convert_torch_checkpoint(tmp_path / "a.pth")
+    for to, out in (("torch", "b.pth"), ("safetensors", "b.safetensors"), ("orbax", "b")):
+        assert out in _run(tmp_path / "a.pth", "--to", to, "--out", tmp_path / out)
+        assert open_encoder(tmp_path / out).digest() == encoder.digest()
+    text = _run(tmp_path / "a.pth", "--to", "torch", "--out", tmp_path / "b.pth", code=2)
+    assert "is there already" in text and "Traceback" not in text
+
+
+def test_the_command_lists_the_zoo_and_explains_mistakes(tmp_path):
+    text = _run("--list")
+    assert all(name in text for name in zoo.MODELS) and "51bcc71556" in text
+    assert "--out" in _run("ipcl16", code=2)
+    assert "no folder" in _run("ipcl16", "--out", tmp_path / "no" / "a.pth", code=2)
+    assert "Did you mean" in _run("ipcl116", "--out", tmp_path / "a.pth", code=2)

@@ -1,0 +1,207 @@
+"""The extraction command as a user runs it: killed, refused, resumed, in every format."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+import zarr
+from PIL import Image
+
+from ipcl_jax import extract, load_encoder, load_stimuli, save_encoder
+from ipcl_jax.config import Model
+from ipcl_jax.encoder import untrained
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "extract.py"
+COUNT = 41
+
+
+def start(*arguments) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "COLUMNS": "200", "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)  # one device, as a user has
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.Popen(command, text=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def run(*arguments, code: int = 0) -> str:
+    process = start(*arguments)
+    text = "".join(process.communicate(timeout=300))
+    assert process.returncode == code, text
+    assert "Traceback" not in text
+    return text
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    save_encoder(untrained(Model(fc_dim=64), name="small", size=64), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(COUNT):
+        path = folder / ("faces" if i % 2 else "scenes") / f"{i}.{'jpg' if i % 3 else 'png'}"
+        path.parent.mkdir(exist_ok=True)
+        noise = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
+        noise.resize((90 + i, 80), Image.Resampling.BICUBIC).save(path, quality=95)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(model, images, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("unbroken") / "acts.h5"
+    text = run(model, images, "--layers", "fc7", "conv_block_1.0", "--batch-size", 4, "--out", path)
+    assert "41/41" in text and f"Wrote {path}: fc7 [41, 64], conv_block_1.0 [41, 15, 15, 96]" in text
+    assert [file.name for file in path.parent.iterdir()] == ["acts.h5"]
+    return path
+
+
+def test_the_file_holds_what_extract_computes(unbroken, model, images):
+    encoder = load_encoder(model)
+    with h5py.File(unbroken) as file:
+        assert set(file) == {"fc7", "conv_block_1.0", "names", "sha256"}
+        names = [name.decode() for name in file["names"]]
+        assert names[:3] == ["faces/1.jpg", "faces/3.png", "faces/5.jpg"] and len(names) == COUNT
+        assert names.index("scenes/8.jpg") < names.index("scenes/10.jpg")
+        found = {name: file[name][:] for name in ("fc7", "conv_block_1.0")}
+        digests = [hashlib.sha256((images / name).read_bytes()).hexdigest().encode() for name in names]
+        assert list(file["sha256"]) == digests
+        attributes = dict(file["fc7"].attrs)
+        assert attributes["layer"] == "fc7" and attributes["dtype"] == "float32"
+        assert attributes["model"] == file.attrs["model"] == "small"
+        assert attributes["weights_sha256"] == encoder.digest()
+        assert "shorter side to 64 pixels" in attributes["preprocessing"]
+        assert file["conv_block_1.0"].attrs["axes"] == "image height width channel"
+    stimuli = load_stimuli([images / name for name in names], encoder)
+    expected = extract(encoder, stimuli, list(found))
+    for name, values in found.items():
+        error = np.abs(values - expected[name]).max() / np.abs(values).max()
+        assert error < 2e-6, name  # another batch size, so other orders of sums
+
+
+def test_ten_kills_at_random_moments_change_no_byte(unbroken, model, images, tmp_path):
+    rng, survived = np.random.default_rng(time.time_ns()), 0
+    arguments = (model, images, "--layers", "fc7", "conv_block_1.0", "--batch-size", 4)
+    begun = time.monotonic()
+    run(*arguments, "--out", tmp_path / "timed.h5")
+    whole = time.monotonic() - begun
+    for attempt in range(10):
+        out = tmp_path / f"{attempt}.h5"
+        process = start(*arguments, "--out", out)
+        moment = rng.uniform(0.5, 1) * whole  # the first half is imports
+        while process.poll() is None and moment > 0:
+            # Half of the kills come right after the first row, where most could go wrong.
+            if attempt % 2 and out.with_name(f"{out.name}.part.json").exists():
+                time.sleep(rng.uniform(0, 0.3))
+                break
+            time.sleep(0.01)
+            moment -= 0.01
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        survived += not out.exists()
+        run(*arguments, "--out", out)
+        assert out.read_bytes() == unbroken.read_bytes(), attempt
+        assert not list(tmp_path.glob(f"*{attempt}.h5.part*"))
+    assert survived >= 5  # the kills did come before the end
+
+
+def test_a_complete_file_is_left_alone_and_another_request_refused(unbroken, model, images, tmp_path):
+    before = unbroken.read_bytes(), unbroken.stat().st_mtime_ns
+    layers = ("--layers", "fc7", "conv_block_1.0", "--batch-size", 4)
+    assert "complete already" in run(model, images, *layers, "--out", unbroken)
+    text = run(model, images, "--layers", "fc8", "--batch-size", 4, "--out", unbroken, code=2)
+    assert "layers: ['fc7 [64] float32'" in text and "It stays as it is" in text
+    text = run(model, images, *layers, "--transform", "validation", "--out", unbroken, code=2)
+    assert "preprocessing: shorter side to 64" in text
+    other = tmp_path / "other.safetensors"
+    save_encoder(untrained(Model(fc_dim=64), name="small", size=64, seed=1), other)
+    assert "weights_sha256" in run(other, images, *layers, "--out", unbroken, code=2)
+    assert "images: 41 there, 21 here" in run(model, images / "scenes", *layers, "--out", unbroken, code=2)
+    names = sorted(images.rglob("*.*g"), reverse=True)
+    assert "image 0: faces/1.jpg there" in run(model, *names, *layers, "--out", unbroken, code=2)
+    assert (unbroken.read_bytes(), unbroken.stat().st_mtime_ns) == before
+
+    (tmp_path / "notes.h5").write_text("mine")
+    assert "is no file of activations" in run(model, images, "--out", tmp_path / "notes.h5", code=2)
+    assert (tmp_path / "notes.h5").read_text() == "mine"
+
+
+def test_an_unreadable_image_stops_at_the_start_or_is_a_row_of_nan(model, images, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    whole = sorted(images.rglob("*.jpg"))[:4]
+    for i, path in enumerate(whole):
+        (folder / f"{i}.jpg").write_bytes(path.read_bytes())
+    (folder / "1.jpg").write_bytes(whole[1].read_bytes()[:500])
+    out = tmp_path / "acts.h5"
+    text = run(model, folder, "--out", out, code=2)
+    assert "1 of 4 images can't be read" in text and "1.jpg" in text and "--skip-unreadable" in text
+    assert list(tmp_path.iterdir()) == [folder]
+    text = run(model, folder, "--out", out, "--skip-unreadable")
+    with h5py.File(out) as file:
+        assert file["readable"][:].tolist() == [True, False, True, True]
+        assert np.isnan(file["fc7"][1]).all() and np.isfinite(file["fc7"][:][[0, 2, 3]]).all()
+    assert (tmp_path / "acts.h5.unreadable.txt").read_text().startswith("1.jpg: ")
+
+
+def test_formats_hold_the_same(unbroken, model, images, tmp_path):
+    arguments = (model, images, "--layers", "fc7", "conv_block_1.0", "--batch-size", 4)
+    for suffix in ("npz", "zarr", "mat"):
+        run(*arguments, "--out", tmp_path / f"acts.{suffix}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["acts.mat", "acts.npz", "acts.zarr"]
+    npz, mat = np.load(tmp_path / "acts.npz"), scipy.io.loadmat(tmp_path / "acts.mat")
+    group = zarr.open_group(tmp_path / "acts.zarr", mode="r")
+    with h5py.File(unbroken) as file:
+        names = [name.decode() for name in file["names"]]
+        for layer in ("fc7", "conv_block_1.0"):
+            for other in (npz[layer], mat[layer.replace(".", "_")], group[layer][:]):
+                assert other.dtype == np.float32
+                np.testing.assert_array_equal(other, file[layer][:])
+        assert npz["names"].tolist() == list(group["names"][:]) == [row[0][0] for row in mat["names"]] == names
+        assert '"model": "small"' in str(npz["attributes"]) and group.attrs["model"] == "small"
+        assert group["fc7"].attrs["layer"] == "fc7" and "small" in mat["attributes"][0]
+    assert "is there already" in run(*arguments, "--out", tmp_path / "acts.npz", code=2)
+
+
+def test_reductions_and_kinds_of_images(model, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 70, 80, 3), np.uint8)
+    with h5py.File(tmp_path / "stimuli.h5", "w") as file:
+        file["images"] = pixels
+    out = tmp_path / "acts.h5"
+    arguments = ("--layers", "all", "--pool", "mean", "--project", 50, "--seed", 3, "--dtype", "float16")
+    run(model, f"{tmp_path}/stimuli.h5:images[1:9:2]", *arguments, "--out", out, "--compute", "bfloat16")
+    encoder = load_encoder(model)
+    with h5py.File(out) as file:
+        assert set(file) == {*encoder.layer_names, "names", "sha256"}
+        assert [name.decode() for name in file["names"]] == ["1", "3", "5", "7"]
+        assert file["fc7"].shape == file["conv_block_3.1"].shape == (4, 50) and file["fc7"].dtype == np.float16
+        assert file.attrs["projection"] == "50 components, seed 3" and file.attrs["compute"] == "bfloat16"
+        assert all(np.isfinite(file[name][:]).all() for name in encoder.layer_names)
+    text = run(model, "sample", "--layers", "fc7", "conv_block_1.0", "--list-layers")
+    assert "15 x 15 x 96" in text and "86,400" in text  # bytes an image
+    assert f"{336 * (86_400 + 256) / 1e6:.1f} MB" in text
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("sample", "--layers", "fc77"), "did you mean 'fc7'"),
+        (("nowhere",), "neither a file nor a folder"),
+        (("sample", "--batch-size", "0"), "--batch-size is 0"),
+        (("sample", "--size", "20"), "needs at least 63"),
+        ((), "Give images"),
+    ],
+)
+def test_mistakes_are_explained(arguments, message, model, tmp_path):
+    assert message in run(model, *arguments, "--out", tmp_path / "acts.h5", code=2)
+    assert list(tmp_path.iterdir()) == []
