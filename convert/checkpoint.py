@@ -86,7 +86,9 @@ def _unpickle(path: Path) -> object:
         raise CheckpointError(f"{path} is no PyTorch checkpoint; {_what_it_is(path)}.") from None
     except Exception as error:  # zip and pickle each have their own errors for damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint; {_what_it_is(path)} ({reason}).") from None
+        raise CheckpointError(
+            f"{path} is damaged or no PyTorch checkpoint; {_what_it_is(path)} ({reason})."
+        ) from None
 
 
 def _what_it_is(path: Path) -> str:
@@ -108,7 +110,11 @@ def _not_tensors(tensors: object) -> str:
     if not tensors:
         return "it is an empty dict"
     others = [str(name) for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
-    return f"{', '.join(others[:5])} {'is no tensor' if len(others) == 1 else 'are no tensors'}" if others else ""
+    return (
+        f"{', '.join(others[:5])} {'is no tensor' if len(others) == 1 else 'are no tensors'}"
+        if others
+        else ""
+    )
 
 
 def _network(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:

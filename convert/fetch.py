@@ -34,7 +34,9 @@ def cache_folder(folder: str | Path | None = None) -> Path:
     return Path(home).expanduser() / "ipcl_jax"
 
 
-def fetch(record: Released, cache: Path, *, base_url: str | None = None, progress: bool = True) -> tuple[Path, str]:
+def fetch(
+    record: Released, cache: Path, *, base_url: str | None = None, progress: bool = True
+) -> tuple[Path, str]:
     """The file of a released model, from the cache if it is there.
 
     Interrupted downloads begin anew. A second process waits for the first.

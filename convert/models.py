@@ -131,7 +131,9 @@ def _with(encoder: Encoder, chosen: dict) -> Encoder:
     for name in ("arch", "out_dim"):
         there = getattr(encoder.model, name)
         if chosen.get(name, there) != there:
-            raise CheckpointError(f"{encoder.name} has {name} {there}, which {name}={chosen[name]} can't change.")
+            raise CheckpointError(
+                f"{encoder.name} has {name} {there}, which {name}={chosen[name]} can't change."
+            )
     model = dataclasses.replace(encoder.model, l2norm=chosen.get("l2norm", encoder.model.l2norm))
     images = {name: tuple(chosen[name]) for name in ("mean", "std") if name in chosen}
     return dataclasses.replace(encoder, model=model, **images)

@@ -3,28 +3,41 @@
     python experiments/benchmark.py loading
     python experiments/benchmark.py loading --source folder:/data/imagenet256 --threads 8
     python experiments/benchmark.py views
+    python experiments/benchmark.py extract
 """
 
 import importlib.util
 import itertools
-import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import h5py
 import jax
 import numpy as np
 import simplejpeg
 import tyro
 from PIL import Image
+from rich.console import Console
 
+# This folder comes last: its convert.py would hide the package of that name.
+sys.path.sort(key=os.path.dirname(os.path.realpath(__file__)).__eq__)
+
+import beside_torch
+import extract as extraction
+from beside_torch import Beside
+
+from convert import convert_torch_checkpoint, save_torch
 from ipcl_jax.config import Views
 from ipcl_jax.decoding import decode, place
 from ipcl_jax.loading import TrainBatches
 from ipcl_jax.sources import Source, open_source, photographs
+from ipcl_jax.stimulus_sets import open_stimuli
 from ipcl_jax.views import make_views, sample_view
 
 app = tyro.extras.SubcommandApp()
@@ -109,7 +122,8 @@ def views(images: int = 16, repeats: int = 9) -> None:
 
     torch_views = None
     if importlib.util.find_spec("torch"):
-        torch_views = TorchViews(pixels, choices_of(key, sizes, options), options)
+        torch_views = Beside(beside_torch.views, pixels, choices_of(key, sizes, options), options)
+        torch_views.run()  # the first time is slower
     print(f"{n} views of {len(pixels)} photographs on {jax.devices()[0].device_kind}")
     print("views/s   ours   torch   ratio" if torch_views else "views/s   ours   (torch is not installed)")
     turns = []
@@ -118,7 +132,7 @@ def views(images: int = 16, repeats: int = 9) -> None:
         make(key, canvas, sizes, options).block_until_ready()
         ours = n / (time.perf_counter() - start)
         if torch_views:
-            theirs = n / torch_views.seconds()
+            theirs = n / torch_views.run()[0]
             turns.append((ours, theirs, ours / theirs))
         else:
             turns.append((ours,))
@@ -126,9 +140,79 @@ def views(images: int = 16, repeats: int = 9) -> None:
         columns = [summary(column) for column in zip(*turns, strict=True)]
         print(f"{name:7}" + "".join(f" {x:7.{2 * (i == 2)}f}" for i, x in enumerate(columns)))
     if torch_views:
-        error = np.abs(rendered - torch_views.rendered()).max()
+        error = np.abs(rendered - torch_views.run()[1]).max()
         print(f"largest difference between the two: {error:.1e} (in standard deviations)")
         torch_views.close()
+
+
+@app.command
+def extract(images: int = 2000, side: int = 375, batch_size: int = 64, rounds: int = 3) -> None:
+    """fc7 of JPEGs on disk, beside the reference's way in torch: one image after the other, batches of 32.
+
+    The two take turns; each turn is all images. Ours is the whole command without its start: images are
+    checked, decoded, and stored in an HDF5 file. The weights are untrained ones, the same on both sides.
+
+    Args:
+        images: JPEGs to make.
+        side: their shorter side in pixels; the longer is 1 to 1.5 times that.
+        batch_size: of ours.
+        rounds: turns of either.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        stimuli, weights = Path(folder, "stimuli"), Path(folder, "weights.pth")
+        stimuli.mkdir()
+        write_jpegs(stimuli, images, side)
+        save_torch(convert_torch_checkpoint("ipcl16"), weights)
+        files = open_stimuli([str(stimuli)])
+        beside = Beside(beside_torch.fc7, str(weights), [str(stimuli / name) for name in files.names])
+        quiet = Console(file=open(os.devnull, "w"))
+        ours = extraction.Extraction(extraction.Extract(str(weights), batch_size=batch_size), quiet)
+        ours.run(open_stimuli([str(stimuli / files.names[0])]), Path(folder, "first.h5"))  # compiles
+        size = sum((stimuli / name).stat().st_size for name in files.names) / images
+        print(f"{images} JPEGs of {side} pixels, {size / 1000:.0f} kB; images/s")
+        print("          ours   torch   ratio")
+        turns = []
+        for turn in range(rounds):
+            out = Path(folder, f"{turn}.h5")
+            start = time.perf_counter()
+            with Memory() as memory:
+                ours.run(files, out)
+            seconds = time.perf_counter() - start
+            theirs, expected = beside.run()
+            turns.append((images / seconds, images / theirs, theirs / seconds))
+            print("{:7} {:7.1f} {:7.1f} {:7.2f}".format("turn", *turns[-1]))
+        for name, summary in (("median", statistics.median), ("lowest", min), ("highest", max)):
+            print("{:7} {:7.1f} {:7.1f} {:7.2f}".format(name, *map(summary, zip(*turns, strict=True))))
+        beside.close()
+        with h5py.File(out) as file:
+            error = np.abs(file["fc7"][:] - expected).max() / np.abs(expected).max()
+        print(f"largest difference between the two: {error:.1e} of the largest value")
+        early, late = (f"{size / 1e6:.0f} MB" for size in memory.halves())
+        print(f"memory of ours: at most {early} in the first half of the last turn, {late} in the second")
+
+
+class Memory:
+    """Samples this process's resident memory while it is open."""
+
+    def __enter__(self) -> "Memory":
+        self._samples, self._over = [], threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def halves(self) -> tuple[int, int]:
+        """Most bytes in the first and in the second half of the time."""
+        middle = len(self._samples) // 2
+        return max(self._samples[:middle]), max(self._samples[middle:])
+
+    def _sample(self) -> None:
+        page = os.sysconf("SC_PAGE_SIZE")
+        while not self._over.wait(0.05):
+            self._samples.append(int(Path("/proc/self/statm").read_text().split()[1]) * page)
 
 
 def choices_of(key: jax.Array, sizes: jax.Array, options: Views) -> list[dict]:
@@ -138,68 +222,6 @@ def choices_of(key: jax.Array, sizes: jax.Array, options: Views) -> list[dict]:
     drawn = sample(keys, np.repeat(sizes, options.per_image, axis=0))
     columns = {name: np.asarray(values).tolist() for name, values in drawn._asdict().items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-class TorchViews:
-    """torch in a process of its own, asleep while JAX works.
-
-    In one process torch's threads, which spin for a while after their work, would keep
-    the cores from JAX.
-
-    Args:
-        images: upright, `[h, w, 3]` uint8.
-        choices: of every view, image by image.
-        options: S, mean and std.
-    """
-
-    def __init__(self, images: list[np.ndarray], choices: list[dict], options: Views):
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, end = spawn.Pipe()
-        self._process = spawn.Process(target=_torch_worker, args=(end, images, choices, options), daemon=True)
-        self._process.start()
-        end.close()  # the worker's alone, so that its death is noticed here
-        self.seconds()  # the first time is slower
-
-    def seconds(self) -> float:
-        """How long all views took; returns when torch's threads have stopped spinning."""
-        self._pipe.send("seconds")
-        seconds = self._pipe.recv()
-        time.sleep(0.3)
-        return seconds
-
-    def rendered(self) -> np.ndarray:
-        """The views, `[views, S, S, 3]` float32."""
-        self._pipe.send("rendered")
-        return self._pipe.recv()
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._pipe.send("end")
-        self._process.join()
-
-
-def _torch_worker(pipe, images: list[np.ndarray], choices: list[dict], options: Views) -> None:
-    sys.path.append(str(Path(__file__).parents[1] / "tests"))
-    import torch
-    import torch_views
-
-    torch.set_num_threads(2)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (options.mean, options.std))
-    images = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in images]
-
-    def render() -> torch.Tensor:
-        views = []
-        for b, image in enumerate(images):
-            image = image.float() / 255
-            for choice in choices[b * options.per_image : (b + 1) * options.per_image]:
-                views.append((torch_views.view(image, choice, options.size) - mean) / std)
-        return torch.stack(views)
-
-    while (wanted := pipe.recv()) != "end":
-        start = time.perf_counter()
-        rendered = render()
-        seconds = time.perf_counter() - start
-        pipe.send(seconds if wanted == "seconds" else rendered.permute(0, 2, 3, 1).numpy())
 
 
 def decode_bare(files: Source, threads: int, seconds: float) -> tuple[float, float]:
@@ -228,12 +250,13 @@ def take(batches: TrainBatches, seconds: float) -> tuple[float, float]:
     return done / (time.perf_counter() - start), 1e6 * (time.process_time() - processor) / done
 
 
-def write_jpegs(folder: Path, number: int) -> None:
-    """JPEGs of 256 pixels on the shorter side: random crops of the sample photographs.
+def write_jpegs(folder: Path, number: int, side: int = 256) -> None:
+    """JPEGs made of random crops of the sample photographs.
 
     Args:
         folder: where; it must exist.
         number: how many.
+        side: their shorter side in pixels.
     """
     rng = np.random.default_rng(0)
     originals = [Image.open(path).convert("RGB") for path in photographs()]
@@ -247,7 +270,7 @@ def write_jpegs(folder: Path, number: int) -> None:
         width, height = (short, long) if tall else (long, short)
         left = int(rng.integers(image.width - width + 1))
         top = int(rng.integers(image.height - height + 1))
-        shape = (256, 256 * long // short) if tall else (256 * long // short, 256)
+        shape = (side, side * long // short) if tall else (side * long // short, side)
         crop = image.resize(shape, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
         crop.save(folder / f"{i}.jpg", quality=92)
 

@@ -1,10 +1,11 @@
 """Lists the released models, and writes any model as a file for torch, safetensors or Orbax.
 
-    python experiments/convert.py --list
-    python experiments/convert.py ipcl1 --to safetensors --out ipcl1.safetensors
-    python experiments/convert.py runs/ipcl_smoke --to torch --out ipcl_smoke.pth
+python experiments/convert.py --list
+python experiments/convert.py ipcl1 --to safetensors --out ipcl1.safetensors
+python experiments/convert.py runs/ipcl_smoke --to torch --out ipcl_smoke.pth
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-sys.path.append(sys.path.pop(0))  # this folder last: its convert.py would hide the package of that name
+# This folder comes last: its convert.py would hide the package of that name.
+sys.path.sort(key=os.path.dirname(os.path.realpath(__file__)).__eq__)
 
 from convert import CheckpointError, DownloadError, open_encoder, save_torch
 from ipcl_jax.config import ConfigError

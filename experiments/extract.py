@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-sys.path.append(sys.path.pop(0))  # this folder last: its convert.py would hide the package of that name
+# This folder comes last: its convert.py would hide the package of that name.
+sys.path.sort(key=os.path.dirname(os.path.realpath(__file__)).__eq__)
 
 from convert import CheckpointError, DownloadError, open_encoder
 from ipcl_jax.config import SMALLEST_IMAGE, ConfigError
@@ -36,7 +37,14 @@ from ipcl_jax.formats import Format, check_format, export
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.projection import make_projection
 from ipcl_jax.stimuli import make_transform
-from ipcl_jax.stimulus_sets import StimulusBatch, StimulusSet, find_damage, open_stimuli, stimulus_batches, why_unreadable
+from ipcl_jax.stimulus_sets import (
+    StimulusBatch,
+    StimulusSet,
+    find_damage,
+    open_stimuli,
+    stimulus_batches,
+    why_unreadable,
+)
 from ipcl_jax.training import batch_sharding, make_mesh
 
 
@@ -103,13 +111,17 @@ class Extraction:
         self.size = options.size or self.encoder.size
         smallest = SMALLEST_IMAGE[self.encoder.model.arch]
         if self.size < smallest:
-            raise ConfigError(f"--size is {self.size} pixels; {self.encoder.model.arch} needs at least {smallest}.")
+            raise ConfigError(
+                f"--size is {self.size} pixels; {self.encoder.model.arch} needs at least {smallest}."
+            )
         self.transform = make_transform(options.transform, self.size)
         self.layers, self.projections = layers_of(options, self.encoder, self.size)
 
     def table(self, n_images: int | None) -> Table:
         """The layers: shapes, bytes an image, and bytes of all images."""
-        table = Table("layer", "shape", "bytes an image", "on disk", title=f"{self.encoder}, {self.size} pixels")
+        table = Table(
+            "layer", "shape", "bytes an image", "on disk", title=f"{self.encoder}, {self.size} pixels"
+        )
         rows = [(name, " x ".join(map(str, layer.shape)), layer.bytes) for name, layer in self.layers.items()]
         for name, shape, size in [*rows, ("together", "", sum(size for *_, size in rows))]:
             total = "–" if n_images is None else f"{size * n_images / 1e6:,.1f} MB"
@@ -152,16 +164,19 @@ class Extraction:
     def _list_unreadable(self, stimuli: StimulusSet, places: list[int], path: Path) -> None:
         lines = [f"{stimuli.names[i]}: {why_unreadable(stimuli, i, self.transform)}\n" for i in places]
         path.write_text("".join(lines), encoding="utf-8")
-        self.console.print(f"{len(lines)} images can't be read; their rows are NaN. They are listed in {path}")
+        self.console.print(
+            f"{len(lines)} images can't be read; their rows are NaN. They are listed in {path}"
+        )
 
     def attributes(self) -> dict[str, str | int]:
         """What activations depend on, besides the images."""
         encoder, options = self.encoder, self.options
+        digest = encoder.digest()
         projected = any(projection is not None for projection in self.projections.values())
         return {
             "model": encoder.name,
-            "model_sha256": encoder.source or encoder.digest(),
-            "weights_sha256": encoder.digest(),
+            "model_sha256": encoder.source or digest,
+            "weights_sha256": digest,
             "preprocessing": f"{self.transform}, [0, 1], less {list(encoder.mean)}, by {list(encoder.std)}",
             "pool": options.pool or "none",
             "projection": f"{options.project} components, seed {options.seed}" if projected else "none",
@@ -170,7 +185,7 @@ class Extraction:
         }
 
     def _stream(self, stimuli: StimulusSet, file: FeatureFile) -> None:
-        """Computes and stores the rows that are missing, a batch on the device while the one before is written."""
+        """Stores the rows that are missing: a batch is computed while the one before is written."""
         options = self.options
         mesh = make_mesh()
         sharding, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
@@ -179,7 +194,12 @@ class Extraction:
             stimuli, self.transform, batch_size=math.ceil(options.batch_size / mesh.size) * mesh.size,
             threads=options.threads, start=file.rows,
         )  # fmt: skip
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+        )
         start, skipped = perf_counter(), file.rows
         if skipped:
             self.console.print(f"Going on after {skipped} images.")
@@ -189,8 +209,9 @@ class Extraction:
                 if batch.problems and not options.skip_unreadable:
                     place, reason = next(iter(batch.problems.items()))
                     raise ConfigError(
-                        f"{stimuli.names[batch.first + place]} can't be read: {reason}\nWhat was extracted before it is "
-                        "kept. Mend it and give the same command to go on, or start anew with --skip-unreadable."
+                        f"{stimuli.names[batch.first + place]} can't be read: {reason}\n"
+                        "What was extracted before it is kept. Mend it and give the same command to go on, "
+                        "or start anew with --skip-unreadable."
                     )
                 file.write(values, batch.sha256, list(batch.problems))
                 speed = f"{(file.rows - skipped) / (perf_counter() - start):.0f} images/s"
@@ -204,7 +225,9 @@ class Extraction:
         ahead = None
         for batch in batches:
             pixels = jax.device_put(batch.pixels, sharding)
-            values = reduced(encoder, pixels, projections, pool=self.options.pool, dtype=compute, stored=stored)
+            values = reduced(
+                encoder, pixels, projections, pool=self.options.pool, dtype=compute, stored=stored
+            )
             if ahead:
                 yield ahead[0], _to_host(*ahead)
             ahead = batch, values

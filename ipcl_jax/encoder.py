@@ -66,7 +66,8 @@ class Encoder:
     def __repr__(self) -> str:
         count = sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(self.variables.get("params")))
         embedding = f"{self.model.out_dim} outputs" + (" of unit length" if self.model.l2norm else "")
-        return f"<Encoder {self.name or 'unnamed'}: {self.model.arch}, {embedding}, {count / 1e6:.1f} M parameters>"
+        kind = f"{self.model.arch}, {embedding}, {count / 1e6:.1f} M parameters"
+        return f"<Encoder {self.name or 'unnamed'}: {kind}>"
 
     @property
     def module(self) -> nn.Module:
@@ -225,7 +226,9 @@ def _load_run(folder: Path) -> Encoder:
 def _load_orbax(folder: Path) -> Encoder:
     try:
         description = json.loads((folder / "description" / "metadata").read_text(encoding="utf-8"))
-        return describe(_restore(folder / "variables", expected_variables(Model(**description["model"]))), description)
+        return describe(
+            _restore(folder / "variables", expected_variables(Model(**description["model"]))), description
+        )
     except Exception as error:
         raise ConfigError(f"{folder} can't be read as a model: {error}") from error
 
@@ -262,7 +265,8 @@ def _flat(tree: dict) -> dict[str, np.ndarray]:
     """Variables by names such as `params/fc7_linear/kernel`."""
     leaves = flatten_dict(tree, sep="/")
     return {
-        name: leaf if isinstance(leaf, jax.ShapeDtypeStruct) else np.asarray(leaf) for name, leaf in leaves.items()
+        name: leaf if isinstance(leaf, jax.ShapeDtypeStruct) else np.asarray(leaf)
+        for name, leaf in leaves.items()
     }
 
 

@@ -34,13 +34,14 @@ def extract(
         params: the model.
         imgs: `[B, H, W, 3]`, either float, normalised as the model wants it (`load_stimuli` does that), or
             uint8 in 0-255, which is normalised here; any H and W from 63 on.
-        layers: names as in the reference, such as `fc7` or `conv_block_1.0`, or one name; `params.layer_names`
-            has all.
+        layers: names as in the reference, such as `fc7` or `conv_block_1.0`, or one name;
+            `params.layer_names` has all.
         dtype: of convolutions and matrix products. bfloat16 is faster on accelerators and
             errs by about 1 % of a layer's largest value; activations are float32 either way.
 
     Returns:
-        Each layer by its name, in the order asked for, float32: `[B, h, w, C]` up to ave_pool, `[B, D]` after it.
+        Each layer by its name, in the order asked for, float32: `[B, h, w, C]` up to ave_pool, `[B, D]`
+        after it.
 
     Raises:
         ValueError: for unknown layers (near names are given), and for images of another shape or range.
@@ -68,7 +69,10 @@ def compute(encoder: Encoder, images: Array, layers: tuple[str, ...], dtype: jnp
     images = normalize(images, encoder) if images.dtype == jnp.uint8 else images
     module = encoder.module.clone(dtype=None if dtype == jnp.float32 else dtype)
     _, activations = module.apply(encoder.variables, images, layers=layers)
-    return {name: activations[name].astype(jnp.promote_types(jnp.float32, activations[name].dtype)) for name in layers}
+    return {
+        name: activations[name].astype(jnp.promote_types(jnp.float32, activations[name].dtype))
+        for name in layers
+    }
 
 
 def normalize(images: Array, encoder: Encoder) -> Array:
@@ -95,18 +99,16 @@ def _check_images(encoder: Encoder, images: Array | np.ndarray) -> None:
     *found, finite = np.asarray(_extent(images)).tolist()
     if not finite:
         raise ValueError("imgs holds values that are not finite numbers.")
+    wanted = f"(imgs - mean) / std, with imgs in [0, 1], mean {encoder.mean} and std {encoder.std}"
+    there = f"imgs lies in {found[0]:.4g} to {found[1]:.4g}"
     if found[0] < low - _SLACK or found[1] > high + _SLACK:
-        reason = "They look like 0-255 floats" if found[1] > 10 else "They are not normalised as this model wants"
+        reason = "look like 0-255 floats" if found[1] > 10 else "are not normalised as this model wants"
         raise ValueError(
-            f"imgs lies in {found[0]:.4g} to {found[1]:.4g}; normalised images of this model lie in {low:.4g} to "
-            f"{high:.4g}. {reason}: pass uint8, or normalise with mean {encoder.mean} and std {encoder.std} of [0, 1]."
+            f"{there}; normalised images of this model lie in {low:.4g} to {high:.4g}. These {reason}: "
+            f"pass uint8, or {wanted}."
         )
     if 0 <= found[0] and 0.5 < found[1] <= 1:
-        warnings.warn(
-            f"imgs lies in {found[0]:.4g} to {found[1]:.4g}, as if it were in [0, 1] and not normalised. This model "
-            f"wants (imgs - mean) / std, with mean {encoder.mean} and std {encoder.std}.",
-            stacklevel=3,
-        )
+        warnings.warn(f"{there}, as if it were not normalised. Expected is {wanted}.", stacklevel=3)
 
 
 @jax.jit
@@ -142,7 +144,8 @@ def reduced(
         stored: dtype of the result.
 
     Returns:
-        Each layer by its name: `[B, N]` if projected, else `[B, C]` or `[B, D]` if pooled or flat, else `[B, h, w, C]`.
+        Each layer by its name: `[B, N]` if projected, else `[B, C]` or `[B, D]` if pooled or flat,
+        else `[B, h, w, C]`.
     """
     kept = {}
     for name, values in compute(encoder, images, tuple(projections), dtype).items():
@@ -155,7 +158,12 @@ def reduced(
 
 
 def plan(
-    encoder: Encoder, layers: Iterable[str], *, size: int, pool: Pool | None = None, n_components: int | None = None
+    encoder: Encoder,
+    layers: Iterable[str],
+    *,
+    size: int,
+    pool: Pool | None = None,
+    n_components: int | None = None,
 ) -> dict[str, tuple[tuple[int, ...], bool]]:
     """What would be kept of each layer for an image, without computing it.
 
@@ -174,5 +182,6 @@ def plan(
     shapes = jax.eval_shape(keep, encoder, images, dict.fromkeys(layers))
     found = {name: shapes[name].shape[1:] for name in layers}
     return {
-        name: (shape, n_components is not None and math.prod(shape) > n_components) for name, shape in found.items()
+        name: (shape, n_components is not None and math.prod(shape) > n_components)
+        for name, shape in found.items()
     }

@@ -95,7 +95,9 @@ class FeatureFile:
         try:
             self._file = h5py.File(self.part, "r+")
         except OSError as error:
-            raise ConfigError(f"{self.part} can't be opened; is another process writing it? ({error})") from None
+            raise ConfigError(
+                f"{self.part} can't be opened; is another process writing it? ({error})"
+            ) from None
         self._saved_at = monotonic()
 
     def write(
@@ -200,7 +202,9 @@ class FeatureFile:
             if there.get(field) != here.get(field)
         ]
         if not found and names_there != list(names):
-            first = next(i for i, pair in enumerate(zip(names_there, names, strict=True)) if pair[0] != pair[1])
+            first = next(
+                i for i, pair in enumerate(zip(names_there, names, strict=True)) if pair[0] != pair[1]
+            )
             found = [f"image {first}: {names_there[first]} there, {names[first]} here"]
         if found:
             listing = "\n  ".join(found)
@@ -227,7 +231,9 @@ def _request_of(path: Path) -> dict:
         with h5py.File(path) as file:
             return json.loads(file.attrs["request"])
     except (OSError, KeyError, ValueError):
-        raise ConfigError(f"{path} is there already, and is no file of activations; give another --out.") from None
+        raise ConfigError(
+            f"{path} is there already, and is no file of activations; give another --out."
+        ) from None
 
 
 def _names_of(path: Path) -> list[str]:

@@ -49,8 +49,8 @@ def export(source: Path, target: Path, format: Format) -> None:
     Args:
         source: HDF5, as `features.FeatureFile` writes it.
         target: the copy; it must not be there yet.
-        format: `npz` (one array a layer, and `attributes` as JSON text), `zarr` (a folder, format 3), or `mat`
-            (MATLAB 5; dots in layer names become underscores, and names a cell array).
+        format: `npz` (one array a layer, and `attributes` as JSON text), `zarr` (a folder, format 3),
+            or `mat` (MATLAB 5; dots in layer names become underscores, and names a cell array).
     """
     part = target.with_name(f".{target.name}.part")
     _remove(part)
@@ -69,7 +69,9 @@ def _remove(path: Path) -> None:
 
 
 def _attributes(file: h5py.File) -> dict:
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
+    return {
+        name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()
+    }
 
 
 def _strings(dataset: h5py.Dataset) -> np.ndarray:

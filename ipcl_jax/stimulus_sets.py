@@ -65,8 +65,7 @@ def open_stimuli(images: Sequence[str], *, split: str = "val", dir: str | None =
         return _Files([Path(name) for name in images], images)
     path = Path(first).expanduser()
     if first.startswith("tfds:"):
-        source = TfdsSource(first.removeprefix("tfds:"), split, dir=dir)
-        return _Sourced(source, [f"{source.name.removeprefix('tfds:')}/{i}" for i in range(len(source))])
+        return _Sourced(TfdsSource(first.removeprefix("tfds:"), split, dir=dir))
     if match := _HDF5.fullmatch(first):
         return _Rows(Path(match["file"]).expanduser(), match["dataset"], match["rows"])
     if path.is_dir():
@@ -75,8 +74,7 @@ def open_stimuli(images: Sequence[str], *, split: str = "val", dir: str | None =
     if path.is_file():
         return _one_file(path)
     if first == "sample":
-        source = SampleSource(split)
-        return _Sourced(source, [source.describe(i) for i in range(len(source))])
+        return _Sourced(SampleSource(split))
     if glob.has_magic(first):
         found = sorted(glob.glob(os.path.expanduser(first), recursive=True))
         found = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
@@ -89,7 +87,9 @@ def _one_file(path: Path) -> StimulusSet:
     if suffix in _LISTS:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         names = [line for line in lines if line and not line.startswith("#")]
-        return _Files([path.parent / Path(name).expanduser() for name in names], names, searched=f"the list {path}")
+        return _Files(
+            [path.parent / Path(name).expanduser() for name in names], names, searched=f"the list {path}"
+        )
     if suffix in (".h5", ".hdf5", ".hdf"):
         raise ConfigError(f"{path} is an HDF5 file; name the dataset too: {path}:DATASET.{_datasets(path)}")
     return _Files([path], [path.name])
@@ -119,7 +119,9 @@ class _Files:
             raise ConfigError(f"No images: {searched} has none.{_WAYS}")
         if lost := [str(path) for path in paths if not path.is_file()]:
             more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-            raise ConfigError(f"{len(lost)} of {len(paths)} images do not exist: {', '.join(lost[:3])}{more}.")
+            raise ConfigError(
+                f"{len(lost)} of {len(paths)} images do not exist: {', '.join(lost[:3])}{more}."
+            )
         self._paths, self.names = paths, list(names)
 
     def __getitem__(self, i: int) -> bytes:
@@ -129,8 +131,8 @@ class _Files:
 class _Sourced:
     """The images of a source that training reads too."""
 
-    def __init__(self, source: Source, names: Sequence[str]):
-        self._source, self.names = source, names
+    def __init__(self, source: Source):
+        self._source, self.names = source, [source.describe(i) for i in range(len(source))]
 
     def __getitem__(self, i: int) -> bytes | np.ndarray:
         return self._source[i][0]
@@ -147,7 +149,11 @@ class _Rows:
         except (KeyError, OSError) as error:
             raise ConfigError(f"{path} has no dataset {dataset!r} ({error}).{_datasets(path)}") from None
         shape = getattr(self._data, "shape", ())
-        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)) or self._data.dtype != np.uint8:
+        if (
+            len(shape) not in (3, 4)
+            or (len(shape) == 4 and shape[3] not in (1, 3))
+            or self._data.dtype != np.uint8
+        ):
             kind = f"{self._data.dtype} {list(shape)}" if shape else "a group"
             raise ConfigError(
                 f"{path}:{dataset} is {kind}, expected uint8 [N, H, W, 3], or [N, H, W] for grey.{_datasets(path)}"
@@ -196,9 +202,13 @@ def find_damage(stimuli: StimulusSet, *, threads: int) -> dict[int, str]:
     """
     if isinstance(stimuli[0], np.ndarray):  # not files; reading them all would take long and show nothing
         return {}
+    damage, total = {}, len(stimuli.names)
     with ThreadPoolExecutor(threads) as pool:
-        reasons = pool.map(lambda i: _damage(stimuli, i), range(len(stimuli.names)))
-        return {i: reason for i, reason in enumerate(reasons) if reason}
+        for start in range(0, total, 4096):  # a million tasks at once would fill the memory
+            places = range(start, min(start + 4096, total))
+            reasons = pool.map(lambda i: _damage(stimuli, i), places)
+            damage |= {i: reason for i, reason in zip(places, reasons, strict=True) if reason}
+    return damage
 
 
 def _damage(stimuli: StimulusSet, i: int) -> str:

@@ -89,7 +89,8 @@ def _prefixed(prefix: str, tensors: dict) -> OrderedDict:
         lambda tensors: {"state_dict": tensors, "epoch": 100},
         lambda tensors: {"state_dict": _prefixed("module.", tensors), "arch": "alexnet_gn"},
         lambda tensors: {
-            "state_dict": _prefixed("base_encoder.", tensors) | {"queue": torch.zeros(4096, 128), "Z": torch.ones(1)},
+            "state_dict": _prefixed("base_encoder.", tensors)
+            | {"queue": torch.zeros(4096, 128), "Z": torch.ones(1)},
             "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.03}]},
         },
         lambda tensors: {"state_dict": _prefixed("module.base_encoder.module.", tensors)},
@@ -115,7 +116,9 @@ def test_an_explicit_argument_wins(small, tmp_path):
     assert not convert_torch_checkpoint(path).model.l2norm
     encoder = convert_torch_checkpoint(path, l2norm=True, mean=(0.5,) * 3, std=(0.2,) * 3)
     assert encoder.model.l2norm and encoder.mean == (0.5,) * 3 and encoder.std == (0.2,) * 3
-    with pytest.raises(CheckpointError, match="wrong: fc8.0.weight is float32 .1000, 32., expected float32 .10, 32."):
+    with pytest.raises(
+        CheckpointError, match="wrong: fc8.0.weight is float32 .1000, 32., expected float32 .10, 32."
+    ):
         convert_torch_checkpoint(path, out_dim=10)
 
 
@@ -186,7 +189,10 @@ def test_every_wrong_tensor_is_listed_at_once(small, tmp_path):
         ([1, 2], "of type list"),
         ({}, "an empty dict"),
         ({"epoch": 3, "loss": 0.5}, "epoch, loss are no tensors"),
-        ({"conv1.weight": torch.zeros(64, 3, 7, 7), "bn1.weight": torch.zeros(64)}, "another network: conv1.weight"),
+        (
+            {"conv1.weight": torch.zeros(64, 3, 7, 7), "bn1.weight": torch.zeros(64)},
+            "another network: conv1.weight",
+        ),
     ],
     ids=["empty", "html", "cut", "list", "nothing", "no-tensors", "another-network"],
 )
@@ -246,8 +252,40 @@ def test_the_untrained_model_needs_no_file():
     encoder = convert_torch_checkpoint("ipcl16")
     assert encoder.name == "ipcl16" and encoder.mean == IMAGENET_MEAN and not encoder.source
     kernel = np.asarray(encoder.variables["params"]["fc7_linear"]["kernel"])
-    assert abs(kernel).max() <= 4096**-0.5 and abs(kernel.std() * 4096**0.5 - 3**-0.5) < 1e-3  # torch's default
+    assert (
+        abs(kernel).max() <= 4096**-0.5 and abs(kernel.std() * 4096**0.5 - 3**-0.5) < 1e-3
+    )  # torch's default
     assert sum(leaf.size for leaf in jax.tree.leaves(encoder.variables["params"])) == 58_823_520
+
+
+def test_a_trained_run_goes_to_torch_and_back(tmp_path):
+    run, file = tmp_path / "run", tmp_path / "run.pth"
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    environment.pop("XLA_FLAGS", None)
+    trainer = [
+        sys.executable,
+        str(SCRIPT.with_name("train.py")),
+        "--config",
+        "ipcl_smoke",
+        "--monitor.no-baseline",
+    ]
+    short = ["--max-steps", "3", "--batch-size", "8", "--views.per-image", "2", "--out", str(run)]
+    subprocess.run(trainer + short, env=environment, check=True, capture_output=True)
+    _run(run, "--to", "torch", "--out", file)
+
+    trained = load_encoder(run)
+    assert trained.steps == 3 and trained.size == 64 and trained.model.fc_dim == 1024
+    torch_model = TorchAlexNetGN(fc_dim=1024).eval()
+    torch_model.load_state_dict(torch.load(file, weights_only=True)["state_dict"], strict=True)
+    assert torch_model.fc6[1].num_batches_tracked == 3
+    x = images(5, 64)
+    expected = all_layers(torch_model, channel_first(x))["fc7"].numpy()
+    found = np.asarray(extract(trained, x, "fc7")["fc7"])
+    assert np.abs(found - expected).max() / np.abs(expected).max() < FC7_CLOSE
+
+    back = convert_torch_checkpoint(file)
+    jax.tree.map(np.testing.assert_array_equal, back.variables, trained.variables)
+    assert back.description() == trained.description() | {"source": back.source}
 
 
 # --- the command ---------------------------------------------------------------------------

@@ -37,7 +37,11 @@ def test_a_pytree_whose_description_is_static(encoder):
     mean = jax.tree.map(lambda a, b: (a + b) / 2, encoder, other)
     assert mean.digest() == encoder.digest() != doubled.digest()
     assert jax.tree.structure(dataclasses.replace(encoder, std=(0.3,) * 3)) != tree
-    assert "small" in repr(encoder) and "128 outputs of unit length" in repr(encoder) and len(repr(encoder)) < 100
+    assert (
+        "small" in repr(encoder)
+        and "128 outputs of unit length" in repr(encoder)
+        and len(repr(encoder)) < 100
+    )
 
 
 def test_a_file_holds_everything(encoder, tmp_path):
@@ -87,8 +91,14 @@ def test_variables_must_fit_the_description(encoder):
 
 def test_a_run_loads_as_an_encoder(tmp_path):
     config = Train(
-        name="tiny", model=SMALL, views=Views(size=64, std=(0.2,) * 3), data=Data(source="sample"),
-        objective=Objective(queue_size=8), batch_size=4, accumulate=2, out=str(tmp_path / "run"),
+        name="tiny",
+        model=SMALL,
+        views=Views(size=64, std=(0.2,) * 3),
+        data=Data(source="sample"),
+        objective=Objective(queue_size=8),
+        batch_size=4,
+        accumulate=2,
+        out=str(tmp_path / "run"),
     )
     folder = claim_folder(config)
     with pytest.raises(ConfigError, match="no complete checkpoint"):
@@ -97,7 +107,9 @@ def test_a_run_loads_as_an_encoder(tmp_path):
     state = state.replace(step=jnp.asarray(3, jnp.int32))
     with Checkpoints(folder, keep=2) as checkpoints:
         checkpoints.save(state)
-        checkpoints.save(state.replace(step=state.step + 2, params=jax.tree.map(lambda x: x + 1, state.params)))
+        checkpoints.save(
+            state.replace(step=state.step + 2, params=jax.tree.map(lambda x: x + 1, state.params))
+        )
     before = sorted(path for path in folder.rglob("*"))
     encoder = load_encoder(folder)
     assert (encoder.name, encoder.steps, encoder.size, encoder.std) == ("tiny", 5, 64, (0.2,) * 3)

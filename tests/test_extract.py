@@ -24,10 +24,16 @@ COUNT = 41
 
 
 def start(*arguments) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "COLUMNS": "200", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "PYTHONPATH": str(SCRIPT.parents[1]),
+        "COLUMNS": "200",
+        "JAX_PLATFORMS": "cpu",
+    }
     environment.pop("XLA_FLAGS", None)  # one device, as a user has
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.Popen(command, text=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, text=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def run(*arguments, code: int = 0) -> str:
@@ -167,7 +173,9 @@ def test_formats_hold_the_same(unbroken, model, images, tmp_path):
             for other in (npz[layer], mat[layer.replace(".", "_")], group[layer][:]):
                 assert other.dtype == np.float32
                 np.testing.assert_array_equal(other, file[layer][:])
-        assert npz["names"].tolist() == list(group["names"][:]) == [row[0][0] for row in mat["names"]] == names
+        assert (
+            npz["names"].tolist() == list(group["names"][:]) == [row[0][0] for row in mat["names"]] == names
+        )
         assert '"model": "small"' in str(npz["attributes"]) and group.attrs["model"] == "small"
         assert group["fc7"].attrs["layer"] == "fc7" and "small" in mat["attributes"][0]
     assert "is there already" in run(*arguments, "--out", tmp_path / "acts.npz", code=2)
@@ -184,7 +192,9 @@ def test_reductions_and_kinds_of_images(model, tmp_path):
     with h5py.File(out) as file:
         assert set(file) == {*encoder.layer_names, "names", "sha256"}
         assert [name.decode() for name in file["names"]] == ["1", "3", "5", "7"]
-        assert file["fc7"].shape == file["conv_block_3.1"].shape == (4, 50) and file["fc7"].dtype == np.float16
+        assert (
+            file["fc7"].shape == file["conv_block_3.1"].shape == (4, 50) and file["fc7"].dtype == np.float16
+        )
         assert file.attrs["projection"] == "50 components, seed 3" and file.attrs["compute"] == "bfloat16"
         assert all(np.isfinite(file[name][:]).all() for name in encoder.layer_names)
     text = run(model, "sample", "--layers", "fc7", "conv_block_1.0", "--list-layers")

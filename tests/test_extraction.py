@@ -22,7 +22,9 @@ def encoder() -> Encoder:
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
     rng = np.random.default_rng(0)
-    return np.kron(rng.integers(0, 256, (3, 8, 8, 3)), np.ones((1, 9, 9, 1))).astype(np.uint8)  # [3, 72, 72, 3]
+    return np.kron(rng.integers(0, 256, (3, 8, 8, 3)), np.ones((1, 9, 9, 1))).astype(
+        np.uint8
+    )  # [3, 72, 72, 3]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,9 @@ def test_differentiable_and_vmappable(encoder, images):
 
     one_by_one = jax.vmap(lambda x: extract(encoder, x[None], "fc8")["fc8"][0])(images)
     expected = extract(encoder, images, "fc8")["fc8"]
-    np.testing.assert_allclose(one_by_one, expected, atol=2e-6 * np.abs(expected).max())  # another order of sums
+    np.testing.assert_allclose(
+        one_by_one, expected, atol=2e-6 * np.abs(expected).max()
+    )  # another order of sums
     models = jax.tree.map(lambda *leaves: jnp.stack(leaves), encoder, untrained(encoder.model, seed=1,
                           mean=encoder.mean, std=encoder.std))  # fmt: skip
     both = jax.vmap(lambda model: extract(model, images, "fc8")["fc8"])(models)
@@ -91,7 +95,9 @@ def test_differentiable_and_vmappable(encoder, images):
 def test_bfloat16_errs_by_what_its_docstring_says(encoder, images):
     exact = extract(encoder, images, encoder.layer_names)
     rough = extract(encoder, images, encoder.layer_names, dtype=jnp.bfloat16)
-    errors = {name: float(jnp.abs(rough[name] - exact[name]).max() / jnp.abs(exact[name]).max()) for name in exact}
+    errors = {
+        name: float(jnp.abs(rough[name] - exact[name]).max() / jnp.abs(exact[name]).max()) for name in exact
+    }
     assert all(value.dtype == jnp.float32 for value in rough.values())
     # bfloat16 rounds each operand by up to 2^-9; that adds up to a few thousandths a layer.
     assert 1e-3 < max(errors.values()) < 2e-2, errors
@@ -124,7 +130,7 @@ def test_other_mistakes(encoder, images):
         extract(encoder, (images * 10).astype(int), "fc7")
     with pytest.raises(TypeError, match="params is a dict, expected an Encoder"):
         extract(encoder.variables, images, "fc7")
-    with pytest.warns(UserWarning, match="as if it were in .0, 1. and not normalised"):
+    with pytest.warns(UserWarning, match="as if it were not normalised"):
         extract(encoder, np.abs(images) / 4, "fc7")
     supervised = untrained(Model(fc_dim=64, out_dim=10, l2norm=False), mean=encoder.mean, std=encoder.std)
     with pytest.raises(ValueError, match="No layer 'l2norm' in this model: it does not scale"):
@@ -138,11 +144,17 @@ def test_a_projection_equals_its_matrix_and_keeps_lengths():
     features = np.random.default_rng(0).normal(size=(5, 3000)).astype(np.float32) * np.arange(1, 6)[:, None]
     projection = make_projection(3, 3000, 700)
     matrix = np.zeros((700, 3000))
-    np.add.at(matrix, (np.arange(700)[:, None], np.asarray(projection.columns)), np.asarray(projection.values, float))
+    np.add.at(
+        matrix,
+        (np.arange(700)[:, None], np.asarray(projection.columns)),
+        np.asarray(projection.values, float),
+    )
     found = project(jnp.asarray(features), projection)
     expected = features @ matrix.T
     np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())  # float32 sums of 55
-    np.testing.assert_allclose(jax.jit(project)(features, projection), found, atol=1e-6 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        jax.jit(project)(features, projection), found, atol=1e-6 * np.abs(expected).max()
+    )
     # The squared length has a relative deviation of about sqrt(2 / 700) = 0.053.
     ratio = np.square(expected).sum(1) / np.square(features).sum(1)
     assert np.abs(ratio - 1).max() < 4 * 0.053 and np.abs(ratio - 1).max() > 1e-4
@@ -161,13 +173,20 @@ def test_reductions_happen_in_order(encoder, pixels):
         np.testing.assert_allclose(found["conv_block_1"], expected, rtol=1e-5, atol=1e-6)  # order of the sum
         np.testing.assert_array_equal(found["fc7"], whole["fc7"])
     projection = make_projection(0, 96, 20)
-    found = reduced(encoder, pixels, {"conv_block_1": projection}, pool="max", dtype=F32, stored=jnp.dtype("float16"))
+    found = reduced(
+        encoder, pixels, {"conv_block_1": projection}, pool="max", dtype=F32, stored=jnp.dtype("float16")
+    )
     pooled = np.asarray(whole["conv_block_1"]).max((1, 2))
     assert found["conv_block_1"].dtype == jnp.float16
-    np.testing.assert_allclose(found["conv_block_1"], project(pooled, projection), rtol=1e-3, atol=1e-3)  # float16
+    np.testing.assert_allclose(
+        found["conv_block_1"], project(pooled, projection), rtol=1e-3, atol=1e-3
+    )  # float16
 
 
 def test_the_plan_says_what_comes(encoder):
     planned = plan(encoder, ["conv_block_1", "fc8"], size=72, pool=None, n_components=128)
-    assert planned == {"conv_block_1": ((8, 8, 96), True), "fc8": ((128,), False)}  # fc8 has no more than that
+    assert planned == {
+        "conv_block_1": ((8, 8, 96), True),
+        "fc8": ((128,), False),
+    }  # fc8 has no more than that
     assert plan(encoder, ["conv_block_1"], size=72, pool="mean") == {"conv_block_1": ((96,), False)}

@@ -71,7 +71,8 @@ def released(tmp_path_factory) -> Path:
     """A stand-in of the real form and size."""
     path = tmp_path_factory.mktemp("release") / "file"
     torch.save(
-        {"state_dict": {f"module.{k}": v for k, v in twin(fc_dim=4096).state_dict().items()}, "epoch": 100}, path
+        {"state_dict": {f"module.{k}": v for k, v in twin(fc_dim=4096).state_dict().items()}, "epoch": 100},
+        path,
     )
     return path
 
@@ -112,7 +113,9 @@ print(json.dumps([times, heavy, encoder.digest(), encoder.name]))
 """
 
 
-def test_the_first_call_downloads_and_the_second_needs_neither_network_nor_torch(released, serve, tmp_path, monkeypatch):
+def test_the_first_call_downloads_and_the_second_needs_neither_network_nor_torch(
+    released, serve, tmp_path, monkeypatch
+):
     server = serve(released.read_bytes())
     monkeypatch.setenv("IPCL_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("IPCL_JAX_URL", server.url)
@@ -167,10 +170,14 @@ def test_a_server_that_recovers_is_given_the_time(serve, tmp_path):
     assert server.requests == 3
 
 
-@pytest.mark.parametrize("kind, message", [("pickle", "would have to be called"), ("resnet", "another network")])
+@pytest.mark.parametrize(
+    "kind, message", [("pickle", "would have to be called"), ("resnet", "another network")]
+)
 def test_a_file_with_the_right_digits_and_the_wrong_content(kind, message, serve, tmp_path):
     trace, path, cache = tmp_path / "trace", tmp_path / "file", tmp_path / "cache"
-    resnet = {f"layer{i}.0.conv1.weight": torch.zeros(64, 64, 3, 3) for i in range(1, 5)} | {"fc.bias": torch.zeros(9)}
+    resnet = {f"layer{i}.0.conv1.weight": torch.zeros(64, 64, 3, 3) for i in range(1, 5)} | {
+        "fc.bias": torch.zeros(9)
+    }
     torch.save({"state_dict": Payload(trace) if kind == "pickle" else resnet}, path)
     server = serve(path.read_bytes())
     with pytest.raises(CheckpointError, match=message) as caught:

@@ -1,7 +1,6 @@
 """Where images come from: folders, TFDS without TensorFlow, the built-in sample, and what errors say."""
 
 import importlib.util
-import io
 import pickle
 import re
 import subprocess
@@ -176,6 +175,8 @@ def test_tfds_without_tensorflow(tfds_dir):
         import io, pickle, sys
         from PIL import Image
         from ipcl_jax.sources import open_source
+        from ipcl_jax.stimuli import make_transform
+        from ipcl_jax.stimulus_sets import open_stimuli
         train = open_source("tfds:tiny/files", "train", dir=sys.argv[1])
         assert (len(train), train.classes) == (10, ("even", "odd"))
         for source in (train, pickle.loads(pickle.dumps(train))):
@@ -184,6 +185,9 @@ def test_tfds_without_tensorflow(tfds_dir):
             assert label == value // 20 % 2, (label, value)
         assert len(open_source("tfds:tiny/files", "val", dir=sys.argv[1])) == 3
         assert train.describe(3) == "tfds:tiny/files train[3]"
+        stimuli = open_stimuli(["tfds:tiny/files"], dir=sys.argv[1])
+        assert list(stimuli.names) == [f"tfds:tiny/files test[{i}]" for i in range(3)]
+        assert make_transform("stimulus", 64)(stimuli[2]).shape == (64, 64, 3)
         image, label = open_source("tfds:tiny/arrays", "train", dir=sys.argv[1])[0]
         assert image.shape == (8, 9, 3) and label == image[0, 0, 0] % 2
         assert not [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "torch")]

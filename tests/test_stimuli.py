@@ -45,7 +45,8 @@ def by_pillow(image: Image.Image, size: int, resize: int) -> np.ndarray:
 
 @pytest.mark.parametrize("name, resize", [("stimulus", 224), ("validation", 256)])
 @pytest.mark.parametrize(
-    "height, width", [(480, 640), (641, 333), (224, 224), (256, 301), (100, 140), (225, 224), (37, 900), (1203, 902)]
+    "height, width",
+    [(480, 640), (641, 333), (224, 224), (256, 301), (100, 140), (225, 224), (37, 900), (1203, 902)],
 )
 def test_pixels_equal_pillows_to_the_byte(height, width, name, resize):
     image = picture(height, width, seed=height)
@@ -74,7 +75,13 @@ def test_sixteen_bits_keep_their_upper_eight():
 def test_load_stimuli_gives_the_bits_of_to_tensor_and_normalize(tmp_path):
     path = photographs()[0]
     (tmp_path / "a.png").write_bytes(encoded(picture(300, 500), "PNG"))
-    images = [path, str(tmp_path / "a.png"), picture(300, 500), np.asarray(picture(300, 500)), path.read_bytes()]
+    images = [
+        path,
+        str(tmp_path / "a.png"),
+        picture(300, 500),
+        np.asarray(picture(300, 500)),
+        path.read_bytes(),
+    ]
     found = load_stimuli(images, MODEL)
     assert found.shape == (5, 224, 224, 3) and found.dtype == np.float32
     pixels = torch.from_numpy(by_pillow(Image.open(path), 224, 224).copy()).permute(2, 0, 1)

@@ -24,8 +24,12 @@ def test_networks_and_preprocessing():
     supervised = {f"ipcl{i}" for i in (12, 13, 14, 15)}
     milder = {f"ipcl{i}" for i in (6, 7, 8, 9, 10, 11, 14, 15)}
     for name, record in MODELS.items():
-        assert (record.model.out_dim, record.model.l2norm) == ((1000, False) if name in supervised else (128, True))
-        mean, std = ((0.5,) * 3, (0.2,) * 3) if name in milder else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        assert (record.model.out_dim, record.model.l2norm) == (
+            (1000, False) if name in supervised else (128, True)
+        )
+        mean, std = (
+            ((0.5,) * 3, (0.2,) * 3) if name in milder else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        )
         assert (record.mean, record.std) == (mean, std), name
 
 
