@@ -43,7 +43,10 @@ class Objective:
     """Instance-prototype contrastive learning."""
 
     temperature: float = 0.07
-    """Divides every similarity before the exponential."""
+    """Divides every similarity before the exponential (and in the votes of the kNN read-out)."""
+    temperature_end: float | None = None
+    """Temperature that the loss reaches by a half cosine over the run; None keeps `temperature`.
+    Z is fixed at the first step, and so at `temperature`."""
     queue_size: int = 4096
     """Number K of negatives: embeddings of the most recent views."""
     norm_prototype: bool = False
@@ -102,10 +105,16 @@ class Data:
 class Optim:
     """The optimizer."""
 
+    name: Literal["sgd", "madgrad", "lars", "adamw", "radam_lookahead"] = "sgd"
+    """Rule of descent; formulas in `optim.make_optimizer`. The schedule's momentum is that of SGD,
+    LARS and MADGRAD, and beta1 of AdamW and RAdam (as torch's OneCycleLR sets it)."""
     lr: float = 0.03
-    """Highest learning rate of the schedule."""
+    """Highest learning rate of the schedule; each rule needs its own."""
     weight_decay: float = 5e-4
-    """Added to the gradient times the parameter, before momentum."""
+    """Times the parameter, added to the gradient before momentum; AdamW and RAdam add it to the
+    finished step instead."""
+    decay_norms: bool = True
+    """Weight decay on norms' scales and biases too, not just on parameters of two or more dimensions."""
     clip_norm: float | None = None
     """Largest global norm of the accumulated gradient; None leaves it alone."""
 
@@ -114,16 +123,20 @@ class Optim:
 class Schedule:
     """Learning rate and momentum as a function of the batch (not of the optimizer step)."""
 
-    name: Literal["one_cycle", "one_cycle_torch", "constant"] = "one_cycle"
-    """`one_cycle` as in the paper, `one_cycle_torch` as torch's OneCycleLR, `constant`."""
+    name: Literal["one_cycle", "one_cycle_torch", "constant", "cosine", "warmup_cosine"] = "one_cycle"
+    """`one_cycle` as in the paper, `one_cycle_torch` as torch's OneCycleLR, `constant`, `cosine`
+    from lr to 0, `warmup_cosine` from 0 to lr in a line and then the cosine."""
     pct_start: float = 0.4
-    """Share of the run in which the learning rate rises."""
+    """Share of the run in which the learning rate of a one-cycle rises."""
     div_factor: float = 1000.0
-    """The learning rate starts at lr / div_factor."""
+    """A one-cycle starts at lr / div_factor."""
     final_div_factor: float = 1e4
     """It ends at its start / final_div_factor."""
+    warmup_epochs: int = 10
+    """Epochs of `warmup_cosine` in which the learning rate rises."""
     momentum: tuple[float, float] = (0.85, 0.95)
-    """Momentum at the highest and at the lowest learning rate (a constant schedule: the latter)."""
+    """Momentum at the highest and at the lowest learning rate of a one-cycle (the others: always
+    the latter)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +253,8 @@ def validate(config: Train, devices: int = 1) -> None:
     positive("model.out-dim", config.model.out_dim)
     positive("model.fc-dim", config.model.fc_dim)
     positive("objective.temperature", config.objective.temperature)
+    if config.objective.temperature_end is not None:
+        positive("objective.temperature-end", config.objective.temperature_end)
     positive("objective.queue-size", config.objective.queue_size)
     positive("optim.lr", config.optim.lr)
     positive("schedule.div-factor", config.schedule.div_factor)
@@ -288,6 +303,11 @@ def validate(config: Train, devices: int = 1) -> None:
         raise ConfigError(f"--data.canvas is {short} {long}; give the short side first, then the long one.")
     if not 0 < config.schedule.pct_start < 1:
         raise ConfigError(f"--schedule.pct-start is {config.schedule.pct_start}; it lies between 0 and 1.")
+    if config.schedule.name == "warmup_cosine" and not 0 < config.schedule.warmup_epochs < config.epochs:
+        raise ConfigError(
+            f"--schedule.warmup-epochs is {config.schedule.warmup_epochs}; with --epochs {config.epochs} it "
+            f"lies between 0 and {config.epochs} (--schedule.name cosine has no warm-up)."
+        )
     for value in config.schedule.momentum:
         if not 0 <= value < 1:
             raise ConfigError(f"--schedule.momentum holds {value}; momentum lies in [0, 1).")

@@ -79,7 +79,7 @@ def similarities(embeddings: Array, prototypes: Array, queue: Array) -> tuple[Ar
     return positives, negatives
 
 
-def normalizer(positives: Array, negatives: Array, *, temperature: float, n_images: int) -> Array:
+def normalizer(positives: Array, negatives: Array, *, temperature: float | Array, n_images: int) -> Array:
     """Z: the mean of exp(similarity / temperature) over positives and negatives, times n_images.
 
     Fixed at the first step of training and constant from then on.
@@ -97,7 +97,9 @@ def normalizer(positives: Array, negatives: Array, *, temperature: float, n_imag
     return jax.lax.stop_gradient(total / (positives.size + negatives.size) * n_images)
 
 
-def nce_loss(positives: Array, negatives: Array, Z: Array, *, temperature: float, n_images: int) -> Array:
+def nce_loss(
+    positives: Array, negatives: Array, Z: Array, *, temperature: float | Array, n_images: int
+) -> Array:
     """Noise-contrastive estimation of which similarity is the view's own image.
 
     With P = exp(similarity / temperature) / Z, noise probability Pn = 1/N and K negatives,
@@ -133,7 +135,7 @@ def ipcl_loss(
     *,
     n_views: int,
     n_images: int,
-    temperature: float = 0.07,
+    temperature: float | Array = 0.07,
     norm_prototype: bool = False,
 ) -> tuple[Array, Array]:
     """The IPCL loss of a batch.

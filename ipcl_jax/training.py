@@ -125,7 +125,7 @@ def learn(
     objective, n_views = config.objective, config.views.per_image
     steps_per_epoch = state.bank.index.shape[0]
     n_batches = config.epochs * steps_per_epoch
-    lr = optim.learning_rate(config.schedule, config.optim.lr, state.step, n_batches)
+    lr = optim.learning_rate(config.schedule, config.optim.lr, state.step, n_batches, steps_per_epoch)
     momentum = optim.momentum(config.schedule, state.step, n_batches)
 
     def loss_of(params: dict) -> tuple[Array, tuple]:
@@ -135,7 +135,8 @@ def learn(
         )
         loss, Z = ipcl_loss(
             embeddings, state.queue, state.Z, n_views=n_views, n_images=n_images,
-            temperature=objective.temperature, norm_prototype=objective.norm_prototype,
+            temperature=optim.temperature(objective, state.step, n_batches),
+            norm_prototype=objective.norm_prototype,
         )
         return loss, (embeddings, Z, changed["batch_stats"])
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from ipcl_jax import optim
-from ipcl_jax.config import Optim, Schedule
+from ipcl_jax.config import Objective, Optim, Schedule
 
 PEAK = 0.03
 
 
-def courses(options: Schedule, n_batches: int) -> tuple[np.ndarray, np.ndarray]:
+def courses(options: Schedule, n_batches: int, per_epoch: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Learning rate and momentum of every batch, as a jitted step computes them."""
     batches = jnp.arange(n_batches, dtype=jnp.int32)
-    rate = jax.jit(jax.vmap(lambda b: optim.learning_rate(options, PEAK, b, n_batches)))(batches)
+    rate = jax.jit(jax.vmap(lambda b: optim.learning_rate(options, PEAK, b, n_batches, per_epoch)))(batches)
     momentum = jax.jit(jax.vmap(lambda b: optim.momentum(options, b, n_batches)))(batches)
     return np.asarray(rate), np.asarray(momentum)
 
@@ -87,13 +87,59 @@ def test_constant():
     np.testing.assert_array_equal(momentum, np.full(7, 0.9, np.float32))
 
 
+@pytest.mark.parametrize("n_batches", [10, 30, 1000])
+def test_cosine_at_every_batch(n_batches):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_batches)
+    expected = []
+    for _ in range(n_batches):
+        expected.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    rate, momentum = courses(Schedule(name="cosine"), n_batches)
+    assert rate[0] == np.float32(PEAK) and rate[-1] > 0
+    # As above. Torch derives each rate from the last one, and so its smallest from a long product.
+    np.testing.assert_allclose(rate, expected, rtol=1e-5)
+    np.testing.assert_array_equal(momentum, np.full(n_batches, 0.95, np.float32))
+
+
+@pytest.mark.parametrize("n_batches, per_epoch", [(30, 5), (1000, 10), (100_000, 1000)])
+def test_warmup_cosine_at_every_batch(n_batches, per_epoch):
+    corner = 3 * per_epoch
+    rising = [PEAK * i / corner for i in range(corner)]
+    falling = [
+        PEAK / 2 * (1 + math.cos(math.pi * i / (n_batches - corner))) for i in range(n_batches - corner)
+    ]
+    rate, momentum = courses(Schedule(name="warmup_cosine", warmup_epochs=3), n_batches, per_epoch)
+    assert rate[0] == 0 and rate.argmax() == corner and rate[corner] == np.float32(PEAK)
+    np.testing.assert_allclose(rate, rising + falling, rtol=1e-5)  # as above
+    np.testing.assert_array_equal(momentum, np.full(n_batches, 0.95, np.float32))
+
+
+def test_a_warm_up_must_know_the_epoch():
+    with pytest.raises(ValueError, match="give per_epoch"):
+        optim.learning_rate(Schedule(name="warmup_cosine"), PEAK, 0, 100)
+
+
+@pytest.mark.parametrize("start, end", [(0.2, 0.07), (0.05, 0.1)])
+def test_temperature_at_every_batch(start, end):
+    n_batches = 30
+    course = jax.jit(
+        jax.vmap(lambda b: optim.temperature(Objective(temperature=start, temperature_end=end), b, n_batches))
+    )(jnp.arange(n_batches + 1))
+    expected = end + (start - end) / 2 * (1 + np.cos(np.pi * np.arange(n_batches + 1) / n_batches))
+    np.testing.assert_allclose(course, expected, rtol=1e-6)  # a few roundings of float32
+    assert optim.temperature(Objective(temperature=start), 3, n_batches) is start  # the number, not an array
+
+
 def test_eager_and_python_numbers_give_the_same():
-    for name in ("one_cycle", "one_cycle_torch", "constant"):
+    for name in ("one_cycle", "one_cycle_torch", "constant", "cosine", "warmup_cosine"):
         options = Schedule(name=name)
-        rate, momentum = courses(options, 50)
+        rate, momentum = courses(options, 50, 2)
         for batch in (0, 1, 19, 20, 21, 49):
             # Fused or not, a cosine differs by an ulp or two.
-            np.testing.assert_allclose(optim.learning_rate(options, PEAK, batch, 50), rate[batch], rtol=1e-6)
+            here = optim.learning_rate(options, PEAK, batch, 50, 2)
+            np.testing.assert_allclose(here, rate[batch], rtol=1e-6)
             np.testing.assert_allclose(optim.momentum(options, batch, 50), momentum[batch], rtol=1e-6)
 
 

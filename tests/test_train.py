@@ -151,6 +151,10 @@ REFUSED = {
     "no data": (["--config", "ipcl_alexnet_gn"], "--data.source sample"),
     "unknown source": (["--config", "ipcl_smoke", "--data.source", "sampel"], "sample"),
     "small views": (["--config", "ipcl_smoke", "--views.size", "32"], "at least 63"),
+    "long warm-up": (
+        ["--config", "ipcl_smoke", "--schedule.name", "warmup_cosine", "--epochs", "5"], "no warm-up",
+    ),
+    "cold end": (["--config", "ipcl_smoke", "--objective.temperature-end", "0"], "greater than zero"),
     "large batch": (["--config", "ipcl_smoke", "--batch-size", "99996"], "fewer than one batch"),
     "one embedding": (
         ["--config", "ipcl_smoke", "--batch-size", "1", "--views.per-image", "1"], "single embedding",

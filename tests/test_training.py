@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +91,9 @@ def run_both(config: Train, dtype: type) -> tuple[dict, dict, training.TrainStat
 
     state, losses, torch_losses = start, [], []
     for step in range(n_batches):
+        if config.objective.temperature_end is not None:
+            first, last = config.objective.temperature, config.objective.temperature_end
+            twin.temperature = last + (first - last) / 2 * (1 + math.cos(math.pi * step / n_batches))
         views = smooth_views(step).astype(dtype)
         state, metrics = learn(state, views, labels)
         losses.append(metrics["loss"])
@@ -166,6 +170,15 @@ def test_a_run_in_float32_is_torchs():
     assert_all_below(distance(ours["momenta"], theirs["momenta"]), 0.2)
 
 
+def test_a_run_with_falling_temperature_is_torchs():
+    objective = Objective(queue_size=128, temperature=0.2, temperature_end=0.07)
+    config = dataclasses.replace(CONFIG, model=Model(fc_dim=32, out_dim=16), objective=objective)
+    with jax.enable_x64(True):
+        ours, theirs, _ = run_both(config, np.float64)
+        for name in ("losses", "params", "queue"):  # of fc6's biases, momenta are hardly more than rounding
+            assert_all_below(errors(ours[name], theirs[name]), 1e-9)  # as above
+
+
 def test_prototypes_in_the_queue():
     objective = Objective(queue_size=12, norm_prototype=True, store_prototype=True)
     config = dataclasses.replace(CONFIG, model=Model(fc_dim=32, out_dim=16), objective=objective)
@@ -181,8 +194,9 @@ def test_prototypes_in_the_queue():
 # --- compiled, on one device and on four -------------------------------------------------
 
 @functools.cache
-def compiled(n_devices: int, accumulate: int = 2) -> training.Steps:
-    config = dataclasses.replace(SMALL, accumulate=accumulate)
+def compiled(n_devices: int, accumulate: int = 2, optimizer: str = "sgd") -> training.Steps:
+    optimizer = dataclasses.replace(SMALL.optim, name=optimizer)
+    config = dataclasses.replace(SMALL, accumulate=accumulate, optim=optimizer)
     mesh = jax.make_mesh((n_devices,), ("data",), devices=jax.devices()[:n_devices])
     return training.compile_steps(config, mesh, n_images=N_IMAGES, steps_per_epoch=PER_EPOCH)
 
@@ -285,6 +299,22 @@ def test_without_accumulation_every_batch_moves():
     assert state.grad_sum is None
     for before, after in zip(jax.tree.leaves(start.params), jax.tree.leaves(state.params), strict=True):
         assert np.abs(after - before).max() > 0
+
+
+@pytest.mark.parametrize("name", ["madgrad", "lars", "adamw", "radam_lookahead"])
+def test_every_optimizer_moves_what_sgd_moves(name):
+    steps = compiled(1, optimizer=name)
+    start = jax.device_get(steps.init())
+    state, _ = steps.train(steps.init(), canvases(0))
+    waiting = jax.device_get((state.params, state.opt_state))
+    jax.tree.map(np.testing.assert_array_equal, waiting, (start.params, start.opt_state))
+    state, _ = steps.train(state, canvases(1))
+    for before, after in zip(jax.tree.leaves(start.params), jax.tree.leaves(state.params), strict=True):
+        assert np.isfinite(after).all() and np.abs(after - before).max() > 0
+    assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(state.grad_sum))
+    assert steps.train._cache_size() == 1
+    for leaf, expected in zip(jax.tree.leaves(state), jax.tree.leaves(steps.state), strict=True):
+        assert leaf.shape == expected.shape and leaf.dtype == expected.dtype
 
 
 def test_collecting_learns_nothing():
