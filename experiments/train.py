@@ -31,6 +31,13 @@ from ipcl_jax.sources import open_source
 from ipcl_jax.training import TrainState, batch_sharding, compile_steps, make_mesh
 
 
+_HEADLINES = {
+    "top1": "held-out accuracy top-1",
+    "knn_top1": "held-out kNN top-1",
+    "retrieval": "instance retrieval",
+}
+
+
 class Diverged(RuntimeError):
     """The loss or its gradient is no longer a finite number."""
 
@@ -53,6 +60,7 @@ class Run:
         self.held_out = open_source(config.data.source, "val", dir=config.data.dir)
         self.per_epoch = steps_per_epoch(self.images, config.batch_size)
         self.total = min(config.epochs * self.per_epoch, config.max_steps or math.inf)
+        self._refuse_unlabelled()
         self.folder = claim_folder(config)
 
         mesh = make_mesh()
@@ -62,6 +70,16 @@ class Run:
         )
         self.contact_sheet = contact_sheet(self.images, config)
         self.neighbours = None  # until the first read-out
+
+    def _refuse_unlabelled(self) -> None:
+        """Categories can be learned only from as many classes as the model has outputs, or fewer."""
+        config, classes = self.config, len(self.images.classes)
+        if config.objective.name == "categories" and not 0 < classes <= config.model.out_dim:
+            found = f"has {classes} classes" if classes else "has no labels"
+            raise ConfigError(
+                f"--objective.name categories needs labels for its {config.model.out_dim} outputs, and "
+                f"{config.data.source} {found}. Raise --model.out-dim, or give another --data.source."
+            )
 
     def train(self) -> int:
         """Trains to the end, or until a signal comes.
@@ -181,6 +199,7 @@ class Run:
         metrics = measure(
             embedded, state.bank, n_classes=len(self.images.classes), k=config.monitor.k,
             temperature=config.objective.temperature,
+            categories=config.objective.name == "categories",
         )
         record.epoch(epoch, step, metrics | {"unreadable": unreadable})
         if epoch and (warning := collapse_warning(metrics)):
@@ -217,7 +236,7 @@ class Run:
             return 128 + interruption.received
         if epochs:
             before, after = epochs.get(0), epochs[max(epochs)]
-            for name, title in (("knn_top1", "held-out kNN top-1"), ("retrieval", "instance retrieval")):
+            for name, title in _HEADLINES.items():
                 if name in after:
                     untrained = f", untrained {before[name]:.1%}" if before else ""
                     record.say(f"{title}: {after[name]:.1%}{untrained}")

@@ -40,8 +40,11 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Instance-prototype contrastive learning."""
+    """What is learned: instance-prototype contrastive learning, or (the supervised twin) categories."""
 
+    name: Literal["ipcl", "categories"] = "ipcl"
+    """`ipcl` needs no labels; `categories` is softmax cross-entropy of every view with its image's
+    class, and uses none of the fields below."""
     temperature: float = 0.07
     """Divides every similarity before the exponential (and in the votes of the kNN read-out)."""
     temperature_end: float | None = None
@@ -272,6 +275,11 @@ def validate(config: Train, devices: int = 1) -> None:
         raise ConfigError(
             f"--batch-size is {config.batch_size}, which {devices} devices can't share evenly; "
             f"take a multiple of {devices}, such as {near}."
+        )
+    if config.objective.name == "categories" and config.model.l2norm:
+        raise ConfigError(
+            "--objective.name categories compares outputs with classes, which outputs of unit length can hardly "
+            "tell apart; give --model.no-l2norm too."
         )
     if config.batch_size * config.views.per_image < 2:
         raise ConfigError(

@@ -81,6 +81,7 @@ def curves(steps: list[dict], epochs: list[dict], chance: float | None) -> str:
     loss += measured(middles, "loss", "epoch mean", colour="two")
     plots = {
         "Loss": [(loss, "auto")],
+        "Accuracy on held-out images": [(shares("top1", "top-1") + shares("top5", "top-5", "two"), "share")],
         "kNN read-out of held-out images": [(knn, "share")],
         "Instance retrieval": [(shares("retrieval", "now"), "share")],
         "Spread of the embeddings": [

@@ -50,7 +50,9 @@ def embed_images(
     return Embedded(*(column[valid] for column in columns))
 
 
-def measure(images: Embedded, bank: Bank, *, n_classes: int, k: int, temperature: float) -> dict[str, float]:
+def measure(
+    images: Embedded, bank: Bank, *, n_classes: int, k: int, temperature: float, categories: bool = False
+) -> dict[str, float]:
     """The numbers of an epoch.
 
     Args:
@@ -59,12 +61,16 @@ def measure(images: Embedded, bank: Bank, *, n_classes: int, k: int, temperature
         n_classes: number of classes; 0 leaves out the kNN read-out.
         k: neighbours that vote; no more than the training images of a class.
         temperature: of their votes.
+        categories: whether embeddings are scores of the classes.
 
     Returns:
-        knn_top1 and knn_top5 (shares, with labels only), retrieval (share), mean_cosine,
-        effective_rank.
+        top1 and top5 (shares, for scores), knn_top1 and knn_top5 (shares, with labels), retrieval
+        (share), mean_cosine, effective_rank.
     """
     metrics = {}
+    if categories:
+        hits = np.argsort(-images.whole, axis=1, kind="stable")[:, :5] == images.label[:, None]
+        metrics = {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(1).mean())}
     if n_classes:
         references = bank.embeddings.reshape(-1, bank.embeddings.shape[-1])
         k = max(1, min(k, len(references) // n_classes))
@@ -75,7 +81,7 @@ def measure(images: Embedded, bank: Bank, *, n_classes: int, k: int, temperature
             )
         )
         hits = ranked == images.label[:, None]
-        metrics = {"knn_top1": float(hits[:, 0].mean()), "knn_top5": float(hits.any(1).mean())}
+        metrics |= {"knn_top1": float(hits[:, 0].mean()), "knn_top5": float(hits.any(1).mean())}
     return metrics | {
         "retrieval": instance_retrieval(images.pairs),
         "mean_cosine": mean_cosine(images.whole),

@@ -2,7 +2,7 @@
 
 Each view is drawn to the prototype of its own image (the mean embedding of the
 image's views) and pushed from a queue of earlier embeddings, by noise-contrastive
-estimation. Rows of embeddings are ordered image by image: row b * n + v is view v
+estimation. The supervised twin of a model learns its images' categories instead. Rows of embeddings are ordered image by image: row b * n + v is view v
 of image b.
 
 Sources: Konkle & Alvarez 2022, Methods; for the criterion, Wu et al. 2018 (non-parametric
@@ -11,6 +11,7 @@ instance discrimination).
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 EPSILON = 1e-7
@@ -158,3 +159,19 @@ def ipcl_loss(
     scale = dict(temperature=temperature, n_images=n_images)
     Z = jnp.where(Z > 0, Z, normalizer(positives, negatives, **scale))
     return nce_loss(positives, negatives, Z, **scale), Z
+
+
+def category_loss(logits: Array, labels: Array, *, n_views: int) -> Array:
+    """Softmax cross-entropy of every view with the class of its image, the mean over views.
+
+    Args:
+        logits: `[B*n, C]` float, image by image.
+        labels: `[B]` int, classes in 0 to C - 1.
+        n_views: views n of each image.
+
+    Returns:
+        A scalar, in nats.
+
+    Source: Konkle & Alvarez 2022, Methods (category-supervised models); torch.nn.CrossEntropyLoss.
+    """
+    return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.repeat(labels, n_views)).mean()

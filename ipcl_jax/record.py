@@ -25,6 +25,8 @@ WINDOW = 30.0  # seconds over which speed is averaged
 _STEP_LINE = {"loss": "loss {:#.4g}", "lr": "lr {:#.3g}", "views_per_second": "{:,.0f} views/s"}
 _EPOCH_LINE = {
     "loss": "loss {:#.4g}",
+    "top1": "accuracy top-1 {:.1%}",
+    "top5": "top-5 {:.1%}",
     "knn_top1": "kNN top-1 {:.1%}",
     "knn_top5": "top-5 {:.1%}",
     "retrieval": "instance retrieval {:.1%}",
@@ -136,7 +138,7 @@ class Record:
         Args:
             epoch: number of the epoch, from 1; 0 is the untrained network.
             step: batches done.
-            metrics: knn_top1, knn_top5 and retrieval as shares in [0, 1]; mean_cosine,
+            metrics: top1, top5, knn_top1, knn_top5 and retrieval as shares in [0, 1]; mean_cosine,
                 effective_rank, unreadable (images), and whatever else was measured.
         """
         values, lines = {}, [line for line in self._of_epoch if line["epoch"] == epoch]

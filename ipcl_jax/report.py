@@ -85,11 +85,14 @@ def write_report(
     now = epochs[-1] if epochs and epochs[-1]["epoch"] > 0 else {}
     done = now.get("epoch", 0)
     views, queue = config.views.per_image, config.objective.queue_size
-    lead = (
-        f"An AlexNet-GN learns from images ({config.data.source}) without labels: each of the {views} views "
-        f"of an image is drawn to their mean embedding, the image's prototype, and pushed away from a queue "
-        f"of {queue:,} embeddings of earlier views."
-    )
+    lead = f"An AlexNet-GN learns from images ({config.data.source}) "
+    if config.objective.name == "categories":
+        lead += f"and their labels: each of the {views} views of an image is to show the image's class."
+    else:
+        lead += (
+            f"without labels: each of the {views} views of an image is drawn to their mean embedding, the "
+            f"image's prototype, and pushed away from a queue of {queue:,} embeddings of earlier views."
+        )
     drawn = curves(steps, epochs, chance)
     body = [
         _section("Training", _RETRIEVAL if "retrieval" in before | now else "", drawn or _EMPTY),
@@ -149,6 +152,8 @@ def _tiles(config: Train, steps: list, before: Mapping, now: Mapping, chance: fl
     if "knn_top1" in now or "knn_top1" in before:
         note = f"chance {share(chance)}" if chance is not None else ""
         tiles.insert(1, tile("kNN top-1", share(now.get("knn_top1")), untrained("knn_top1"), note))
+    if "top1" in now or "top1" in before:
+        tiles.insert(1, tile("Accuracy top-1", share(now.get("top1")), untrained("top1")))
     return tiles
 
 

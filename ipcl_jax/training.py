@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ipcl_jax import optim
 from ipcl_jax.config import Train
 from ipcl_jax.models import AlexNetGN
-from ipcl_jax.objective import init_queue, ipcl_loss, prototypes, update_queue
+from ipcl_jax.objective import category_loss, init_queue, ipcl_loss, prototypes, update_queue
 from ipcl_jax.views import center_views, make_views
 
 Batch = dict[str, Array]
@@ -53,8 +53,8 @@ class TrainState:
     batch_stats: dict
     opt_state: optax.OptState
     grad_sum: dict | None  # None if every batch moves the optimizer
-    queue: Array  # [K, D] newest first
-    Z: Array  # zero until the first step fixes it
+    queue: Array | None  # [K, D] newest first; None where categories are learned
+    Z: Array | None  # zero until the first step fixes it; None as well
     bank: Bank
 
     @property
@@ -84,14 +84,15 @@ def init_state(config: Train, steps_per_epoch: int) -> TrainState:
     variables = make_model(config).init(weights_key, jnp.zeros((2, side, side, 3)))
     params = variables["params"]
     rows = (steps_per_epoch, config.batch_size)
+    contrastive = config.objective.name == "ipcl"
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=variables["batch_stats"],
         opt_state=optim.make_optimizer(config.optim, 0.0, 0.0).init(params),
         grad_sum=jax.tree.map(jnp.zeros_like, params) if config.accumulate > 1 else None,
-        queue=init_queue(queue_key, config.objective.queue_size, dim),
-        Z=jnp.zeros(()),
+        queue=init_queue(queue_key, config.objective.queue_size, dim) if contrastive else None,
+        Z=jnp.zeros(()) if contrastive else None,
         bank=Bank(jnp.zeros((*rows, dim)), jnp.full(rows, -1, jnp.int32), jnp.full(rows, -1, jnp.int32)),
     )
 
@@ -133,11 +134,14 @@ def learn(
         (embeddings, _), changed = make_model(config).apply(
             variables, views, train=True, mutable=["batch_stats"]
         )
-        loss, Z = ipcl_loss(
-            embeddings, state.queue, state.Z, n_views=n_views, n_images=n_images,
-            temperature=optim.temperature(objective, state.step, n_batches),
-            norm_prototype=objective.norm_prototype,
-        )
+        if objective.name == "categories":
+            loss, Z = category_loss(embeddings, batch["label"], n_views=n_views), None
+        else:
+            loss, Z = ipcl_loss(
+                embeddings, state.queue, state.Z, n_views=n_views, n_images=n_images,
+                temperature=optim.temperature(objective, state.step, n_batches),
+                norm_prototype=objective.norm_prototype,
+            )
         return loss, (embeddings, Z, changed["batch_stats"])
 
     (loss, (embeddings, Z, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -145,13 +149,14 @@ def learn(
     params, opt_state, grad_sum = _descend(state, grads, lr, momentum, config)
 
     own = prototypes(embeddings, n_views, normalize=objective.norm_prototype)
+    new = own if objective.store_prototype else embeddings
     state = TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
         grad_sum=grad_sum,
-        queue=update_queue(state.queue, own if objective.store_prototype else embeddings),
+        queue=None if state.queue is None else update_queue(state.queue, new),
         Z=Z,
         bank=state.bank.put(state.step % steps_per_epoch, own, batch),
     )

@@ -11,6 +11,7 @@ from scipy import stats
 from torch_twin import TorchIPCL
 
 from ipcl_jax.objective import (
+    category_loss,
     init_queue,
     ipcl_loss,
     nce_loss,
@@ -217,3 +218,18 @@ def test_evaluating_leaves_the_queue_alone():
     twin.training = False
     twin(torch.from_numpy(np.array(x)))
     np.testing.assert_array_equal(twin.queue.numpy(), before)
+
+
+@MODES
+def test_category_loss_is_torchs(mode):
+    rng = np.random.default_rng(18)
+    logits, labels = rng.normal(size=(B * N_VIEWS, DIM)) * 20, rng.integers(0, DIM, B)
+    with jax.enable_x64(True):
+        loss = functools.partial(category_loss, n_views=N_VIEWS)
+        found, grad = mode(jax.value_and_grad(loss))(jnp.asarray(logits), jnp.asarray(labels))
+    tensor = torch.from_numpy(logits).requires_grad_()
+    classes = torch.from_numpy(labels).repeat_interleave(N_VIEWS)
+    expected = torch.nn.functional.cross_entropy(tensor, classes)
+    expected.backward()
+    np.testing.assert_allclose(found, expected.item(), rtol=1e-12)  # float64
+    np.testing.assert_allclose(grad, tensor.grad, atol=1e-14)

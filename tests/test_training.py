@@ -72,17 +72,22 @@ def run_both(config: Train, dtype: type) -> tuple[dict, dict, training.TrainStat
     """A whole run here and in torch, from the same start: what each ends with, and our start."""
     start = as_dtype(training.init_state(config, PER_EPOCH), dtype)
     n_batches = config.epochs * PER_EPOCH
-    labels = {"index": jnp.arange(B, dtype=jnp.int32), "label": jnp.zeros(B, jnp.int32)}
+    labels = {"index": jnp.arange(B, dtype=jnp.int32), "label": jnp.arange(B, dtype=jnp.int32) % 3}
     learn = jax.jit(functools.partial(training.learn, config=config, n_images=N_IMAGES))
 
     model = TorchAlexNetGN(config.model.out_dim, config.model.l2norm, config.model.fc_dim)
     model = model.to(torch.float64 if dtype == np.float64 else torch.float32)
     model.load_state_dict(to_torch(start.variables))
-    twin = TorchIPCL(
-        torch.from_numpy(np.array(start.queue)), n_views=N_VIEWS, n_images=N_IMAGES,
-        temperature=config.objective.temperature, norm_prototype=config.objective.norm_prototype,
-        store_prototype=config.objective.store_prototype,
-    )
+    categories = config.objective.name == "categories"
+    if categories:
+        classes = torch.from_numpy(np.array(labels["label"])).long().repeat_interleave(N_VIEWS)
+        twin = functools.partial(torch.nn.functional.cross_entropy, target=classes)
+    else:
+        twin = TorchIPCL(
+            torch.from_numpy(np.array(start.queue)), n_views=N_VIEWS, n_images=N_IMAGES,
+            temperature=config.objective.temperature, norm_prototype=config.objective.norm_prototype,
+            store_prototype=config.objective.store_prototype,
+        )
     run = TorchTraining(
         model, twin, lr=config.optim.lr, weight_decay=config.optim.weight_decay, n_batches=n_batches,
         accumulate=config.accumulate, pct_start=config.schedule.pct_start,
@@ -99,13 +104,16 @@ def run_both(config: Train, dtype: type) -> tuple[dict, dict, training.TrainStat
         losses.append(metrics["loss"])
         torch_losses.append(run.step(channel_first(views)))
     ours = {
-        "losses": np.array(losses), "Z": state.Z, "queue": state.queue,
-        "momenta": optax.tree_utils.tree_get(state.opt_state, "trace"), **state.variables,
+        "losses": np.array(losses), "momenta": optax.tree_utils.tree_get(state.opt_state, "trace"),
+        **state.variables,
     }
     theirs = {
-        "losses": np.array(torch_losses), "Z": twin.Z.numpy(), "queue": twin.queue.numpy(),
-        "momenta": to_flax(run.momenta())["params"], **to_flax(model.state_dict()),
+        "losses": np.array(torch_losses), "momenta": to_flax(run.momenta())["params"],
+        **to_flax(model.state_dict()),
     }
+    if not categories:
+        ours |= {"Z": state.Z, "queue": state.queue}
+        theirs |= {"Z": twin.Z.numpy(), "queue": twin.queue.numpy()}
     return ours, theirs, start
 
 
@@ -168,6 +176,19 @@ def test_a_run_in_float32_is_torchs():
     moved = movement(start.params, theirs["params"])
     assert_all_below(distance(ours["params"], theirs["params"], moved), 0.1)
     assert_all_below(distance(ours["momenta"], theirs["momenta"]), 0.2)
+
+
+def test_a_supervised_run_in_float64_is_torchs():
+    config = dataclasses.replace(
+        CONFIG, model=Model(fc_dim=32, out_dim=10, l2norm=False), objective=Objective(name="categories")
+    )
+    with jax.enable_x64(True):
+        ours, theirs, start = run_both(config, np.float64)
+        assert start.queue is None and start.Z is None
+        assert_all_below(errors(ours, theirs), 1e-9)  # rounding, as above
+        moved = movement(start.params, theirs["params"])
+        assert_all_below(distance(ours["params"], theirs["params"], moved), 1e-8)
+        assert theirs["losses"][-1] < theirs["losses"][0] - 0.1
 
 
 def test_a_run_with_falling_temperature_is_torchs():

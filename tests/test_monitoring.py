@@ -1,0 +1,23 @@
+"""The numbers of an epoch."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from ipcl_jax.monitoring import Embedded, measure
+from ipcl_jax.training import Bank
+
+
+def test_accuracy_of_scores_beside_the_knn():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 12, 200)
+    scores = rng.normal(size=(200, 12)).astype(np.float32)
+    scores[np.arange(200), labels] += 1.5
+    images = Embedded(scores, rng.normal(size=(200, 2, 12)).astype(np.float32), np.arange(200), labels)
+    bank = Bank(jnp.eye(12)[None], jnp.arange(12)[None], jnp.arange(12)[None])  # one image a class
+    found = measure(images, bank, n_classes=12, k=1, temperature=0.07, categories=True)
+    rank = (scores > scores[np.arange(200), labels][:, None]).sum(1)  # classes that score higher
+    assert found["top1"] == np.mean(rank == 0) and found["top5"] == np.mean(rank < 5)
+    assert 0.3 < found["top1"] < found["top5"] < 1
+    assert found["knn_top1"] == found["top1"]  # the nearest unit vector is the largest score
+    without = measure(images, bank, n_classes=12, k=1, temperature=0.07)
+    assert "top1" not in without and without.items() <= found.items()
