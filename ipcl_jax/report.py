@@ -26,6 +26,7 @@ _RETRIEVAL = (
     "Instance retrieval asks, for two fresh views of each held-out image, how often the nearest of all "
     "other views is the sibling."
 )
+_NETWORKS = {"alexnet_gn": "An AlexNet-GN", "resnet18": "A ResNet-18", "resnet50": "A ResNet-50"}
 _EMPTY = '<p class="empty card">Nothing has been measured yet.</p>'
 
 
@@ -86,7 +87,7 @@ def write_report(
     done = now.get("epoch", 0)
     views, queue = config.views.per_image, config.objective.queue_size
     lead = (
-        f"An AlexNet-GN learns from images ({config.data.source}) without labels: each of the {views} views "
+        f"{_NETWORKS[config.model.arch]} learns from images ({config.data.source}) without labels: each of the {views} views "
         f"of an image is drawn to their mean embedding, the image's prototype, and pushed away from a queue "
         f"of {queue:,} embeddings of earlier views."
     )

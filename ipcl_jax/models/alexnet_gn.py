@@ -1,12 +1,13 @@
 """AlexNet with group normalisation, the paper's network."""
 
-import difflib
 from collections.abc import Iterable
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from ipcl_jax.config import SMALLEST_IMAGE
+from ipcl_jax.models.checks import check_layers, check_size
 from ipcl_jax.models.layers import BatchNorm, GroupNorm, Linear, adaptive_average_pool, torch_kernel_init
 
 # One row a block: features, kernel side, stride, padding, max pool at its end.
@@ -66,18 +67,8 @@ class AlexNetGN(nn.Module):
             ValueError: for a name that this model does not have, with the names it has; or for
                 images too small.
         """
-        layers = tuple(layers)
-        for name in layers:
-            if name not in self.layer_names:
-                near = difflib.get_close_matches(name, self.layer_names, n=1, cutoff=0)
-                raise ValueError(
-                    f"No layer {name!r} in this model; did you mean {near[0]!r}? "
-                    f"It has: {', '.join(self.layer_names)}."
-                )
-        if min(images.shape[1:3]) < 63:
-            raise ValueError(
-                f"Images are {images.shape[1]}x{images.shape[2]} pixels; AlexNet-GN needs 63x63 at least."
-            )
+        layers = check_layers(layers, self.layer_names)
+        check_size(images, SMALLEST_IMAGE["alexnet_gn"], "AlexNet-GN")
         found = {}
 
         def keep(name: str, value: Array) -> Array:
