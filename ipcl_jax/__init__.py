@@ -3,7 +3,7 @@
 from ipcl_jax.config import Views
 from ipcl_jax.encoder import Encoder, load_encoder, save_encoder
 from ipcl_jax.extraction import extract
-from ipcl_jax.models import AlexNetGN
+from ipcl_jax.models import AlexNetGN, ResNet
 from ipcl_jax.objective import init_queue, ipcl_loss, update_queue
 from ipcl_jax.stimuli import load_stimuli
 from ipcl_jax.views import center_views, make_views
@@ -12,6 +12,7 @@ from ipcl_jax.zoo import list_models
 __all__ = [
     "AlexNetGN",
     "Encoder",
+    "ResNet",
     "Views",
     "center_views",
     "extract",

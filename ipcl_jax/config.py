@@ -28,12 +28,14 @@ class ConfigError(ValueError):
 class Model:
     """The network that is trained."""
 
-    arch: Literal["alexnet_gn"] = "alexnet_gn"
+    arch: Literal["alexnet_gn", "resnet18", "resnet50"] = "alexnet_gn"
     """Backbone."""
     out_dim: int = 128
-    """Width of the embedding (fc8)."""
+    """Width of the embedding (fc8; a ResNet's fc)."""
     fc_dim: int = 4096
-    """Width of fc6 and fc7; the paper's is 4096."""
+    """Width of alexnet_gn's fc6 and fc7; the paper's is 4096."""
+    norm: Literal["group", "batch"] = "group"
+    """Normalisation of a ResNet; alexnet_gn has its own."""
     l2norm: bool = True
     """Scale embeddings to unit length."""
 
@@ -285,10 +287,12 @@ def validate(config: Train, devices: int = 1) -> None:
         raise ConfigError(
             "--batch-size 1 with --views.per-image 1 leaves batch norm a single embedding; raise either."
         )
-    smallest = 63  # conv_block_5 would be smaller than 1x1 below it
-    if config.views.size < smallest:
+    arch = config.model.arch
+    if arch not in SMALLEST_IMAGE:
+        raise ConfigError(f"--model.arch is {arch!r}.{near_miss(arch, SMALLEST_IMAGE)}")
+    if config.views.size < SMALLEST_IMAGE[arch]:
         raise ConfigError(
-            f"--views.size is {config.views.size} pixels; AlexNet-GN needs at least {smallest}."
+            f"--views.size is {config.views.size} pixels; {arch} needs at least {SMALLEST_IMAGE[arch]}."
         )
     low, high = config.views.crop_area
     if not 0 < low <= high <= 1:

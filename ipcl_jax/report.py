@@ -26,6 +26,7 @@ _RETRIEVAL = (
     "Instance retrieval asks, for two fresh views of each held-out image, how often the nearest of all "
     "other views is the sibling."
 )
+_NETWORKS = {"alexnet_gn": "An AlexNet-GN", "resnet18": "A ResNet-18", "resnet50": "A ResNet-50"}
 _EMPTY = '<p class="empty card">Nothing has been measured yet.</p>'
 
 
@@ -85,7 +86,7 @@ def write_report(
     now = epochs[-1] if epochs and epochs[-1]["epoch"] > 0 else {}
     done = now.get("epoch", 0)
     views, queue = config.views.per_image, config.objective.queue_size
-    lead = f"An AlexNet-GN learns from images ({config.data.source}) "
+    lead = f"{_NETWORKS[config.model.arch]} learns from images ({config.data.source}) "
     if config.objective.name == "categories":
         lead += f"and their labels: each of the {views} views of an image is to show the image's class."
     else:

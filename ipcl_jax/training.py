@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ipcl_jax import optim
 from ipcl_jax.config import Train
-from ipcl_jax.models import AlexNetGN
+from ipcl_jax.models import make_model
 from ipcl_jax.objective import category_loss, init_queue, ipcl_loss, prototypes, update_queue
 from ipcl_jax.views import center_views, make_views
 
@@ -50,7 +50,7 @@ class TrainState:
 
     step: Array  # int32: batches done
     params: dict
-    batch_stats: dict
+    batch_stats: dict  # empty for a model without batch norm
     opt_state: optax.OptState
     grad_sum: dict | None  # None if every batch moves the optimizer
     queue: Array | None  # [K, D] newest first; None where categories are learned
@@ -61,12 +61,6 @@ class TrainState:
     def variables(self) -> dict:
         """What the model is applied with."""
         return {"params": self.params, "batch_stats": self.batch_stats}
-
-
-def make_model(config: Train) -> AlexNetGN:
-    """The network of a config."""
-    model = config.model
-    return AlexNetGN(out_dim=model.out_dim, l2norm=model.l2norm, fc_dim=model.fc_dim)
 
 
 def init_state(config: Train, steps_per_epoch: int) -> TrainState:
@@ -81,14 +75,14 @@ def init_state(config: Train, steps_per_epoch: int) -> TrainState:
     """
     weights_key, queue_key = jax.random.split(jax.random.key(config.seed))
     side, dim = config.views.size, config.model.out_dim
-    variables = make_model(config).init(weights_key, jnp.zeros((2, side, side, 3)))
+    variables = make_model(config.model).init(weights_key, jnp.zeros((2, side, side, 3)))
     params = variables["params"]
     rows = (steps_per_epoch, config.batch_size)
     contrastive = config.objective.name == "ipcl"
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables["batch_stats"],
+        batch_stats=variables.get("batch_stats", {}),
         opt_state=optim.make_optimizer(config.optim, 0.0, 0.0).init(params),
         grad_sum=jax.tree.map(jnp.zeros_like, params) if config.accumulate > 1 else None,
         queue=init_queue(queue_key, config.objective.queue_size, dim) if contrastive else None,
@@ -131,7 +125,7 @@ def learn(
 
     def loss_of(params: dict) -> tuple[Array, tuple]:
         variables = {"params": params, "batch_stats": state.batch_stats}
-        (embeddings, _), changed = make_model(config).apply(
+        (embeddings, _), changed = make_model(config.model).apply(
             variables, views, train=True, mutable=["batch_stats"]
         )
         if objective.name == "categories":
@@ -142,7 +136,7 @@ def learn(
                 temperature=optim.temperature(objective, state.step, n_batches),
                 norm_prototype=objective.norm_prototype,
             )
-        return loss, (embeddings, Z, changed["batch_stats"])
+        return loss, (embeddings, Z, changed.get("batch_stats", {}))
 
     (loss, (embeddings, Z, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     grad_norm = optax.tree.norm(grads)
@@ -211,13 +205,15 @@ def collect_step(state: TrainState, batch: Batch, *, config: Train) -> TrainStat
 
     An epoch of it puts the untrained network on the same read-out as a trained one.
     """
-    (embeddings, _), changed = make_model(config).apply(
+    (embeddings, _), changed = make_model(config.model).apply(
         state.variables, views_of_step(config, state.step, batch), train=True, mutable=["batch_stats"]
     )
     own = prototypes(embeddings, config.views.per_image, normalize=config.objective.norm_prototype)
     row = state.step % state.bank.index.shape[0]
     return state.replace(
-        step=state.step + 1, batch_stats=changed["batch_stats"], bank=state.bank.put(row, own, batch)
+        step=state.step + 1,
+        batch_stats=changed.get("batch_stats", {}),
+        bank=state.bank.put(row, own, batch),
     )
 
 
@@ -236,7 +232,7 @@ def embed_step(variables: dict, key: Array, batch: Batch, *, config: Train) -> t
     canvas, sizes = batch["canvas"], batch["size"]
     pair = make_views(key, canvas, sizes, dataclasses.replace(config.views, per_image=2))
     images = jnp.concatenate([center_views(canvas, sizes, config.views), pair])
-    embeddings, _ = make_model(config).apply(variables, images)
+    embeddings, _ = make_model(config.model).apply(variables, images)
     whole, pair = embeddings[: len(canvas)], embeddings[len(canvas) :]
     return whole, pair.reshape(len(canvas), 2, -1)
 

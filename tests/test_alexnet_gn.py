@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch_twin import TorchAlexNetGN, all_layers, channel_first, channel_last, shake, to_flax, to_torch
+from torch_twin import (
+    TorchAlexNetGN,
+    all_layers,
+    channel_first,
+    channel_last,
+    images,
+    shake,
+    to_flax,
+    to_torch,
+)
 
 from ipcl_jax.models import AlexNetGN
 from ipcl_jax.models.layers import BatchNorm, GroupNorm, adaptive_average_pool
@@ -26,14 +35,6 @@ def twin() -> TorchAlexNetGN:
 @pytest.fixture(scope="module")
 def variables(twin) -> dict:
     return jax.tree.map(jnp.asarray, to_flax(twin.state_dict()))
-
-
-def images(count: int, height: int, width: int) -> np.ndarray:
-    """Coarse patches under fine noise: as normalised photographs, no two alike."""
-    rng = np.random.default_rng(height)
-    rows, columns = np.arange(height) * 5 // height, np.arange(width) * 5 // width
-    patches = rng.normal(size=(count, 5, 5, 3))[:, rows[:, None], columns[None]]
-    return (patches + 0.3 * rng.normal(size=patches.shape)).astype(np.float32)
 
 
 def far(found: dict, expected: dict[str, torch.Tensor]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from torch_twin import (
 
 from ipcl_jax import training
 from ipcl_jax.config import Model, Objective, Optim, Schedule, Train, Views
+from ipcl_jax.models import make_model
 from ipcl_jax.objective import prototypes
 from ipcl_jax.views import center_views
 
@@ -360,7 +361,7 @@ def test_embedding_is_the_models_and_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), before)  # its queue, too
 
     assert whole.shape == (B, 16) and pair.shape == (B, 2, 16)
-    model = training.make_model(SMALL)
+    model = make_model(SMALL.model)
     expected, _ = model.apply(before.variables, center_views(batch["canvas"], batch["size"], SMALL.views))
     np.testing.assert_allclose(whole, expected, atol=1e-5)  # unit vectors, compiled apart
     # Of an image, the two views are different and differ from the whole; other keys give others.

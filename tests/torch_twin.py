@@ -86,13 +86,21 @@ def shake(model: nn.Module, seed: int) -> nn.Module:
 
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.GroupNorm | nn.BatchNorm1d):
+            if isinstance(module, nn.GroupNorm | nn.BatchNorm1d | nn.BatchNorm2d):
                 module.weight.copy_(uniform(module.weight, 0.5, 1.5))
                 module.bias.copy_(uniform(module.bias, -0.5, 0.5))
-            if isinstance(module, nn.BatchNorm1d):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.running_mean.copy_(uniform(module.running_mean, -0.3, 0.3))
                 module.running_var.copy_(uniform(module.running_var, 0.1, 1.0))
     return model
+
+
+def images(count: int, height: int, width: int) -> np.ndarray:
+    """Coarse patches under fine noise: as normalised photographs, no two alike, `[B, H, W, 3]`."""
+    rng = np.random.default_rng(height)
+    rows, columns = np.arange(height) * 5 // height, np.arange(width) * 5 // width
+    patches = rng.normal(size=(count, 5, 5, 3))[:, rows[:, None], columns[None]]
+    return (patches + 0.3 * rng.normal(size=patches.shape)).astype(np.float32)
 
 
 # --- the two layouts ---------------------------------------------------------------------

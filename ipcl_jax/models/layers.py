@@ -78,13 +78,13 @@ class GroupNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation of `[B, C]` over the global batch, with PyTorch's running statistics.
+    """Batch normalisation of `[B, ..., C]` over the global batch, with PyTorch's running statistics.
 
     A training batch is normalised with its own biased variance; the running
     variance is fed the unbiased one. (Flax's layer feeds it the biased one.) Computes in
     float32, and returns its input's dtype.
 
-    Source: Ioffe & Szegedy 2015; torch.nn.BatchNorm1d.
+    Source: Ioffe & Szegedy 2015; torch.nn.BatchNorm1d and BatchNorm2d.
     """
 
     momentum: float = 0.1
@@ -92,7 +92,8 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        count, features = x.shape
+        features = x.shape[-1]
+        others = tuple(range(x.ndim - 1))  # every axis but the channels'
         scale = self.param("scale", nn.initializers.ones, (features,))
         bias = self.param("bias", nn.initializers.zeros, (features,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
@@ -100,16 +101,17 @@ class BatchNorm(nn.Module):
 
         dtype, x = x.dtype, x.astype(jnp.promote_types(x.dtype, scale.dtype))
         if train:
-            mean, var = x.mean(0), x.var(0)
+            mean, var = x.mean(others), x.var(others)
             if not self.is_initializing():
-                keep = 1 - self.momentum
+                keep, count = 1 - self.momentum, x.size // features
                 unbiased = var * (count / (count - 1))
                 running_mean.value = keep * running_mean.value + self.momentum * mean
                 running_var.value = keep * running_var.value + self.momentum * unbiased
         else:
             mean, var = running_mean.value, running_var.value
         shrink = jax.lax.rsqrt(var + self.epsilon) * scale
-        return ((x - mean[None]) * shrink[None] + bias[None]).astype(dtype)
+        channel = (None,) * len(others)  # [C] -> [1, ..., C]
+        return ((x - mean[channel]) * shrink[channel] + bias[channel]).astype(dtype)
 
 
 def adaptive_average_pool(x: Array, side: int) -> Array:
