@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,14 +140,18 @@ def guess_model(tensors: Mapping[str, np.ndarray], *, l2norm: bool | None = None
             unless there are 1000 outputs, as in the models trained on ImageNet's categories.
 
     Returns:
-        The paper's network with as many outputs and as wide fully connected layers as the tensors have.
+        The network of that name and kind of norm, with as many outputs and as wide fully connected layers
+        as the tensors have; the paper's network if they are of none.
     """
-    widths = {}
-    for layer, field in (("fc6.0.weight", "fc_dim"), ("fc8.0.weight", "out_dim")):
+    fields = {}
+    if "layer1.0.conv1.weight" in tensors:
+        fields["arch"] = "resnet50" if "layer1.0.conv3.weight" in tensors else "resnet18"
+        fields["norm"] = "batch" if "bn1.running_mean" in tensors else "group"
+    for layer, field in (("fc6.0.weight", "fc_dim"), ("fc8.0.weight", "out_dim"), ("fc.weight", "out_dim")):
         if layer in tensors and tensors[layer].ndim == 2:
-            widths[field] = tensors[layer].shape[0]
-    model = Model(**widths)
-    return Model(**widths, l2norm=model.out_dim != 1000 if l2norm is None else l2norm)
+            fields[field] = tensors[layer].shape[0]
+    model = Model(**fields)
+    return replace(model, l2norm=model.out_dim != 1000 if l2norm is None else l2norm)
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], description: dict, *, origin: str) -> Encoder:

@@ -1,6 +1,5 @@
 """PyTorch's parameter names and ours, side by side: the only place that spells them."""
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +8,7 @@ from flax.traverse_util import flatten_dict
 from ipcl_jax.config import Model
 from ipcl_jax.encoder import expected_variables
 
-# Our module names end in what they are; the reference's are places in a torch.nn.Sequential.
+# AlexNet-GN's modules end in what they are; the reference's are places in a torch.nn.Sequential.
 _PLACE = {"conv": "0", "linear": "0", "norm": "1"}
 _LEAF = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
@@ -49,23 +48,27 @@ def torch_tensors(model: Model) -> dict[str, Tensor]:
     a feature map flattened channel-first in PyTorch and channel-last here, so its inputs
     are permuted too.
 
-    Source: the reference's models/alexnet_gn.py.
+    Source: the reference's models/alexnet_gn.py; for ResNets, torchvision's models/resnet.py.
     """
-    tensors = {}
-    for path, leaf in flatten_dict(expected_variables(model)).items():
-        tensors[_torch_name(path)] = _layout(path, leaf.shape)
-    return tensors
+    variables = flatten_dict(expected_variables(model))
+    return {
+        f"{_module(path, model)}.{_LEAF[path[-1]]}": _layout(path, leaf.shape)
+        for path, leaf in variables.items()
+    }
 
 
 def counters(model: Model) -> list[str]:
     """Names of PyTorch's batch counters, one a batch norm: integers that no result depends on."""
     paths = flatten_dict(expected_variables(model)["batch_stats"])
-    return sorted({_torch_name(path).rsplit(".", 1)[0] + ".num_batches_tracked" for path in paths})
+    return sorted({f"{_module(path, model)}.num_batches_tracked" for path in paths})
 
 
-def _torch_name(path: tuple[str, ...]) -> str:
-    block, kind = re.fullmatch(r"(\w+)_(conv|linear|norm)", path[-2]).groups()
-    return f"{block}.{_PLACE[kind]}.{_LEAF[path[-1]]}"
+def _module(path: tuple[str, ...], model: Model) -> str:
+    """PyTorch's name of the module that a variable belongs to."""
+    if model.arch == "alexnet_gn":
+        block, kind = path[-2].rsplit("_", 1)
+        return f"{block}.{_PLACE[kind]}"
+    return path[-2].replace("_", ".")  # ResNets are built with PyTorch's names
 
 
 def _layout(path: tuple[str, ...], shape: tuple[int, ...]) -> Tensor:

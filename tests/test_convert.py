@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from torch_resnet import TorchResNet
 from torch_twin import TorchAlexNetGN, all_layers, channel_first, channel_last, shake
 
 from convert import CheckpointError, convert_torch_checkpoint, open_encoder, save_torch, to_torch_state_dict
@@ -72,6 +73,29 @@ def test_every_layer_of_a_converted_file(out_dim, l2norm, tmp_path):
             assert found[name].shape == value.shape, name
             error = np.abs(np.asarray(found[name]) - value).max() / np.abs(value).max()
             assert error < (FC7_CLOSE if name == "fc7" else CLOSE), (name, count, side, error)
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+def test_resnets_are_known_by_their_tensors(arch, norm, tmp_path):
+    torch.manual_seed(3)
+    model = shake(TorchResNet(arch, norm, out_dim=128 if norm == "group" else 1000), seed=4).eval()
+    model.l2norm = model.l2norm if norm == "group" else None
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "resnet.pth")
+    encoder = convert_torch_checkpoint(tmp_path / "resnet.pth")
+    assert (encoder.model.arch, encoder.model.norm) == (arch, norm)
+    assert (encoder.model.out_dim, encoder.model.l2norm) == ((128, True) if norm == "group" else (1000, False))
+    x = images(2, 96)
+    expected = all_layers(model, channel_first(x))
+    found = extract(encoder, x, encoder.layer_names)
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        error = np.abs(np.asarray(found[name]) - channel_last(value)).max() / value.abs().max()
+        assert error < CLOSE, (name, error)
+    back = to_torch_state_dict(encoder)
+    assert back.keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(back[name], value), name
 
 
 # --- forms of files ------------------------------------------------------------------------
