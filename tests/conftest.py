@@ -1,10 +1,15 @@
 """Before any test: JAX on four virtual devices, and no silent broadcasts between ranks."""
 
 import os
+import tempfile
 
 # These count only before JAX is imported.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests in processes of their own compile the same programs again and again.
+compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1"
 
 import jax  # noqa: E402
 
