@@ -67,12 +67,11 @@ def extract(
 def compute(encoder: Encoder, images: Array, layers: tuple[str, ...], dtype: jnp.dtype) -> dict[str, Array]:
     """What `extract` computes, without its checks."""
     images = normalize(images, encoder) if images.dtype == jnp.uint8 else images
-    module = encoder.module.clone(dtype=None if dtype == jnp.float32 else dtype)
-    _, activations = module.apply(encoder.variables, images, layers=layers)
-    return {
-        name: activations[name].astype(jnp.promote_types(jnp.float32, activations[name].dtype))
-        for name in layers
-    }
+    exact = dtype == jnp.float32  # accelerators would by default drop digits of float32 products
+    module = encoder.module.clone(dtype=None if exact else dtype)
+    with jax.default_matmul_precision("highest" if exact else "default"):
+        _, found = module.apply(encoder.variables, images, layers=layers)
+    return {name: value.astype(jnp.promote_types(jnp.float32, value.dtype)) for name, value in found.items()}
 
 
 def normalize(images: Array, encoder: Encoder) -> Array:
