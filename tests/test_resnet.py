@@ -59,15 +59,12 @@ def assert_close(errors: dict[str, float], tolerance: float) -> None:
 # --- against torch -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "arch, norm, side",
-    [
-        ("resnet18", "batch", 224),
-        ("resnet18", "group", 161),
-        ("resnet50", "batch", 192),
-        ("resnet50", "group", 224),
-    ],
-)
+@pytest.mark.parametrize("arch, norm, side", [
+    ("resnet18", "batch", 224),
+    ("resnet18", "group", 161),
+    ("resnet50", "batch", 192),
+    ("resnet50", "group", 224),
+])  # fmt: skip
 def test_every_layer_in_evaluation(arch, norm, side):
     twin, x = twin_of(arch, norm), images(2, side, side)
     embedding, found = forward(arch, norm)(to_flax(twin.state_dict()), x)
@@ -131,6 +128,16 @@ def test_a_supervised_model_eagerly():
     assert tuple(found) == model.layer_names and model.layer_names[-1] == "fc"
     assert_close(far(found, all_layers(twin, channel_first(x))), 1e-5)
     np.testing.assert_array_equal(logits, found["fc"])
+
+
+def test_bfloat16_keeps_norms_and_unit_length_in_float32():
+    variables, x = to_flax(twin_of("resnet18", "batch").state_dict()), images(2, 64, 64)
+    model = ResNet(norm="batch", dtype=jnp.bfloat16)
+    rough, found = jax.jit(lambda x: model.apply(variables, x, layers=["layer1", "fc"]))(x)
+    assert {name: value.dtype for name, value in found.items()} == dict.fromkeys(found, jnp.bfloat16)
+    exact, _ = ResNet(norm="batch").apply(variables, x)
+    assert_close(far({"embedding": rough}, {"embedding": exact}), 0.03)  # 2^-9 an operand, 21 layers on
+    np.testing.assert_allclose(jnp.linalg.norm(rough, axis=-1), 1, atol=1e-6)
 
 
 def test_batch_norm_over_several_devices():
@@ -240,9 +247,8 @@ def start() -> training.TrainState:
 def test_a_config_chooses_the_model():
     assert make_model(Model(fc_dim=8)) == AlexNetGN(fc_dim=8)
     assert make_model(Model(arch="resnet18", out_dim=5)) == ResNet("resnet18", "group", 5)
-    assert make_model(Model(arch="resnet50", norm="batch", l2norm=False)) == ResNet(
-        "resnet50", "batch", l2norm=False
-    )
+    other = Model(arch="resnet50", norm="batch", l2norm=False)
+    assert make_model(other) == ResNet("resnet50", "batch", l2norm=False)
 
 
 def test_smallest_views_depend_on_the_model():
