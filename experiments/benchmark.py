@@ -220,7 +220,8 @@ def choices_of(key: jax.Array, sizes: jax.Array, options: Views) -> list[dict]:
     keys = jax.random.split(key, len(sizes) * options.per_image)
     sample = jax.jit(jax.vmap(lambda key, size: sample_view(key, size, options)))
     drawn = sample(keys, np.repeat(sizes, options.per_image, axis=0))
-    columns = {name: np.asarray(values).tolist() for name, values in drawn._asdict().items()}
+    given = {name: values for name, values in drawn._asdict().items() if values is not None}
+    columns = {name: np.asarray(values).tolist() for name, values in given.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

@@ -72,6 +72,8 @@ class Views:
     """Range of the crop's share of the image's area."""
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of the crop's width / height, drawn log-uniformly."""
+    antialias: bool = True
+    """Average over all pixels that a crop's pixel covers; without, only between the nearest two each way."""
     grayscale: float = 0.2
     """Probability that a view loses its colour."""
     brightness: float = 0.4
@@ -82,8 +84,24 @@ class Views:
     """Saturation factor is uniform in 1 +- this."""
     hue: float = 0.4
     """Hue turns by a uniform share of the full circle in +- this."""
+    hue_space: Literal["hsv", "yiq"] = "hsv"
+    """`hsv` as torchvision; `yiq` rotates the chroma of YIQ, which is cheaper and turns colours otherwise."""
+    colour_order: Literal["random", "fixed"] = "random"
+    """`random`: drawn for every view; `fixed`: brightness, contrast, saturation, hue."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur, after the colour operations; the reference's option uses 0.5."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur's standard deviation in pixels of the view, drawn uniformly; up to size / 16."""
+    rotation: float = 0.0
+    """Largest rotation in degrees, in [0, 180]; the angle is uniform in +- this."""
+    window: float = 0.0
+    """Soft edge of a circular window that touches the sides, as a share of half the side, in [0, 1]: there
+    a view fades to the gray of the mean; 0 for no window."""
+    distortion: float = 0.0
+    """Radial distortion k, the same for all views, in [-1/6, 1]: at r shows what was at r (1 + k r^2), where
+    r = 1 is the middle of a side. Above 0 the corners are drawn in (barrel), below 0 magnified (pincushion)."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from each channel of [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -300,7 +318,7 @@ def validate(config: Train, devices: int = 1) -> None:
     low, high = config.views.crop_aspect
     if not 0 < low <= high:
         raise ConfigError(f"--views.crop-aspect is {low:g} {high:g}; it needs 0 < low <= high.")
-    for name in ("grayscale", "flip"):
+    for name in ("grayscale", "flip", "blur"):
         value = getattr(config.views, name)
         if not 0 <= value <= 1:
             raise ConfigError(f"--views.{name} is {value}; a probability lies in [0, 1].")
@@ -310,6 +328,29 @@ def validate(config: Train, devices: int = 1) -> None:
         value = getattr(config.views, name)
         if not 0 <= value <= 1:
             raise ConfigError(f"--views.{name} is {value}; factors are 1 +- this, so it lies in [0, 1].")
+    low, high = config.views.blur_sigma
+    largest = config.views.size / 16  # the kernel, four times as wide each way, stays well inside a view
+    if not 0 < low <= high <= largest:
+        raise ConfigError(
+            f"--views.blur-sigma is {low:g} {high:g} pixels; it needs 0 < low <= high <= {largest:g}, "
+            "which is --views.size / 16."
+        )
+    if not 0 <= config.views.rotation <= 180:
+        raise ConfigError(f"--views.rotation is {config.views.rotation}; it lies in [0, 180] degrees.")
+    if not 0 <= config.views.window <= 1:
+        raise ConfigError(
+            f"--views.window is {config.views.window}; its edge lies in [0, 1] of half the side."
+        )
+    if not -1 / 6 <= config.views.distortion <= 1:
+        raise ConfigError(
+            f"--views.distortion is {config.views.distortion}; it lies in [-1/6, 1], as the corners would "
+            "fold over below."
+        )
+    for name, known in (("hue_space", ("hsv", "yiq")), ("colour_order", ("random", "fixed"))):
+        value = getattr(config.views, name)
+        if value not in known:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--views.{flag} is {value!r}.{near_miss(value, known)}")
     short, long = config.data.canvas
     if not 1 <= short <= long:
         raise ConfigError(f"--data.canvas is {short} {long}; give the short side first, then the long one.")

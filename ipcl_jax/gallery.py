@@ -1,8 +1,9 @@
-"""Pictures for the report: what the network sees, and what it finds alike."""
+"""Pictures of a run: what the network sees, and what it finds alike."""
 
 import jax
 import numpy as np
 from jax import Array
+from PIL import Image, ImageOps
 
 from ipcl_jax.config import Train, Views
 from ipcl_jax.decoding import upright
@@ -32,6 +33,34 @@ def contact_sheet(images: Source, config: Train, *, n_images: int = 6) -> Contac
     )
     views = to_uint8(views, config.views).reshape(len(chosen), config.views.per_image, *views.shape[1:])
     return ContactSheet(originals=_upright(batch), views=views)
+
+
+def draw_sheet(sheet: ContactSheet, *, cell: int = 192) -> Image.Image:
+    """A contact sheet as one picture: an image by row, first as it is and then its views.
+
+    Views keep their pixels, each as a square of whole screen pixels if they are small. The
+    images are scaled to the same cell, aspect kept.
+
+    Args:
+        sheet: images and views.
+        cell: views smaller than this are magnified up to it.
+
+    Returns:
+        The picture, RGB.
+    """
+    rows, columns, side = sheet.views.shape[:3]
+    scale, gap = max(1, cell // side), 4
+    cell = scale * side
+    step = cell + gap
+    picture = Image.new("RGB", (gap + (columns + 1) * step + gap, gap + rows * step), "white")
+    for row, (original, views) in enumerate(zip(sheet.originals, sheet.views, strict=True)):
+        top = gap + row * step
+        image = ImageOps.contain(Image.fromarray(original), (cell, cell), Image.Resampling.LANCZOS)
+        picture.paste(image, (gap + (cell - image.width) // 2, top + (cell - image.height) // 2))
+        for column, view in enumerate(views, 1):
+            pixels = view.repeat(scale, 0).repeat(scale, 1)
+            picture.paste(Image.fromarray(pixels), (2 * gap + column * step, top))
+    return picture
 
 
 def neighbours(

@@ -3,7 +3,8 @@
 From a uint8 canvas on, everything runs inside the compiled step: a crop is a few small
 matrix products (antialiased, flip included), and colour works on whole planes, which lie as
 `[height, 3, width]` so that no product needs a transposed factor. A view's random choices
-are drawn first, as plain numbers (`ViewParameters`), and then applied.
+are drawn first, as plain numbers (`ViewParameters`), and then applied: crop and flip, gray,
+colour (`colour.py`), then blur, rotation, window and distortion (`optics.py`) where they are on.
 
 Canvases hold an image in their top left corner. `sizes` is the image's true (height, width);
 one taller than wide fills the same memory seen as `[W, H, 3]`, so the host never turns an image.
@@ -18,15 +19,14 @@ they stay float32 from the crop on.
 import math
 from typing import NamedTuple
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ipcl_jax import colour, optics
 from ipcl_jax.config import Views
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 _TRIES = 10
 _BLOCK = 16  # outputs of one product: more would multiply zeros, fewer would cost calls
 
@@ -42,6 +42,8 @@ class ViewParameters(NamedTuple):
     saturation: Array  # factor
     hue: Array  # share of the full circle, signed
     order: Array  # [..., 4] int32: a permutation of brightness 0, contrast 1, saturation 2, hue 3
+    sigma: Array | None = None  # of the blur, in pixels; 0 leaves a view sharp; None if none is blurred
+    angle: Array | None = None  # in degrees, counter-clockwise; None if none is rotated
 
 
 def make_views(key: Array, canvas: Array, sizes: Array, options: Views) -> Array:
@@ -112,6 +114,18 @@ def sample_view(key: Array, size: Array, options: Views) -> ViewParameters:
     def factor(key: Array, spread: float) -> Array:
         return jax.random.uniform(key, minval=1 - spread, maxval=1 + spread)
 
+    # What is off by default has keys of its own, so that all else is drawn as if it were not there.
+    # (The numbers start at 8, as those below could give the eight keys above once more.)
+    sigma = angle = None
+    if options.blur:
+        low, high = options.blur_sigma
+        drawn = jax.random.uniform(jax.random.fold_in(key, 8), minval=low, maxval=high)
+        blurred = jax.random.bernoulli(jax.random.fold_in(key, 9), options.blur)
+        sigma = jnp.where(blurred, drawn, 0.0)
+    if options.rotation:
+        largest = options.rotation
+        angle = jax.random.uniform(jax.random.fold_in(key, 10), minval=-largest, maxval=largest)
+
     return ViewParameters(
         box=sample_box(keys[0], size, area=options.crop_area, aspect=options.crop_aspect),
         flip=jax.random.bernoulli(keys[1], options.flip),
@@ -120,7 +134,9 @@ def sample_view(key: Array, size: Array, options: Views) -> ViewParameters:
         contrast=factor(keys[4], options.contrast),
         saturation=factor(keys[5], options.saturation),
         hue=jax.random.uniform(keys[6], minval=-options.hue, maxval=options.hue),
-        order=jax.random.permutation(keys[7], 4),
+        order=jnp.arange(4) if options.colour_order == "fixed" else jax.random.permutation(keys[7], 4),
+        sigma=sigma,
+        angle=angle,
     )
 
 
@@ -171,13 +187,13 @@ def sample_box(
 
 
 def render_views(canvas: Array, sizes: Array, parameters: ViewParameters, options: Views) -> Array:
-    """Crops, flips, colours and normalises views as their parameters say.
+    """Crops, flips, colours, blurs, bends and normalises views as their parameters say.
 
     Args:
         canvas: `[B, H, W, 3]` uint8, H <= W.
         sizes: `[B*n, 2]` int32, true size of each view's image.
         parameters: of B*n views, image by image.
-        options: S = options.size, and the mean and std.
+        options: S = options.size, mean and std, and all that is not drawn.
 
     Returns:
         `[B*n, S, S, 3]` float32, normalised.
@@ -186,8 +202,12 @@ def render_views(canvas: Array, sizes: Array, parameters: ViewParameters, option
 
     def one(planes: Array, size: Array, chosen: ViewParameters) -> Array:
         resized, offset = jnp.array([side, side]), jnp.array([0, 0])
-        view = _resize(planes, size, chosen.box, resized, offset, side, flip=chosen.flip)
-        return _colour(view, chosen)
+        view = _resize(
+            planes, size, chosen.box, resized, offset, side, flip=chosen.flip, antialias=options.antialias
+        )
+        # A portrait lies mirrored at its diagonal, where a rotation has the other sense.
+        angle = chosen.angle if chosen.angle is None else jnp.where(size[0] > size[1], -1, 1) * chosen.angle
+        return optics.apply(_colour(view, chosen, options), chosen.sigma, angle, options)
 
     return _for_each(one, canvas, sizes, parameters, options=options)
 
@@ -208,7 +228,7 @@ def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views)
         )
 
     # On a CPU an image at a time stays in the cache and branches for real.
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = _on_cpu()
     each = (lambda f, *xs: jax.lax.map(lambda x: f(*x), xs)) if on_cpu else (lambda f, *xs: jax.vmap(f)(*xs))
     planes = each(lie_down, canvas, sizes.reshape(batch, per_image, 2)[:, 0])  # [B, H, 3, W] uint8
 
@@ -226,9 +246,14 @@ def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views)
     return views.reshape(-1, *views.shape[2:])
 
 
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
 def _resize(
-    planes: Array, size: Array, box: Array, resized: Array, offset: Array, side: int, *, flip: Array | bool
-) -> Array:
+    planes: Array, size: Array, box: Array, resized: Array, offset: Array, side: int,
+    *, flip: Array | bool, antialias: bool = True,
+) -> Array:  # fmt: skip
     """Resizes a box of one image and cuts a square, `[side, 3, side]` in [0, 1], lying as on the canvas.
 
     Args:
@@ -239,24 +264,26 @@ def _resize(
         offset: `[2]` int32, top left of the square in the resized box.
         side: S.
         flip: mirror left and right.
+        antialias: average over what an output covers; else between its two neighbours in the image.
     """
     portrait = size[0] > size[1]
     axes = [box[:2], box[2:], resized, offset, jnp.array([False, flip])]
     axes = [jnp.where(portrait, pair[::-1], pair) for pair in axes]  # in the canvas's order
     down, across = ([pair[axis] for pair in axes] for axis in (0, 1))
-    narrow = _resample(planes, 2, side, *across)  # [H, 3, S]
-    return _resample(narrow, 0, side, *down) / 255
+    narrow = _resample(planes, 2, side, *across, antialias=antialias)  # [H, 3, S]
+    return _resample(narrow, 0, side, *down, antialias=antialias) / 255
 
 
 def _resample(
     planes: Array, axis: int, side: int,
-    start: Array, length: Array, resized: Array, offset: Array, flip: Array,
+    start: Array, length: Array, resized: Array, offset: Array, flip: Array, *, antialias: bool = True,
 ) -> Array:  # fmt: skip
-    """Antialiased bilinear resampling along one axis of `[H, 3, W]`, to `side` pixels.
+    """Bilinear resampling along one axis of `[H, 3, W]`, to `side` pixels.
 
     Output pixel j is centred on source coordinate start + (offset + j + 1/2) length / resized, under
-    a triangle of half-width max(length / resized, 1). As a matrix, the weights form a band; it is
-    multiplied in blocks of outputs, each with just the stretch of source pixels that it can see.
+    a triangle of half-width max(length / resized, 1), or 1 if not antialiased. As a matrix, the weights
+    form a band; it is multiplied in blocks of outputs, each with just the stretch of source pixels that
+    it can see.
     """
     extent = planes.shape[axis]
     n_blocks = -(-side // _BLOCK)
@@ -269,7 +296,7 @@ def _resample(
     # Whole pixels and the rest by integer division: a float32 coordinate would cost three digits.
     numerator = (2 * output + 1) * length
     whole, rest = start + numerator // (2 * resized), numerator % (2 * resized) / (2 * resized)
-    width = jnp.maximum(length / resized, 1.0)
+    width = jnp.maximum(length / resized, 1.0) if antialias else jnp.ones(())
     first = whole.min(1) - jnp.ceil(width).astype(jnp.int32)
     first = jnp.clip(first, 0, extent - reach)
     pixels = first[:, None] + jnp.arange(reach)[None]  # [blocks, reach]
@@ -290,48 +317,21 @@ def _resample(
 # --- colour: planes [S, 3, S] in [0, 1] --------------------------------------------------
 
 
-def luma(rgb: Array) -> Array:
-    """ITU-R 601 luma of planes: `[S, 3, S]` to `[S, 1, S]`."""
-    red, green, blue = jnp.split(rgb, 3, axis=1)
-    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
-
-
-def _blend(rgb: Array, other: Array | float, factor: Array) -> Array:
-    return jnp.clip(factor * rgb + (1 - factor) * other, 0.0, 1.0)
-
-
-def adjust_brightness(rgb: Array, factor: Array) -> Array:
-    """Blends planes `[S, 3, S]` in [0, 1] with black. (dm-pix adds instead of scaling.)"""
-    return _blend(rgb, 0.0, factor)
-
-
-def adjust_contrast(rgb: Array, factor: Array) -> Array:
-    """Blends planes `[S, 3, S]` in [0, 1] with their mean luma. (dm-pix centres each channel.)"""
-    return _blend(rgb, luma(rgb).mean(), factor)
-
-
-def adjust_saturation(rgb: Array, factor: Array) -> Array:
-    """Blends planes `[S, 3, S]` in [0, 1] with their luma. (dm-pix scales HSV saturation.)"""
-    return _blend(rgb, luma(rgb), factor)
-
-
-def adjust_hue(rgb: Array, turn: Array) -> Array:
-    """Turns the hue of planes `[S, 3, S]` in [0, 1] by a share of the full circle."""
-    # dm-pix finds the hue's sector by comparing a channel with the maximum for equality. Fused
-    # with what comes before, the two sides could be rounded differently; the barrier makes
-    # both come from memory.
-    return dm_pix.adjust_hue(jax.lax.optimization_barrier(rgb), turn, channel_axis=1)
-
-
-def _colour(rgb: Array, chosen: ViewParameters) -> Array:
+def _colour(rgb: Array, chosen: ViewParameters, options: Views) -> Array:
     """One view's colour operations, in the order drawn."""
+    turn_hue = {"hsv": colour.adjust_hue, "yiq": colour.adjust_hue_yiq}[options.hue_space]
     operations = [
-        lambda rgb: adjust_brightness(rgb, chosen.brightness),
-        lambda rgb: adjust_contrast(rgb, chosen.contrast),
-        lambda rgb: adjust_saturation(rgb, chosen.saturation),
-        lambda rgb: adjust_hue(rgb, chosen.hue),
+        lambda rgb: colour.adjust_brightness(rgb, chosen.brightness),
+        lambda rgb: colour.adjust_contrast(rgb, chosen.contrast),
+        lambda rgb: colour.adjust_saturation(rgb, chosen.saturation),
+        lambda rgb: turn_hue(rgb, chosen.hue),
     ]
-    rgb = jnp.where(chosen.gray, luma(rgb), rgb)
+    rgb = jnp.where(chosen.gray, colour.luma(rgb), rgb)
+    # On a CPU a bare chain would be fused with what follows, into loops several times slower than branches.
+    if options.colour_order == "fixed" and not _on_cpu():
+        for operation in operations:
+            rgb = operation(rgb)
+        return rgb
     for place in range(4):
         rgb = jax.lax.switch(chosen.order[place], operations, rgb)
     return rgb

@@ -1,11 +1,7 @@
 """Augmented views: what is drawn against torchvision's rules, what is rendered against float64."""
 
 import dataclasses
-import importlib.util
-from functools import partial
-from pathlib import Path
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +9,20 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
-import torch_views
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from PIL import Image
+from pictures import (
+    all_kinds,
+    drawn,
+    largest_error,
+    make_views,
+    noise,
+    on_canvas,
+    photograph,
+    render_views,
+    without_normalising,
+)
 
-from ipcl_jax import views
+from ipcl_jax import colour, views
 from ipcl_jax.config import Views
 
 # A pixel in [0, 1] carries float32's 6e-8 through some 250 additions and a chain of four colour
@@ -33,85 +38,7 @@ UNLIKELY = 1e-3
 DRAWS = 20_000
 
 
-torch.set_num_threads(1)  # images are small, and torch's threads would keep JAX's waiting
-
-
-# --- images ------------------------------------------------------------------------------
-
-
-def photograph(name: str, height: int, width: int) -> np.ndarray:
-    """A piece of one of scikit-image's photographs, `[height, width, 3]` uint8."""
-    folder = Path(importlib.util.find_spec("skimage").origin).parent / "data"
-    with Image.open(folder / name) as file:
-        return np.asarray(file.convert("RGB").resize((640, 640)))[40 : 40 + height, 60 : 60 + width]
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def on_canvas(images: list[np.ndarray], height: int = 256, width: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """Images on canvases whose rest is white, so that anything read outside of an image shows."""
-    canvas = np.full((len(images), height, width, 3), 255, np.uint8)
-    for image, place in zip(images, canvas, strict=True):
-        seen = place.reshape(width, height, 3) if image.shape[0] > image.shape[1] else place
-        seen[: image.shape[0], : image.shape[1]] = image
-    return canvas, np.array([image.shape[:2] for image in images], np.int32)
-
-
-def all_kinds() -> list[np.ndarray]:
-    """Landscape, portrait, square, full, smaller than the canvas, a pixel high, a pixel wide."""
-    return [
-        photograph("astronaut.png", 256, 341),
-        photograph("chelsea.png", 400, 256),
-        photograph("coffee.png", 256, 256),
-        photograph("rocket.jpg", 256, 512),
-        photograph("chelsea.png", 60, 90),
-        photograph("astronaut.png", 91, 40),
-        noise(256, 341),
-        noise(500, 256),
-        noise(40, 50),
-        noise(1, 200),
-        noise(200, 1),
-        noise(1, 1),
-    ]
-
-
-# --- drawing and rendering ---------------------------------------------------------------
-
-
-@partial(jax.jit, static_argnums=2)
-def drawn(keys: jax.Array, sizes: jax.Array, options: Views) -> views.ViewParameters:
-    return jax.vmap(lambda key, size: views.sample_view(key, size, options))(keys, sizes)
-
-
-def choice(parameters: views.ViewParameters, i: int) -> dict:
-    return {name: np.asarray(values)[i].tolist() for name, values in parameters._asdict().items()}
-
-
-def without_normalising(rendered: jax.Array, options: Views) -> np.ndarray:
-    return np.asarray(rendered, np.float64) * np.array(options.std) + np.array(options.mean)
-
-
-def reference(image: np.ndarray, chosen: dict, side: int) -> np.ndarray:
-    """One view `[S, S, 3]` in [0, 1], by the formulas in float64."""
-    planes = torch.from_numpy(image.copy()).permute(2, 0, 1).double() / 255
-    return torch_views.view(planes, chosen, side).permute(1, 2, 0).numpy()
-
-
-def largest_error(images, parameters, rendered, options: Views) -> float:
-    n = len(rendered) // len(images)
-    pixels = without_normalising(rendered, options)
-    errors = [
-        np.abs(pixels[i] - reference(images[i // n], choice(parameters, i), options.size)).max()
-        for i in range(len(rendered))
-    ]
-    return max(errors)
-
-
-# Compiled once for each size; tests share it.
-make_views = partial(jax.jit, static_argnums=3)(views.make_views)
-render_views = partial(jax.jit, static_argnums=3)(views.render_views)
+# --- rendering ---------------------------------------------------------------------------
 
 
 def border_boxes(height: int, width: int) -> list[tuple[int, int, int, int]]:
@@ -202,72 +129,6 @@ def test_a_block_of_outputs_sees_all_its_source_pixels():
             assert np.abs(got[i, 0] - expected).max() < 2e-5, (extent, side, start, length)
 
 
-# --- colour ------------------------------------------------------------------------------
-
-
-def colour_cases() -> dict[str, np.ndarray]:
-    """Planes `[3, 64, 64]` in [0, 1], the size of the smallest views. (The library's lie `[64, 3, 64]`.)"""
-    rng = np.random.default_rng(0)
-    gray = rng.random((1, 64, 64), np.float32)
-    return {
-        "noise": rng.random((3, 64, 64), np.float32),
-        "photograph": photograph("chelsea.png", 64, 64).transpose(2, 0, 1).astype(np.float32) / 255,
-        "gray": np.repeat(gray, 3, axis=0),
-        "nearly gray": np.clip(np.repeat(gray, 3, axis=0) + rng.choice([0, 6e-8], (3, 64, 64)), 0, 1),
-        "black": np.zeros((3, 64, 64)),
-        "white": np.ones((3, 64, 64)),
-        "dark": rng.random((3, 64, 64)) * 1e-3,
-        # Three levels in three channels: two or three channels agree nearly everywhere.
-        "ties": rng.integers(0, 3, (3, 64, 64)) / 2,
-        "primary colours": rng.integers(0, 2, (3, 64, 64)),
-    }
-
-
-@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
-def test_colour_operations_are_the_formulas_in_float64(name):
-    ours = jax.jit(getattr(views, f"adjust_{name}"))
-    amounts = [-0.5, -0.4, -0.1, 0.0, 1 / 6, 0.4, 0.5] if name == "hue" else [0.0, 0.6, 1.0, 1.37, 2.0]
-    for case, planes in colour_cases().items():
-        planes = planes.astype(np.float32)
-        for amount in np.float32(amounts):
-            expected = getattr(torch_views, name)(torch.from_numpy(planes).double(), float(amount)).numpy()
-            got = np.asarray(ours(planes.swapaxes(0, 1), amount)).swapaxes(0, 1)
-            assert got.dtype == np.float32 and got.min() >= 0 and got.max() <= 1 + 1e-6  # a rounding
-            assert np.abs(got - expected).max() < COLOUR, (case, amount)
-
-
-def test_hue_after_other_operations_is_the_same_fused_and_eager():
-    def chain(planes):
-        planes = views.adjust_contrast(views.adjust_brightness(planes, 1.3), 0.7)
-        return views.adjust_hue(views.adjust_saturation(views.adjust_hue(planes, 0.21), 1.4), -0.33)
-
-    fused, fused_batch = jax.jit(chain), jax.jit(jax.vmap(chain))
-    for planes in colour_cases().values():
-        exact = torch.from_numpy(planes.astype(np.float32)).double()
-        exact = torch_views.contrast(torch_views.brightness(exact, 1.3), 0.7)
-        exact = torch_views.hue(torch_views.saturation(torch_views.hue(exact, 0.21), 1.4), -0.33).numpy()
-        planes = jnp.asarray(planes, jnp.float32).swapaxes(0, 1)
-        batch = jnp.stack([planes, planes[::-1]])
-        for got in (chain(planes), fused(planes), fused_batch(batch)[0]):
-            assert np.abs(np.asarray(got).swapaxes(0, 1) - exact).max() < 5 * COLOUR  # five operations
-
-
-def test_dm_pix_computes_the_same_hue_but_other_blends():
-    image = jnp.asarray(colour_cases()["photograph"].transpose(1, 2, 0))
-    ours = {
-        name: np.asarray(getattr(views, f"adjust_{name}")(image.swapaxes(1, 2), amount)).swapaxes(1, 2)
-        for name, amount in (("brightness", 1.3), ("contrast", 1.3), ("saturation", 1.3), ("hue", 0.2))
-    }
-    # Well above rounding (1e-6), below what a difference of definition makes.
-    assert np.abs(dm_pix.adjust_brightness(image, 0.3) - ours["brightness"]).max() > 1e-3
-    assert np.abs(dm_pix.adjust_contrast(image, 1.3) - ours["contrast"]).max() > 1e-3
-    assert np.abs(dm_pix.adjust_saturation(image, 1.3) - ours["saturation"]).max() > 1e-3
-    assert np.abs(dm_pix.adjust_hue(image, 0.2) - ours["hue"]).max() < COLOUR
-
-
-# --- what chance decides -----------------------------------------------------------------
-
-
 def torchvision_boxes(rng, height, width, n, area, aspect) -> np.ndarray:
     """n boxes `[n, 4]` by RandomResizedCrop.get_params: ten tries, then the central crop."""
     boxes, open_ = np.zeros((n, 4), int), np.ones(n, bool)
@@ -316,7 +177,10 @@ def test_boxes_are_distributed_as_torchvisions(height, width, area):
 
 
 def test_other_choices_have_their_distributions():
-    options = Views(flip=0.3, brightness=0.3, contrast=0.5, saturation=0.6, hue=0.2)
+    options = Views(
+        flip=0.3, brightness=0.3, contrast=0.5, saturation=0.6, hue=0.2,
+        blur=0.35, blur_sigma=(0.5, 1.5), rotation=20,
+    )  # fmt: skip
     keys = jax.random.split(jax.random.key(11), DRAWS)
     parameters = drawn(keys, np.full((DRAWS, 2), (256, 341), np.int32), options)
     for name, rate in (("flip", options.flip), ("gray", options.grayscale)):
@@ -326,6 +190,10 @@ def test_other_choices_have_their_distributions():
         spread = getattr(options, name)
         uniform = scipy.stats.uniform(centre - spread, 2 * spread)
         assert scipy.stats.kstest(np.asarray(getattr(parameters, name)), uniform.cdf).pvalue > UNLIKELY, name
+    sigma, angle = np.asarray(parameters.sigma), np.asarray(parameters.angle)
+    assert scipy.stats.binomtest(int((sigma > 0).sum()), DRAWS, options.blur).pvalue > UNLIKELY
+    assert scipy.stats.kstest(sigma[sigma > 0], scipy.stats.uniform(0.5, 1.0).cdf).pvalue > UNLIKELY
+    assert scipy.stats.kstest(angle, scipy.stats.uniform(-20, 40).cdf).pvalue > UNLIKELY
     orders = np.asarray(parameters.order)
     assert (np.sort(orders, axis=1) == np.arange(4)).all()
     counts = np.unique(orders, axis=0, return_counts=True)[1]
@@ -334,12 +202,14 @@ def test_other_choices_have_their_distributions():
 
 def test_choices_are_independent_of_each_other():
     keys = jax.random.split(jax.random.key(12), DRAWS)
-    parameters = drawn(keys, np.full((DRAWS, 2), (256, 256), np.int32), Views())
+    options = Views(blur=0.5, rotation=20)
+    parameters = drawn(keys, np.full((DRAWS, 2), (256, 256), np.int32), options)
     columns = np.column_stack([np.asarray(x).reshape(DRAWS, -1) for x in parameters])
     correlation = np.corrcoef(columns.T)
-    groups = np.array([0] * 4 + [1, 2, 3, 4, 5, 6] + [7] * 4)  # numbers of one box or order belong together
+    # Numbers of one box or order belong together.
+    groups = np.array([0] * 4 + [1, 2, 3, 4, 5, 6] + [7] * 4 + [8, 9])
     between = correlation[groups[:, None] != groups]
-    assert np.abs(between).max() < 4.5 / np.sqrt(DRAWS)  # of 79 pairs of independent columns, 1 in 2,000
+    assert np.abs(between).max() < 4.5 / np.sqrt(DRAWS)  # of 108 pairs of independent columns, 1 in 1,400
 
 
 def test_each_view_has_a_key_of_its_own():
@@ -427,7 +297,7 @@ def test_single_options_do_what_they_say():
     plain = with_option()
     mirrored_gray = with_option(flip=1.0, grayscale=1.0)
     # The same sums in another order.
-    assert np.abs(mirrored_gray[:, :, ::-1] - (plain @ views.LUMA)[..., None]).max() < COLOUR
+    assert np.abs(mirrored_gray[:, :, ::-1] - (plain @ colour.LUMA)[..., None]).max() < COLOUR
     bright = with_option(brightness=0.4)
     ratio = bright[0].sum() / plain[0].sum()
     assert 0.6 <= ratio <= 1.4 and abs(ratio - 1) > 1e-3

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -15,12 +16,13 @@ from ipcl_jax.config import ConfigError, Train, near_miss
 RECIPES = {path.stem: path for path in sorted(Path(__file__).parent.glob("[a-z]*.py"))}
 
 
-def load(arguments: list[str], description: str) -> Train:
+def load(arguments: list[str], description: str, schema: type[Train] = Train) -> Train:
     """Reads a config from the command line.
 
     Args:
         arguments: `--config NAME`, then fields such as `--epochs 2 --optim.lr 0.01`.
         description: first line of `--help`.
+        schema: `Train`, or a subclass with the fields of another script.
 
     Returns:
         The recipe with those fields changed.
@@ -41,9 +43,10 @@ def load(arguments: list[str], description: str) -> Train:
         raise ConfigError(f"No recipe {chosen.config!r}.{near_miss(chosen.config, RECIPES)}")
     else:
         config, about = _read(RECIPES[chosen.config])
+    given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return tyro.cli(
-        Train,
-        default=config,
+        schema,
+        default=schema(**given),
         args=fields,
         prog=f"{Path(sys.argv[0]).name} --config {config.name}",
         description=f"{description}\n\n{about}",

@@ -1,0 +1,82 @@
+"""Draws what a network would be trained on: an image by row, first as it is and then its views.
+
+    python experiments/views.py --config ipcl_smoke
+    python experiments/views.py --config ipcl_alexnet_gn --data.source sample --views.rotation 20
+
+All fields of a recipe can follow, as with `train.py`, and are checked in the same way.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import configs
+from PIL import Image, UnidentifiedImageError
+
+from ipcl_jax.config import ConfigError, Train, validate
+from ipcl_jax.gallery import contact_sheet, draw_sheet
+from ipcl_jax.sources import open_source
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet(Train):
+    """A picture of the views that a training run would see."""
+
+    out: str | None = None
+    """Picture to write, .png or .jpg; by default views.png. One that is there is replaced."""
+    images: int = 6
+    """Rows: training images, spread evenly over all."""
+
+
+def draw(config: Sheet) -> Path:
+    """Writes the picture.
+
+    Args:
+        config: the recipe, where the picture goes and how many images it shows.
+
+    Returns:
+        The picture's path.
+
+    Raises:
+        ConfigError: if the recipe can't run, or the picture would replace something else.
+    """
+    path = _picture_path(config.out or "views.png")
+    if config.images < 1:
+        raise ConfigError(f"--images is {config.images}; it must be greater than zero.")
+    validate(config)
+    source = open_source(config.data.source, "train", dir=config.data.dir)
+    picture = draw_sheet(contact_sheet(source, config, n_images=config.images))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, quality=95)
+    return path
+
+
+def _picture_path(out: str) -> Path:
+    path = Path(out).expanduser()
+    if path.suffix.lower() not in _SUFFIXES:
+        raise ConfigError(f"--out is {out}; a picture's name ends in {', '.join(_SUFFIXES)}.")
+    if path.is_dir():
+        raise ConfigError(f"--out is {out}, which is a folder; give a file in it.")
+    if path.exists():
+        try:
+            Image.open(path).close()
+        except UnidentifiedImageError:
+            raise ConfigError(f"{out} is there already and no picture; give another --out.") from None
+    return path
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    try:
+        config = configs.load(sys.argv[1:], __doc__.splitlines()[0], Sheet)
+        print(f"Views of {config.name}, seed {config.seed}: {draw(config)}")
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
