@@ -222,7 +222,8 @@ _CIRCUMSTANCE = ("out", "max_steps", "checkpoints", "data.dir", "data.threads", 
 def differences(config: Train, stored: dict) -> list[str]:
     """Fields in which a config departs from one read back from JSON.
 
-    Fields that can't change the result (threads, folders, when to stop) don't count.
+    Fields that can't change the result (threads, folders, when to stop) don't count. A field that the
+    earlier run's version did not have yet stands at its default, which is what that version did.
 
     Args:
         config: the config asked for.
@@ -231,7 +232,8 @@ def differences(config: Train, stored: dict) -> list[str]:
     Returns:
         Lines such as `optim.lr: 0.03 there, 0.01 here`; empty if the runs are the same.
     """
-    here, there = _flatten(json.loads(to_json(config))), _flatten(stored)
+    here, defaults = (_flatten(json.loads(to_json(c))) for c in (config, Train(name="")))
+    there = defaults | _flatten(stored)
     return [
         f"{name}: {there.get(name, 'not set')} there, {here.get(name, 'not set')} here"
         for name in sorted(here.keys() | there.keys())

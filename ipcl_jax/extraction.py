@@ -33,7 +33,7 @@ def extract(
     Args:
         params: the model.
         imgs: `[B, H, W, 3]`, either float, normalised as the model wants it (`load_stimuli` does that), or
-            uint8 in 0-255, which is normalised here; any H and W from 63 on.
+            uint8 in 0-255, which is normalised here; any H and W from 63 on (32 for ResNets).
         layers: names as in the reference, such as `fc7` or `conv_block_1.0`, or one name;
             `params.layer_names` has all.
         dtype: of convolutions and matrix products. bfloat16 is faster on accelerators and

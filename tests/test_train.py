@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ipcl_jax.checkpoints import Checkpoints
-from ipcl_jax.config import Train
+from ipcl_jax.config import Model, Train
 from ipcl_jax.record import read_metrics
 
 TRAINER = Path(__file__).parents[1] / "experiments" / "train.py"
@@ -237,3 +237,9 @@ def test_config_round_trip():
     assert differences(config, json.loads(to_json(config))) == []
     other = Train(name="x", out="elsewhere", max_steps=3)
     assert differences(other, json.loads(to_json(config))) == []  # where and how long is no difference
+    older = json.loads(to_json(config))
+    del older["model"]["norm"]  # by a version that had no such field
+    assert differences(config, older) == []
+    assert differences(Train(name="x", model=Model(norm="batch")), older) == [
+        "model.norm: group there, batch here"
+    ]
