@@ -70,7 +70,7 @@ def center_views(canvas: Array, sizes: Array, options: Views) -> Array:
     Args:
         canvas: `[B, H, W, 3]` uint8, H <= W.
         sizes: `[B, 2]` int32, true height and width of each image.
-        options: S = options.size, and the mean and std.
+        options: S = options.size, the mean and std; gray if all views are.
 
     Returns:
         `[B, S, S, 3]` float32, normalised.
@@ -84,7 +84,8 @@ def center_views(canvas: Array, sizes: Array, options: Views) -> Array:
         resized = side * size // size.min()
         offset = jnp.round((resized - side) / 2).astype(jnp.int32)  # half to even, as torchvision
         whole = jnp.concatenate([jnp.zeros_like(size), size])
-        return _resize(planes, size, whole, resized, offset, side, flip=False)
+        view = _resize(planes, size, whole, resized, offset, side, flip=False)
+        return jnp.broadcast_to(colour.luma(view), view.shape) if options.grayscale == 1 else view
 
     return _for_each(one, canvas, sizes, options=options)
 

@@ -222,6 +222,9 @@ def test_gray_views_have_three_equal_channels(options):
     rendered = np.asarray(make_views(jax.random.key(0), canvas, sizes, options))
     assert rendered.std() > 0.5
     np.testing.assert_array_equal(rendered, rendered[..., :1].repeat(3, axis=-1))
+    whole = np.asarray(views.center_views(canvas, sizes, options))  # such a network is tested on gray too
+    assert whole.std() > 0.5
+    np.testing.assert_array_equal(whole, whole[..., :1].repeat(3, axis=-1))
 
 
 def test_options_change_no_other_choice():
