@@ -113,7 +113,7 @@ class Data:
     """Where images come from and how the host prepares them."""
 
     source: str = "tfds:imagenet2012"
-    """`sample`, `folder:/path` or `tfds:NAME`."""
+    """`sample`, `folder:/path` or `tfds:NAME`; or several, as in `folder:/a@1000 + folder:/b@500`."""
     dir: str | None = None
     """TFDS data folder; by default TFDS's own ($TFDS_DATA_DIR or ~/tensorflow_datasets)."""
     canvas: tuple[int, int] = (256, 512)

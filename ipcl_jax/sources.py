@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ipcl_jax.config import ConfigError, near_miss
+from ipcl_jax.mixture import MixtureSource
 
 Split = Literal["train", "val"]
 
@@ -42,7 +43,11 @@ _WAYS = """
 Three ways to give images:
   --data.source sample                        built-in photographs, nothing to download
   --data.source folder:/path/to/images        train/<class>/* and val/<class>/*, or one folder of images
-  --data.source tfds:NAME --data.dir /path    a TFDS dataset prepared with --file_format=array_record"""
+  --data.source tfds:NAME --data.dir /path    a TFDS dataset prepared with --file_format=array_record
+and any mixture: --data.source 'folder:/faces@1000 + folder:/places@1000' takes so many of each."""
+
+_PLUS = re.compile(r"\s*\+\s*(?=sample\b|folder:|tfds:)")
+_SIZED = re.compile(r"(?P<spec>.+)@(?P<size>[0-9]+)")
 
 
 class Source(Protocol):
@@ -67,7 +72,9 @@ def open_source(spec: str, split: Split, *, dir: str | None = None) -> Source:
     """The images of one split.
 
     Args:
-        spec: `sample`, `folder:/path` or `tfds:NAME`.
+        spec: `sample`, `folder:/path` or `tfds:NAME`; or several of them with ` + ` in between, each with
+            `@N` at its end if it shall give N of its training images (see `MixtureSource`). Of
+            every part all validation images count.
         split: `train` or `val`.
         dir: the folder of TFDS data; None for TFDS's own choice. Only TFDS uses it.
 
@@ -77,6 +84,12 @@ def open_source(spec: str, split: Split, *, dir: str | None = None) -> Source:
     Raises:
         ConfigError: if there are no such images; the message says what was looked for.
     """
+    parts = _PLUS.split(spec.strip())
+    if len(parts) > 1 or _SIZED.fullmatch(spec):
+        sized = [_SIZED.fullmatch(part) for part in parts]
+        specs = [match["spec"] if match else part for match, part in zip(sized, parts, strict=True)]
+        sizes = [int(match["size"]) if match and split == "train" else None for match in sized]
+        return MixtureSource([open_source(part, split, dir=dir) for part in specs], sizes)
     kind, _, rest = spec.partition(":")
     if spec == "sample":
         return SampleSource(split)

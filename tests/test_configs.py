@@ -15,7 +15,7 @@ sys.path.append(str(EXPERIMENTS))
 import configs  # noqa: E402
 
 from ipcl_jax.checkpoints import Checkpoints  # noqa: E402
-from ipcl_jax.config import Data, Train, to_json, validate  # noqa: E402
+from ipcl_jax.config import ConfigError, Data, Train, to_json, validate  # noqa: E402
 from ipcl_jax.loading import TrainBatches  # noqa: E402
 from ipcl_jax.sources import open_source  # noqa: E402
 from ipcl_jax.training import batch_sharding, compile_steps  # noqa: E402
@@ -52,6 +52,47 @@ def test_every_trained_model_of_the_paper_has_a_recipe():
     text = "".join(path.read_text(encoding="utf-8") for path in configs.RECIPES.values())
     named = {name for name in MODELS if f"{name})" in text or f"{name}," in text}
     assert named == set(MODELS) - {"ipcl16"}
+
+
+def test_a_config_file_of_ones_own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        '"""My own recipe."""\n'
+        "from dataclasses import replace\n"
+        "from configs.ipcl_smoke import config\n"
+        'config = replace(config, name="mine", epochs=3)\n'
+    )
+    config = configs.load(["--config", str(path), "--batch-size", "7"], "")
+    assert (config.name, config.epochs, config.batch_size, config.views.size) == ("mine", 3, 7, 64)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("x = 1", "has no `config`"),
+        ("config = {'epochs': 3}", "has a `config` of type dict"),
+        ("import os\n\nconfig = 1 / 0", "line 3: ZeroDivisionError"),
+        (
+            "from ipcl_jax.config import Train\nconfig = Train(name='x', epoch=3)",
+            "line 2: TypeError: .*'epoch'",
+        ),
+        ("config = (", "line 1: SyntaxError"),
+        (None, "There is no file"),
+    ],
+    ids=["none", "dict", "fails", "unknown-field", "syntax", "missing"],
+)
+def test_a_config_file_that_is_none(content, message, tmp_path):
+    path = tmp_path / "mine.py"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        configs.load(["--config", str(path)], "")
+    assert "mine.py" in str(caught.value)
+
+
+def test_an_unknown_recipe_gets_the_near_ones():
+    with pytest.raises(ConfigError, match="Did you mean 'supervised_augset1_5x'"):
+        configs.load(["--config", "supervised_augset1_5"], "")
 
 
 def small(config: Train) -> Train:

@@ -23,7 +23,7 @@ from jax import Array
 
 from ipcl_jax.config import SMALLEST_IMAGE
 from ipcl_jax.models.checks import check_layers, check_size
-from ipcl_jax.models.layers import BatchNorm, GroupNorm, Linear
+from ipcl_jax.models.layers import BatchNorm, GroupNorm, Linear, convolve
 
 # One row an architecture: blocks in each of the four stages, and whether they are bottlenecks.
 ARCHITECTURES = {"resnet18": ((2, 2, 2, 2), False), "resnet50": ((3, 4, 6, 3), True)}
@@ -152,6 +152,7 @@ class ResNet(nn.Module):
             features, side, stride = shape
             module = nn.Conv(
                 features, (side, side), stride, side // 2, use_bias=False, dtype=self.dtype,
+                conv_general_dilated=convolve,
                 kernel_init=kernel_init, name=name.replace(".", "_"),
             )
             return keep(name, module(x))
