@@ -19,7 +19,7 @@ import configs
 import jax
 
 from ipcl_jax.checkpoints import Checkpoints, claim_folder
-from ipcl_jax.config import ConfigError, Train, validate
+from ipcl_jax.config import ConfigError, Train
 from ipcl_jax.gallery import contact_sheet, neighbours
 from ipcl_jax.interruption import Interruption
 from ipcl_jax.loading import TrainBatches, UnreadableImages, eval_batches, on_devices, steps_per_epoch
@@ -29,6 +29,7 @@ from ipcl_jax.record import Record, read_metrics
 from ipcl_jax.report import write_report
 from ipcl_jax.sources import open_source
 from ipcl_jax.training import TrainState, batch_sharding, compile_steps, make_mesh
+from ipcl_jax.validation import validate
 
 
 _HEADLINES = {

@@ -13,9 +13,10 @@ from pathlib import Path
 import configs
 from PIL import Image, UnidentifiedImageError
 
-from ipcl_jax.config import ConfigError, Train, validate
+from ipcl_jax.config import ConfigError, Train
 from ipcl_jax.gallery import contact_sheet, draw_sheet
 from ipcl_jax.sources import open_source
+from ipcl_jax.validation import validate
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 

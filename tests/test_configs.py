@@ -15,10 +15,11 @@ sys.path.append(str(EXPERIMENTS))
 import configs  # noqa: E402
 
 from ipcl_jax.checkpoints import Checkpoints  # noqa: E402
-from ipcl_jax.config import ConfigError, Data, Train, to_json, validate  # noqa: E402
+from ipcl_jax.config import ConfigError, Data, Train, to_json  # noqa: E402
 from ipcl_jax.loading import TrainBatches  # noqa: E402
 from ipcl_jax.sources import open_source  # noqa: E402
 from ipcl_jax.training import batch_sharding, compile_steps  # noqa: E402
+from ipcl_jax.validation import validate  # noqa: E402
 from ipcl_jax.zoo import MODELS  # noqa: E402
 
 EVERY = pytest.mark.parametrize("name", configs.RECIPES)

@@ -22,7 +22,8 @@ from pictures import (
 )
 
 from ipcl_jax import optics, views
-from ipcl_jax.config import ConfigError, Train, Views, validate
+from ipcl_jax.config import ConfigError, Train, Views
+from ipcl_jax.validation import validate
 
 # Weights that add up to 1 and values in [0, 1]: a few roundings of 6e-8, for each of two axes.
 SUMS = 1e-6
