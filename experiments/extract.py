@@ -10,7 +10,9 @@ The same command again goes on where it was interrupted.
 import math
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -46,6 +48,9 @@ from ipcl_jax.stimulus_sets import (
     why_unreadable,
 )
 from ipcl_jax.training import batch_sharding, make_mesh
+
+
+_IN_FLIGHT = 2  # batches on the device
 
 
 @dataclass(frozen=True)
@@ -220,23 +225,24 @@ class Extraction:
     def _computed(
         self, batches: Iterator[StimulusBatch], encoder: Encoder, projections: dict, sharding: NamedSharding
     ) -> Iterator[tuple[StimulusBatch, dict[str, np.ndarray]]]:
-        """Each batch with its activations, one behind the device."""
-        stored, compute = jnp.dtype(self.options.dtype), jnp.dtype(self.options.compute)
-        ahead = None
-        for batch in batches:
+        """Each batch with its activations, in order; while one comes back, the next is computed."""
+        options = self.options
+        kinds = {"dtype": jnp.dtype(options.compute), "stored": jnp.dtype(options.dtype)}
+
+        def compute(batch: StimulusBatch) -> tuple[StimulusBatch, dict[str, np.ndarray]]:
             pixels = jax.device_put(batch.pixels, sharding)
-            values = reduced(
-                encoder, pixels, projections, pool=self.options.pool, dtype=compute, stored=stored
-            )
-            if ahead:
-                yield ahead[0], _to_host(*ahead)
-            ahead = batch, values
-        if ahead:
-            yield ahead[0], _to_host(*ahead)
+            values = reduced(encoder, pixels, projections, pool=options.pool, **kinds)
+            return batch, {name: np.asarray(array)[: batch.count] for name, array in values.items()}
 
-
-def _to_host(batch: StimulusBatch, values: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(array)[: batch.count] for name, array in values.items()}
+        # Two at a time: a CPU's cores then have work where one batch leaves them idle, between its layers.
+        with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+            ahead = deque()
+            for batch in batches:
+                ahead.append(pool.submit(compute, batch))
+                if len(ahead) > _IN_FLIGHT:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
 
 def layers_of(options: Extract, encoder: Encoder, size: int) -> tuple[dict[str, Layer], dict]:

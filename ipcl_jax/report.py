@@ -139,10 +139,13 @@ def _tiles(config: Train, steps: list, before: Mapping, now: Mapping, chance: fl
 
     last, rank, cosine = steps[-1] if steps else {}, now.get("effective_rank"), before.get("mean_cosine")
     loss, speed = (now.get(name, last.get(name)) for name in ("loss", "views_per_second"))
+    aim = tile("Instance retrieval", share(now.get("retrieval")), untrained("retrieval"))
+    if "top1" in now or "top1" in before:
+        aim = tile("Accuracy top-1", share(now.get("top1")), untrained("top1"))
     tiles = [
         tile("Epochs", f"{now.get('epoch', 0)} <small>of {config.epochs}</small>",
              f"{last.get('step', 0):,} steps"),
-        tile("Instance retrieval", share(now.get("retrieval")), untrained("retrieval")),
+        aim,
         tile("Mean cosine", _number(now.get("mean_cosine"), "{:.3f}"),
              f"untrained {cosine:.3f}" if cosine is not None else "",
              f"effective rank {rank:.1f} of {config.model.out_dim}" if rank is not None else "",
@@ -153,8 +156,6 @@ def _tiles(config: Train, steps: list, before: Mapping, now: Mapping, chance: fl
     if "knn_top1" in now or "knn_top1" in before:
         note = f"chance {share(chance)}" if chance is not None else ""
         tiles.insert(1, tile("kNN top-1", share(now.get("knn_top1")), untrained("knn_top1"), note))
-    if "top1" in now or "top1" in before:
-        tiles.insert(1, tile("Accuracy top-1", share(now.get("top1")), untrained("top1")))
     return tiles
 
 
