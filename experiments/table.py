@@ -4,7 +4,9 @@ python experiments/table.py runs/ipcl_smoke runs/demo --out table.png
 python experiments/table.py runs/* --markdown
 """
 
+import ast
 import json
+import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -12,21 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import matplotlib
+import configs
 import tyro
 from rich.console import Console
 from rich.table import Table as RichTable
+from table_figure import SUFFIXES, Course, draw
 
+from ipcl_jax.checkpoints import CONFIG
 from ipcl_jax.config import ConfigError
 from ipcl_jax.record import read_metrics
 
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
-
-_SUFFIXES = (".png", ".svg", ".pdf")
-# Okabe and Ito's colours, which most colour-blind readers tell apart, without the yellow.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# Left out where no run has them.
+_OPTIONAL = ("kNN before", "published kNN", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -55,26 +54,40 @@ class Run:
         return [(line["epoch"], line[metric]) for line in self.epochs if line.get(metric) is not None]
 
     def row(self) -> dict[str, str]:
-        """The table's cells by the names of its columns."""
+        """What the table says of it, by the names of its columns."""
         done = max((line["epoch"] for line in self.epochs), default=0)
-        views = self.config["batch_size"] * self.config["views"]["per_image"]
+        images, views = self.config["batch_size"], self.config["views"]["per_image"]
         knn, retrieval, top1 = (self.course(name) for name in ("knn_top1", "retrieval", "top1"))
         trained = [point for point in knn if point[0]]
         best = max(trained, key=lambda point: point[1], default=None)
         speeds = [line["views_per_second"] for line in self.steps if line.get("views_per_second")]
+        ends = [_number(line.get("loss"), "{:.4g}") for line in (self.steps[:1] + self.steps[-1:])]
         return {
             "run": self.name,
             "recipe": self.config["name"],
             "epochs": f"{done} of {self.config['epochs']}",
-            "views": f"{len(self.steps) * views:,}",
-            "loss": _number(self.steps[-1].get("loss") if self.steps else None, "{:.4g}"),
+            "steps": f"{self.steps[-1]['step']:,}" if self.steps else "–",
+            "images x views": f"{images} x {views}",
+            "views seen": f"{len(self.steps) * images * views:,}",
+            "first loss": ends[0] if ends else "–",
+            "loss": ends[-1] if ends else "–",
             "kNN before": _percent(next((value for epoch, value in knn if epoch == 0), None)),
             "kNN": _percent(trained[-1][1] if trained else None),
             "best kNN": f"{_percent(best[1])} (epoch {best[0]})" if best else "–",
+            "published kNN": _percent(published(self.config["name"])),
             "accuracy": _percent(top1[-1][1] if top1 and top1[-1][0] else None),
             "retrieval": _percent(retrieval[-1][1] if retrieval and retrieval[-1][0] else None),
             "views/s": _number(statistics.median(speeds) if speeds else None, "{:,.0f}"),
         }
+
+
+def published(recipe: str) -> float | None:
+    """The published kNN top-1 on ImageNet that a recipe's docstring names, a share in [0, 1]."""
+    if recipe not in configs.RECIPES:
+        return None
+    about = ast.get_docstring(ast.parse(configs.RECIPES[recipe].read_text(encoding="utf-8")))
+    found = re.search(r"^Published: kNN top-1 ([0-9.]+) %", about, re.MULTILINE)
+    return float(found[1]) / 100 if found else None
 
 
 def _number(value: float | None, form: str) -> str:
@@ -91,18 +104,31 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         ConfigError: if a folder holds no run.
     """
-    paths = [folder.expanduser().absolute() for folder in folders]
-    for path in paths:
-        if not (path / "config.json").is_file():
-            raise ConfigError(f"{path} is not the folder of a run: it has no config.json.")
+    paths = list(dict.fromkeys(folder.expanduser().absolute() for folder in folders))
     depth = 1
-    while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
-    runs = []
-    for path in paths:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        runs.append(Run("/".join(path.parts[-depth:]), config, *read_metrics(path)))
-    return runs
+    return [Run("/".join(path.parts[-depth:]), _read_config(path), *read_metrics(path)) for path in paths]
+
+
+def _read_config(path: Path) -> dict:
+    file = path / CONFIG
+    if not file.is_file():
+        found = f"has no {CONFIG}" if path.is_dir() else "does not exist"
+        raise ConfigError(f"{path} is not the folder of a run: it {found}.")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config["name"], config["epochs"], config["batch_size"], config["views"]["per_image"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} is no run's config: {type(error).__name__}: {error}.") from None
+    return config
+
+
+def side_by_side(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """The table, a row a run; what none of them has is left out."""
+    rows = [run.row() for run in runs]
+    empty = {name for name in _OPTIONAL if all(row[name] == "–" for row in rows)}
+    return [{name: cell for name, cell in row.items() if name not in empty} for row in rows]
 
 
 def knn_by_epoch(runs: Sequence[Run]) -> list[dict[str, str]]:
@@ -122,59 +148,60 @@ def as_markdown(rows: Sequence[dict[str, str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def draw(runs: Sequence[Run], path: Path) -> None:
-    """Writes the figure: kNN top-1 and the mean loss of each epoch, a line a run.
+def as_text(rows: Sequence[dict[str, str]], width: int) -> list[RichTable]:
+    """The table for a terminal, in as many pieces as it takes to show every column after the first."""
+    (first, *others), pieces = rows[0], []
+    while others:
+        for number in range(len(others), 0, -1):
+            table = RichTable(first)
+            for name in others[:number]:
+                table.add_column(name, max_width=22, overflow="fold")
+            for row in rows:
+                table.add_row(row[first], *(row[name] for name in others[:number]))
+            if _width(table) <= width:
+                break
+        pieces.append(table)
+        others = others[number:]
+    return pieces
 
-    Args:
-        runs: what to draw; a run without an epoch has no line.
-        path: .png, .svg or .pdf.
-    """
-    figure, (knn, loss) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for number, run in enumerate(runs):
-        colour, dash = _COLOURS[number % len(_COLOURS)], ("-", "--", ":")[number // len(_COLOURS) % 3]
-        style = dict(color=colour, linestyle=dash, marker="o", markersize=3.5, label=run.name)
-        for axes, metric, scale in ((knn, "knn_top1", 100), (loss, "loss", 1)):
-            if points := run.course(metric):
-                epochs, values = zip(*points, strict=True)
-                axes.plot(epochs, [scale * value for value in values], **style)
-    knn.set(title="kNN read-out of held-out images", xlabel="epoch (0: untrained)", ylabel="top-1, percent")
-    loss.set(title="Loss", xlabel="epoch", ylabel="mean of the epoch", yscale="log")
-    loss.yaxis.set_major_formatter("{x:g}")
-    loss.yaxis.set_minor_formatter("{x:g}")
-    for axes in (knn, loss):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", alpha=0.25)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    handles, labels = knn.get_legend_handles_labels() if knn.lines else loss.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+
+def turn(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The table with its columns as rows."""
+    first, *others = rows[0]
+    return [{first: name} | {row[first]: row[name] for row in rows} for name in others]
+
+
+def _width(table: RichTable) -> int:
+    return Console(width=10_000).measure(table).maximum
 
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
-    options = tyro.cli(Table)
+    options, console = tyro.cli(Table, description=__doc__), Console()
     try:
         if not options.runs:
             raise ConfigError("No runs given; give one or several folders of runs.")
-        if options.out and options.out.suffix.lower() not in _SUFFIXES:
-            raise ConfigError(f"--out is {options.out}; a figure's name ends in {', '.join(_SUFFIXES)}.")
+        out = options.out and options.out.expanduser()
+        if out and out.suffix.lower() not in SUFFIXES:
+            raise ConfigError(f"--out is {out}; a figure's name ends in {', '.join(SUFFIXES)}.")
+        if out and not out.absolute().parent.is_dir():
+            raise ConfigError(f"{out} can't be written: there is no folder {out.absolute().parent}.")
         runs = read_runs(options.runs)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for rows in filter(None, ([run.row() for run in runs], knn_by_epoch(runs))):
+    rows, by_epoch = side_by_side(runs), knn_by_epoch(runs)
+    if not options.markdown and len(as_text(rows, console.width)) > 1:
+        rows = turn(rows)  # a column a run
+    for table in filter(None, (rows, by_epoch)):
         if options.markdown:
-            print(as_markdown(rows) + "\n")
+            print(as_markdown(table) + "\n")
         else:
-            table = RichTable(*rows[0])
-            for row in rows:
-                table.add_row(*row.values())
-            Console().print(table)
-    if options.out:
-        draw(runs, options.out.expanduser())
-        print(f"Figure: {options.out}")
+            console.print(*as_text(table, console.width))
+    if out:
+        knn = [Course(run.name, run.course("knn_top1")) for run in runs]
+        draw(knn, [Course(run.name, run.course("loss")) for run in runs], out)
+        print(f"Figure: {out}")
     return 0
 
 

@@ -1,7 +1,9 @@
 """Several sources as one, each with a given share: a diet."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,14 +13,61 @@ from ipcl_jax.config import ConfigError
 if TYPE_CHECKING:
     from ipcl_jax.sources import Source
 
+# A path may hold a plus too, so one counts only before what begins a source; with blanks around it also
+# before what was meant as one.
+_PLUS = re.compile(r"\s*\+\s*(?=folder:|tfds:|sample(?![^\s@+]))|\s+\+\s+(?=\w+:|[/~.])")
+_NUMBER = re.compile(r"[0-9][0-9_,]*")
+
+
+def split_mixture(spec: str) -> list[tuple[str, int | None]]:
+    """The parts of a mixture.
+
+    Args:
+        spec: sources with ` + ` in between, each with `@N` at its end if it shall give N images; N may be
+            written 1281167, 1_281_167 or 1,281,167. A folder whose own name ends like that needs a
+            slash after it.
+
+    Returns:
+        Each part's source, and its number of images or None for all of them.
+
+    Raises:
+        ConfigError: if a part is empty or there twice, or what follows an @ is no number.
+    """
+    parts = [_split_size(part) for part in _PLUS.split(spec.strip())]
+    names = [name for name, _ in parts]
+    if "" in names:
+        raise ConfigError(f"--data.source {spec!r} lacks a source beside a + or an @.")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(
+            f"--data.source has {twice} more than once, which would repeat images. Name it once, with the "
+            "number of images that it shall give in all."
+        )
+    return parts
+
+
+def _split_size(part: str) -> tuple[str, int | None]:
+    name, at, number = (text.strip() for text in part.rpartition("@"))
+    if not at or "/" in number:  # none, or one within a path
+        return part.strip(), None
+    if _NUMBER.fullmatch(number):
+        return name, int(re.sub("[_,]", "", number))
+    if Path(part.partition(":")[2]).expanduser().is_dir():
+        return part, None
+    raise ConfigError(
+        f"--data.source has {part!r}; after its @ stands a number of images, such as @1000, not {number!r}."
+    )
+
 
 class MixtureSource:
-    """The images of several sources, one source after the other.
+    """The images of several sources, one source after the other; `loading` shuffles them all together.
 
-    Which images a part gives is drawn once, without repetition, from the part's place in the mixture and
-    its number of images: it is the same in every epoch and in every run, whatever the run's seed. Labels
-    are those of all parts, one after the other; a name that two parts have is preceded by its part. If
-    one part has no labels, the mixture has none.
+    Which images a part gives is drawn once, without repetition and whatever their class. The draw is
+    seeded by the part's place in the mixture and its number of images alone, so it is the same in every
+    epoch and in every run: runs with several seeds differ in all but their diet. A larger share holds
+    a smaller one.
+
+    Labels are those of all parts, one after the other; a name that two parts have is preceded by its
+    part's number. If one part has no labels, the mixture has none.
 
     Args:
         parts: the sources.

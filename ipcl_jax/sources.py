@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ipcl_jax.config import ConfigError, near_miss
-from ipcl_jax.mixture import MixtureSource
+from ipcl_jax.mixture import MixtureSource, split_mixture
 
 Split = Literal["train", "val"]
 
@@ -46,9 +46,6 @@ Three ways to give images:
   --data.source tfds:NAME --data.dir /path    a TFDS dataset prepared with --file_format=array_record
 and any mixture: --data.source 'folder:/faces@1000 + folder:/places@1000' takes so many of each."""
 
-_PLUS = re.compile(r"\s*\+\s*(?=sample\b|folder:|tfds:)")
-_SIZED = re.compile(r"(?P<spec>.+)@(?P<size>[0-9]+)")
-
 
 class Source(Protocol):
     """A sequence of images."""
@@ -74,7 +71,8 @@ def open_source(spec: str, split: Split, *, dir: str | None = None) -> Source:
     Args:
         spec: `sample`, `folder:/path` or `tfds:NAME`; or several of them with ` + ` in between, each with
             `@N` at its end if it shall give N of its training images (see `MixtureSource`). Of
-            every part all validation images count.
+            every part all validation images count: a share is what a network learns from, and
+            fewer images would only make its score less certain.
         split: `train` or `val`.
         dir: the folder of TFDS data; None for TFDS's own choice. Only TFDS uses it.
 
@@ -84,12 +82,14 @@ def open_source(spec: str, split: Split, *, dir: str | None = None) -> Source:
     Raises:
         ConfigError: if there are no such images; the message says what was looked for.
     """
-    parts = _PLUS.split(spec.strip())
-    if len(parts) > 1 or _SIZED.fullmatch(spec):
-        sized = [_SIZED.fullmatch(part) for part in parts]
-        specs = [match["spec"] if match else part for match, part in zip(sized, parts, strict=True)]
-        sizes = [int(match["size"]) if match and split == "train" else None for match in sized]
-        return MixtureSource([open_source(part, split, dir=dir) for part in specs], sizes)
+    parts = split_mixture(spec)
+    opened = [_open_part(part, split, dir) for part, _ in parts]
+    if len(parts) == 1 and parts[0][1] is None:
+        return opened[0]
+    return MixtureSource(opened, [size if split == "train" else None for _, size in parts])
+
+
+def _open_part(spec: str, split: Split, dir: str | None) -> Source:
     kind, _, rest = spec.partition(":")
     if spec == "sample":
         return SampleSource(split)

@@ -14,7 +14,7 @@ sys.path.append(str(EXPERIMENTS))
 
 import configs  # noqa: E402
 
-from ipcl_jax.checkpoints import Checkpoints  # noqa: E402
+from ipcl_jax.checkpoints import Checkpoints, claim_folder  # noqa: E402
 from ipcl_jax.config import ConfigError, Data, Train, to_json  # noqa: E402
 from ipcl_jax.loading import TrainBatches  # noqa: E402
 from ipcl_jax.sources import open_source  # noqa: E402
@@ -55,45 +55,69 @@ def test_every_trained_model_of_the_paper_has_a_recipe():
     assert named == set(MODELS) - {"ipcl16"}
 
 
-def test_a_config_file_of_ones_own(tmp_path):
-    path = tmp_path / "mine.py"
-    path.write_text(
+def test_a_config_file_of_ones_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
         '"""My own recipe."""\n'
         "from dataclasses import replace\n"
         "from configs.ipcl_smoke import config\n"
-        'config = replace(config, name="mine", epochs=3)\n'
+        'config = replace(config, name="mine_3", epochs=3)\n'
     )
-    config = configs.load(["--config", str(path), "--batch-size", "7"], "")
-    assert (config.name, config.epochs, config.batch_size, config.views.size) == ("mine", 3, 7, 64)
+    for path in ("mine.py", "./mine.py", str(tmp_path / "mine.py")):
+        config = configs.load(["--config", path, "--batch-size", "7"], "")
+        assert (config.name, config.epochs, config.batch_size, config.views.size) == ("mine_3", 3, 7, 64)
+    assert claim_folder(config).absolute() == tmp_path / "runs/mine_3"
+    with pytest.raises(SystemExit):
+        configs.load(["--config", "mine.py", "--help"], "")
+    text = capsys.readouterr().out
+    assert "My own recipe." in text and "--config mine.py" in text
+
+
+HEAD = "from ipcl_jax.config import Train, Views\n\n"
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
-        ("x = 1", "has no `config`"),
-        ("config = {'epochs': 3}", "has a `config` of type dict"),
-        ("import os\n\nconfig = 1 / 0", "line 3: ZeroDivisionError"),
-        (
-            "from ipcl_jax.config import Train\nconfig = Train(name='x', epoch=3)",
-            "line 2: TypeError: .*'epoch'",
-        ),
-        ("config = (", "line 1: SyntaxError"),
-        (None, "There is no file"),
+        ("x = 1", "mine.py has no `config`"),
+        ("\nconfig = {'epochs': 3}", "mine.py, line 2: `config` is of type dict"),
+        ("from ipcl_jax import config", "mine.py, line 1: `config` is of type module"),
+        ("import os\n\nconfig = 1 / 0", "mine.py, line 3: ZeroDivisionError: division by zero"),
+        ("import json\njson.loads('{')", "mine.py, line 2: JSONDecodeError"),
+        ("exit(3)", "mine.py, line 1: SystemExit: 3"),
+        (HEAD + "config = Train(name='x', epoch=3)", "mine.py, line 3: TypeError: .*'epoch'"),
+        (HEAD + "config = Train(name='x', epochs='3')", "line 3: epochs is '3', of type str; expected int"),
+        (HEAD + "config = Train(name='x', optim={'lr': 1})", "line 3: optim is .* expected Optim"),
+        (HEAD + "config = Train(name='x', views=Views(crop_area=[0.5, 1]))", "views.crop_area is .* tuple"),
+        ("x = 1\nconfig = (", "mine.py, line 2: SyntaxError"),
+        (None, "mine.py is no Python file.*Did you mean 'mine_too.py'"),
     ],
-    ids=["none", "dict", "fails", "unknown-field", "syntax", "missing"],
-)
-def test_a_config_file_that_is_none(content, message, tmp_path):
-    path = tmp_path / "mine.py"
+)  # fmt: skip
+def test_a_config_file_that_gives_no_config(content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine_too.py").touch()
     if content is not None:
-        path.write_text(content)
-    with pytest.raises(ConfigError, match=message) as caught:
-        configs.load(["--config", str(path)], "")
-    assert "mine.py" in str(caught.value)
+        Path("mine.py").write_text(content)
+    for path in ("mine.py", str(tmp_path / "mine.py")) if content else ("mine.py",):
+        with pytest.raises(ConfigError, match=message):
+            configs.load(["--config", path], "")
+
+
+def test_whole_numbers_and_none_are_sound(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from ipcl_jax.config import Optim, Train\n"
+        "config = Train(name='x', optim=Optim(lr=1, clip_norm=2), max_steps=None)\n"
+    )
+    assert configs.load(["--config", str(path)], "").optim.lr == 1
 
 
 def test_an_unknown_recipe_gets_the_near_ones():
     with pytest.raises(ConfigError, match="Did you mean 'supervised_augset1_5x'"):
         configs.load(["--config", "supervised_augset1_5"], "")
+    for name in ("ipcl_smok.py", "./ipcl_smok"):
+        with pytest.raises(ConfigError, match="is no Python file.*Did you mean 'ipcl_smoke'"):
+            configs.load(["--config", name], "")
 
 
 def small(config: Train) -> Train:

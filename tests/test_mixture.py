@@ -1,6 +1,7 @@
 """Mixtures of sources: exact sizes, one seeded choice, labels, resuming."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ from PIL import Image
 
 from ipcl_jax.config import ConfigError
 from ipcl_jax.loading import TrainBatches
-from ipcl_jax.mixture import MixtureSource
+from ipcl_jax.mixture import MixtureSource, split_mixture
 from ipcl_jax.sources import open_source
+
+DRAWN = [0, 1, 5, 10, 14, 15, 21, 22, 26, 32, 33, 35, 38]  # by NumPy 2.4, 13 of 40 images of the first part
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,8 @@ def test_the_choice_is_random_and_always_the_same(folders):
     assert first[:13] != [whole.describe(i) for i in range(13)]
     assert len({place.split("/")[-2] for place in first[:13]}) == 2  # of both classes
     assert set(first[:13]) < set(chosen("@20"))  # a larger share holds a smaller one
+    # Which ones, so that an upgrade that draws others does not go unnoticed.
+    assert [whole.describe(i) for i in DRAWN] == first[:13]
 
 
 def test_order_is_seeded_and_resuming_exact(folders):
@@ -73,26 +78,71 @@ def test_order_is_seeded_and_resuming_exact(folders):
     again = pickle.loads(pickle.dumps(source))
     options = dict(batch_size=4, canvas=(8, 16), threads=2)
 
-    def stream(source, seed: int, start: int, steps: int) -> list[dict]:
-        with TrainBatches(source, seed=seed, start_step=start, **options) as batches:
+    def stream(source, seed: int, start: int, steps: int, workers: int = 0) -> list[dict]:
+        with TrainBatches(source, seed=seed, start_step=start, workers=workers, **options) as batches:
             return [{name: value.copy() for name, value in next(batches).items()} for _ in range(steps)]
 
-    unbroken, resumed = stream(source, 0, 0, 20), stream(again, 0, 11, 9)
-    for one, other in zip(unbroken[11:], resumed, strict=True):
-        for name in ("index", "label", "size"):
-            np.testing.assert_array_equal(one[name], other[name])
-        np.testing.assert_array_equal(one["canvas"][:, :8, :9], other["canvas"][:, :8, :9])
+    def same(batches: list[dict], others: list[dict]) -> None:
+        for one, other in zip(batches, others, strict=True):
+            for name in ("index", "label", "size"):
+                np.testing.assert_array_equal(one[name], other[name])
+            np.testing.assert_array_equal(one["canvas"][:, :8, :9], other["canvas"][:, :8, :9])
+
+    unbroken = stream(source, 0, 0, 20)
+    same(unbroken[11:], stream(again, 0, 11, 9))
+    same(unbroken[11:], stream(source, 0, 11, 9, workers=2))
     epoch = np.concatenate([batch["index"] for batch in unbroken[:9]])
     assert len(set(epoch)) == 36  # of 38, each once
     assert (stream(source, 1, 0, 1)[0]["index"] != unbroken[0]["index"]).any()
 
 
-def test_without_labels_and_what_is_refused(folders):
-    unlabelled = open_source(f"folder:{folders}/faces + folder:{folders}/places/val/b@2", "train")
-    assert unlabelled.classes == () and unlabelled[0][1] == -1 and len(unlabelled) == 42
-    assert isinstance(unlabelled, MixtureSource)
-    for faces, message in (("@41", "has 40 images and can't give 41"), ("@0", "can't give 0")):
-        with pytest.raises(ConfigError, match=message):
-            open_source(spec(folders, faces, ""), "train")
-    with pytest.raises(ConfigError, match="which does not exist"):
-        open_source(f"folder:{folders}/faces@3 + folder:{folders}/nowhere@3", "train")
+def test_every_image_of_an_epoch_has_its_own_label(folders):
+    source = open_source(spec(folders, "@13", "@25"), "train")
+    with TrainBatches(source, seed=0, batch_size=19, canvas=(8, 16), threads=1) as batches:
+        epoch = [next(batches) for _ in range(2)]
+    for batch in epoch:
+        assert len({index < 13 for index in batch["index"]}) == 2  # both parts in every batch
+        for index, label in zip(batch["index"], batch["label"], strict=True):
+            assert label == source[index][1]
+    assert np.bincount(np.concatenate([batch["label"] for batch in epoch]), minlength=5).sum() == 38
+
+
+def test_without_labels(folders):
+    mixture = open_source(f"folder:{folders}/faces + folder:{folders}/places/val/b@2", "train")
+    assert isinstance(mixture, MixtureSource)
+    assert mixture.classes == () and mixture[0][1] == -1 and len(mixture) == 42
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("sample", [("sample", None)]),
+        ("sample @ 3", [("sample", 3)]),
+        ("folder:a@1,281,167+sample@1_000", [("folder:a", 1281167), ("sample", 1000)]),
+        ("tfds:a/b:1.*.*@7 + folder:c++/d + e", [("tfds:a/b:1.*.*", 7), ("folder:c++/d + e", None)]),
+        ("folder:me@home/faces + sample", [("folder:me@home/faces", None), ("sample", None)]),
+        ("folder:faces@64/", [("folder:faces@64/", None)]),
+        ("folder:a+sample/b", [("folder:a+sample/b", None)]),
+    ],
+)
+def test_how_a_mixture_is_written(text, parts):
+    assert split_mixture(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("folder:{}/faces@41", "faces train has 40 images and can't give 41"),
+        ("sample + folder:{}/faces@0", "can't give 0"),
+        ("folder:{}/faces@3 + folder:{}/nowhere@3", "nowhere, which does not exist"),
+        ("folder:{}/faces@3 + fodler:{}/places@3", "Did you mean 'folder'"),
+        ("folder:{}/faces@3 + {}/places@3", "write folder:{}/places"),
+        ("folder:{}/faces@10k", "after its @ stands a number of images, such as @1000, not '10k'"),
+        ("sample@3 + sample@4", "has sample more than once"),
+        ("+ sample@3", "lacks a source beside a +"),
+        ("@3", "lacks a source beside a + or an @"),
+    ],
+)
+def test_what_is_refused(folders, text, message):
+    with pytest.raises(ConfigError, match=re.escape(message.replace("{}", str(folders)))):
+        open_source(text.replace("{}", str(folders)), "train")

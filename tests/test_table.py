@@ -7,16 +7,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from ipcl_jax.config import Train, to_json
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "table.py"
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path.append(str(EXPERIMENTS))
+
+from table_figure import _spread  # noqa: E402
+
+SCRIPT = EXPERIMENTS / "table.py"
 
 
-def run(*arguments, code: int = 0) -> str:
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "COLUMNS": "250"}
+NAMES = {"one/run": "ipcl_alexnet_gn", "two/run": "ipcl_smoke", "new/run": "mine"}
+
+
+def run(*arguments, code: int = 0, columns: int = 250) -> str:
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "COLUMNS": str(columns)}
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr
@@ -29,7 +38,7 @@ def runs(tmp_path):
     for name, knn in (("one/run", [0.31, 0.42, 0.37]), ("two/run", [None, 0.5]), ("new/run", [])):
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text(to_json(Train(name=f"recipe_{name[:3]}", epochs=9)))
+        (folder / "config.json").write_text(to_json(Train(name=NAMES[name], epochs=9)))
         lines = [
             {"kind": "step", "step": i, "epoch": 1, "loss": 10 / i, "views_per_second": 100.0 + i}
             for i in range(1, 4 * len(knn) + 1)
@@ -48,24 +57,63 @@ def test_the_numbers_are_those_of_the_runs(runs):
     lines = [line.strip("| ").split(" | ") for line in run(*runs, "--markdown").splitlines() if line]
     table = [dict(zip(lines[0], line, strict=True)) for line in lines[2:5]]
     one, two, new = table
-    assert one["run"] == "one/run" and one["recipe"] == "recipe_one" and one["epochs"] == "2 of 9"
-    assert one["views"] == f"{12 * 128 * 5:,}" and one["loss"] == f"{10 / 12:.4g}"
+    assert one["run"] == "one/run" and one["recipe"] == "ipcl_alexnet_gn" and one["epochs"] == "2 of 9"
+    assert (one["steps"], one["images x views"]) == ("12", "128 x 5")
+    assert one["views seen"] == f"{12 * 128 * 5:,}"
+    assert (one["first loss"], one["loss"]) == ("10", f"{10 / 12:.4g}")
+    assert (one["published kNN"], two["published kNN"], new["published kNN"]) == ("38.4%", "–", "–")
+    assert one["retrieval"] == "10.0%" and "accuracy" not in one  # which no run has
     assert (one["kNN before"], one["kNN"], one["best kNN"]) == ("31.0%", "37.0%", "42.0% (epoch 1)")
     assert one["views/s"] == f"{statistics.median(range(101, 113)):.0f}"
     assert (two["kNN before"], two["kNN"]) == ("–", "50.0%")
-    assert new["epochs"] == "0 of 9" and new["kNN"] == new["loss"] == new["views/s"] == "–"
+    assert new["epochs"] == "0 of 9" and new["views seen"] == "0"
+    assert {new[name] for name in ("steps", "first loss", "loss", "kNN", "best kNN", "views/s")} == {"–"}
     by_epoch = [line for line in lines[5:] if line[0].isdigit()]
     assert by_epoch == [["0", "31.0%", "–", "–"], ["1", "42.0%", "50.0%", "–"], ["2", "37.0%", "–", "–"]]
 
 
+def test_a_narrow_terminal_gets_a_column_a_run_and_every_cell(runs):
+    wide, narrow = run(*runs), run(*runs, columns=70)
+    assert len(wide.splitlines()[0]) > 120 and max(map(len, narrow.splitlines())) <= 70
+    for text in ("one/run", "ipcl_alexnet_gn", "42.0% (epoch 1)", "published kNN", f"{12 * 128 * 5:,}"):
+        assert text in wide and text in narrow
+    single = run(*runs, columns=45)
+    assert single.count("best kNN") == 3  # a piece for each run
+    assert run(runs[0], runs[0], "--markdown") == run(runs[0], "--markdown")
+
+
 def test_the_figure(runs, tmp_path):
-    assert "recipe_two" in run(*runs, "--out", tmp_path / "table.png")
+    assert "ipcl_smoke" in run(*runs, "--out", tmp_path / "table.png")
     with Image.open(tmp_path / "table.png") as picture:
         assert picture.width > 1200 and len(picture.convert("RGB").getcolors(10**6)) > 50
-    run(runs[2], "--out", tmp_path / "empty.svg")  # a run without an epoch has nothing to draw
+    run(*runs, "--out", tmp_path / "table.svg")
+    text = (tmp_path / "table.svg").read_text()
+    for label in ("one/run  37.0 %", "two/run  50.0 %", "one/run  7", "two/run  8"):  # at the lines' ends
+        assert f">{label}<" in text
+    assert "new/run" not in text
+    run(runs[2], "--out", tmp_path / "empty.pdf")  # a run without an epoch has nothing to draw
+    assert (tmp_path / "empty.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_names_keep_apart_and_in_order():
+    assert _spread({0: 0.5, 1: 0.1}, gap=0.1) == pytest.approx({0: 0.5, 1: 0.1})
+    close = _spread({0: 0.5, 1: 0.5, 2: 0.53}, gap=0.1)
+    assert close == pytest.approx({0: 0.41, 1: 0.51, 2: 0.61})  # around their mean
+    rng = np.random.default_rng(0)
+    for number in range(2, 10):
+        before = dict(enumerate(rng.uniform(0, 1, number)))
+        after = _spread(before, gap=0.1)
+        order = sorted(before, key=before.get)
+        assert np.diff([after[k] for k in order]).min() > 0.1 - 1e-9
+        assert min(after.values()) > -1e-9 and max(after.values()) < 1 + 1e-9
 
 
 def test_mistakes(runs, tmp_path):
-    assert "is not the folder of a run" in run(tmp_path, code=2)
+    assert "is not the folder of a run: it has no config.json" in run(tmp_path, code=2)
+    assert "it does not exist" in run(runs[0], tmp_path / "nowhere", code=2)
     assert "ends in .png" in run(runs[0], "--out", tmp_path / "table.gif", code=2)
+    assert "there is no folder" in run(runs[0], "--out", tmp_path / "nowhere/table.png", code=2)
     assert "No runs given" in run(code=2)
+    for text in ("{", '{"name": "x"}', "[]"):
+        (tmp_path / "config.json").write_text(text)
+        assert "is no run's config" in run(tmp_path, code=2)

@@ -1,17 +1,17 @@
 """Recipes: one file each, with a `config` and a docstring that says what it does and costs.
 
-`load` turns a command line into a config: `--config NAME`, then any field. A file of one's own does as well:
-`--config path/to/mine.py`.
+`load` turns a command line into a config: `--config NAME`, then any field. A file of one's own does
+as well: `--config path/to/mine.py`.
 """
 
 import argparse
 import dataclasses
-import importlib.util
+import os
 import sys
-import traceback
 from pathlib import Path
 
 import tyro
+from config_file import read_config
 
 from ipcl_jax.config import ConfigError, Train, near_miss
 
@@ -30,7 +30,7 @@ def load(arguments: list[str], description: str, schema: type[Train] = Train) ->
         The recipe with those fields changed.
 
     Raises:
-        ConfigError: if there is no recipe of that name, or the file is none.
+        ConfigError: if there is no recipe of that name, or the file gives no config.
         SystemExit: on `--help`, or for a field that does not exist (tyro names the near ones).
     """
     parser = argparse.ArgumentParser(add_help=False)
@@ -39,38 +39,22 @@ def load(arguments: list[str], description: str, schema: type[Train] = Train) ->
     listing = "Recipes: " + ", ".join(RECIPES) + "."
     if chosen.config is None:
         if not {"-h", "--help"} & set(fields):
-            raise ConfigError(f"No recipe chosen; give --config NAME. {listing}")
+            raise ConfigError(f"No recipe chosen; give --config NAME, or a file of your own. {listing}")
         config, about = Train(name="NAME"), listing
     elif chosen.config in RECIPES:
-        config, about = _read(RECIPES[chosen.config])
-    elif chosen.config.endswith(".py"):
-        config, about = _read(Path(chosen.config).expanduser())
+        config, about = read_config(RECIPES[chosen.config])
+    elif chosen.config.endswith(".py") or os.sep in chosen.config:
+        config, about = read_config(Path(chosen.config).expanduser(), RECIPES)
     else:
-        raise ConfigError(f"No recipe {chosen.config!r}.{near_miss(chosen.config, RECIPES)}")
+        raise ConfigError(
+            f"No recipe {chosen.config!r}.{near_miss(chosen.config, RECIPES)} "
+            "A file of your own is given by its path, such as mine.py."
+        )
     given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return tyro.cli(
         schema,
         default=schema(**given),
         args=fields,
-        prog=f"{Path(sys.argv[0]).name} --config {config.name}",
+        prog=f"{Path(sys.argv[0]).name} --config {chosen.config or config.name}",
         description=f"{description}\n\n{about}",
     )
-
-
-def _read(path: Path) -> tuple[Train, str]:
-    """A recipe's config and docstring."""
-    if not path.is_file():
-        raise ConfigError(f"There is no file {path}; --config is the name of a recipe or a .py file with one.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file may do
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
-        raise ConfigError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
-    config = getattr(module, "config", None)
-    if not isinstance(config, Train):
-        found = "has no `config`" if config is None else f"has a `config` of type {type(config).__name__}"
-        raise ConfigError(f"{path} {found}; it needs a line such as config = Train(name='mine', epochs=10).")
-    return config, module.__doc__ or str(path)
