@@ -200,7 +200,7 @@ def test_another_config_in_the_folder_is_refused(unbroken):
 def test_help_explains_every_field():
     code, out, _ = run("--config", "ipcl_alexnet_gn", "--help")
     assert code == 0
-    for text in ("--optim.lr", "--data.source", "Probability of a horizontal flip", "640 million views"):
+    for text in ("--optim.lr", "--data.source", "Probability of a horizontal flip", "641 million views"):
         assert text in out
 
 
