@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from convert.fetch import is_web_page
 from convert.names import counters, torch_tensors
 from ipcl_jax.config import Model
 from ipcl_jax.encoder import Encoder, describe
@@ -93,13 +94,11 @@ def _unpickle(path: Path) -> object:
 
 
 def _what_it_is(path: Path) -> str:
-    with open(path, "rb") as file:
-        start = file.read(512)
-    if not start:
-        return "it is empty"
-    if start.lstrip()[:1] == b"<":
+    if is_web_page(path):
         return "it looks like a web page, such as a server's error message"
-    return f"it begins with {start[:8]!r}"
+    with open(path, "rb") as file:
+        start = file.read(8)
+    return f"it begins with {start!r}" if start else "it is empty"
 
 
 def _not_tensors(tensors: object) -> str:
@@ -131,17 +130,16 @@ def _network(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]
     return tensors
 
 
-def guess_model(tensors: Mapping[str, np.ndarray], *, l2norm: bool | None = None) -> Model:
+def guess_model(tensors: Mapping[str, np.ndarray]) -> Model:
     """The network that tensors belong to, by their shapes.
 
     Args:
         tensors: by PyTorch's names.
-        l2norm: whether embeddings have unit length. No tensor says so; by default they have,
-            unless there are 1000 outputs, as in the models trained on ImageNet's categories.
 
     Returns:
         The network of that name and kind of norm, with as many outputs and as wide fully connected layers
-        as the tensors have; the paper's network if they are of none.
+        as the tensors have; the paper's network if they are of none. That embeddings have unit length
+        no tensor says: they have, unless there are 1000 outputs, as in the models of categories.
     """
     fields = {}
     if "layer1.0.conv1.weight" in tensors:
@@ -151,7 +149,7 @@ def guess_model(tensors: Mapping[str, np.ndarray], *, l2norm: bool | None = None
         if layer in tensors and tensors[layer].ndim == 2:
             fields[field] = tensors[layer].shape[0]
     model = Model(**fields)
-    return replace(model, l2norm=model.out_dim != 1000 if l2norm is None else l2norm)
+    return replace(model, l2norm=model.out_dim != 1000)
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], description: dict, *, origin: str) -> Encoder:

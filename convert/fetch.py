@@ -107,12 +107,17 @@ def _download(record: Released, url: str, target: Path, *, progress: bool) -> st
 
 
 def _not_the_file(file: Path, digest: str, record: Released) -> str:
-    page = file.read_bytes()[:512].lstrip()[:1] == b"<"
-    what = "a web page" if page else "a file"
+    what = "a web page" if is_web_page(file) else "a file"
     return (
         f"the server sent {what} of {file.stat().st_size:,} bytes whose sha256 begins with {digest[:10]}, "
         f"but that of the release begins with {record.sha256}"
     )
+
+
+def is_web_page(path: Path) -> bool:
+    """Whether a file begins as HTML does, such as a server's error message."""
+    with open(path, "rb") as file:
+        return file.read(512).lstrip()[:1] == b"<"
 
 
 def sha256(path: Path) -> str:

@@ -117,7 +117,7 @@ def _convert(path: Path, digest: str, chosen: dict) -> Encoder:
     elif description:
         model, known = Model(**description["model"]), description
     else:
-        model = guess_model(tensors, l2norm=chosen.get("l2norm"))
+        model = guess_model(tensors)
         known = {"name": path.name.split(".")[0], "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     changes = {name: chosen[name] for name in ("arch", "out_dim", "l2norm") if name in chosen}
     images = {name: tuple(chosen[name]) for name in ("mean", "std") if name in chosen}

@@ -29,7 +29,6 @@ from ipcl_jax.decoding import decode
 from ipcl_jax.sources import find_images
 
 _PART = ".part"  # a file that is still being written: hidden, and with this suffix
-_WHOLE = sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -153,10 +152,10 @@ def shrink(image: bytes, *, size: int, quality: int) -> bytes:
 
     Source: torchvision's Resize, antialiased bilinear, from pixels at full resolution.
     """
-    pixels = decode(image, short_side=_WHOLE, long_side=_WHOLE)
+    pixels = decode(image)
     if image[:2] == b"\xff\xd8" and min(pixels.shape[:2]) <= size:
         return image
-    pixels = decode(pixels, short_side=size, long_side=_WHOLE)
+    pixels = decode(pixels, short_side=size)
     memory = io.BytesIO()
     Image.fromarray(pixels).save(memory, "JPEG", quality=quality)
     return memory.getvalue()

@@ -10,8 +10,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+UNBOUNDED = 2**31 - 1  # longer than any side
 
-def decode(image: bytes | np.ndarray, *, short_side: int, long_side: int) -> np.ndarray:
+
+def decode(
+    image: bytes | np.ndarray, *, short_side: int = UNBOUNDED, long_side: int = UNBOUNDED
+) -> np.ndarray:
     """An image's pixels, shrunk (never enlarged) so that both sides are within bounds.
 
     Orientation tags are not applied, as in the reference. A palette, grey or CMYK image
@@ -19,7 +23,7 @@ def decode(image: bytes | np.ndarray, *, short_side: int, long_side: int) -> np.
 
     Args:
         image: an encoded file, or `[H, W]`, `[H, W, 1]` or `[H, W, 3]` uint8.
-        short_side: largest shorter side in pixels.
+        short_side: largest shorter side in pixels; by default an image keeps its size.
         long_side: largest longer side in pixels.
 
     Returns:

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.projection import Projection, project
+from ipcl_jax.views import normalize
 
 Pool = Literal["mean", "max"]
 
@@ -66,19 +67,13 @@ def extract(
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def compute(encoder: Encoder, images: Array, layers: tuple[str, ...], dtype: jnp.dtype) -> dict[str, Array]:
     """What `extract` computes, without its checks."""
-    images = normalize(images, encoder) if images.dtype == jnp.uint8 else images
+    if images.dtype == jnp.uint8:
+        images = normalize(images.astype(jnp.float32) / 255, encoder)
     exact = dtype == jnp.float32  # accelerators would by default drop digits of float32 products
     module = encoder.module.clone(dtype=None if exact else dtype)
     with jax.default_matmul_precision("highest" if exact else "default"):
         _, found = module.apply(encoder.variables, images, layers=layers)
     return {name: value.astype(jnp.promote_types(jnp.float32, value.dtype)) for name, value in found.items()}
-
-
-def normalize(images: Array, encoder: Encoder) -> Array:
-    """uint8 images `[..., 3]` as a model wants them: scaled to [0, 1], less its mean, by its std."""
-    mean, std = jnp.asarray(encoder.mean), jnp.asarray(encoder.std)
-    shape = (1,) * (images.ndim - 1) + (3,)
-    return (images.astype(jnp.float32) / 255 - mean.reshape(shape)) / std.reshape(shape)
 
 
 def _check_images(encoder: Encoder, images: Array | np.ndarray) -> None:

@@ -12,7 +12,6 @@ from ipcl_jax.config import near_miss
 from ipcl_jax.decoding import decode
 from ipcl_jax.encoder import Encoder
 
-_WHOLE = 2**31 - 1  # longer than any side: decode at full resolution
 # Shorter side after resizing, as a multiple of the side of the crop.
 _RESIZE = {"stimulus": 1, "validation": 256 / 224}
 
@@ -46,7 +45,7 @@ class Transform:
         Raises:
             Exception: as `ipcl_jax.decoding.decode`.
         """
-        pixels = decode(image, short_side=_WHOLE, long_side=_WHOLE)
+        pixels = decode(image)
         height, width = pixels.shape[:2]
         short = min(height, width)
         if short != self.resize:

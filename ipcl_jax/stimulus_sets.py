@@ -22,7 +22,6 @@ from ipcl_jax.stimuli import Transform
 
 _HDF5 = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf)):(?P<dataset>[^\[\]]+)(?:\[(?P<rows>.*)\])?")
 _LISTS = (".txt", ".lst")
-_FULL = 2**31 - 1
 
 _WAYS = """
 Ways to give images:
@@ -219,7 +218,7 @@ def _damage(stimuli: StimulusSet, i: int) -> str:
             with Image.open(io.BytesIO(image)) as file:
                 file.verify()
         else:
-            decode(image, short_side=_FULL, long_side=_FULL)
+            decode(image)
     except Exception as error:  # damaged files raise almost anything
         return _in_words(error)
     return ""

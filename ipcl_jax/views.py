@@ -17,7 +17,7 @@ they stay float32 from the crop on.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,14 @@ def center_views(canvas: Array, sizes: Array, options: Views) -> Array:
     return _for_each(one, canvas, sizes, options=options)
 
 
-def normalize(images: Array, options: Views) -> Array:
+class Channels(Protocol):
+    """What has a mean and a std for each channel of [0, 1]: options of views, or a trained model."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def normalize(images: Array, options: Channels) -> Array:
     """Subtracts options.mean and divides by options.std: `[..., 3]` in [0, 1] to float32."""
     shape = (1,) * (images.ndim - 1) + (3,)
     return (images - jnp.array(options.mean).reshape(shape)) / jnp.array(options.std).reshape(shape)
