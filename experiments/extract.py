@@ -51,6 +51,7 @@ from ipcl_jax.training import batch_sharding, make_mesh
 
 
 _IN_FLIGHT = 2  # batches on the device
+_CHUNK = 8  # images at a time through a CPU's convolutions
 
 
 @dataclass(frozen=True)
@@ -227,11 +228,17 @@ class Extraction:
     ) -> Iterator[tuple[StimulusBatch, dict[str, np.ndarray]]]:
         """Each batch with its activations, in order; while one comes back, the next is computed."""
         options = self.options
-        kinds = {"dtype": jnp.dtype(options.compute), "stored": jnp.dtype(options.dtype)}
+        alone = sharding.mesh.size == 1 and jax.default_backend() == "cpu"
+        kinds = {
+            "pool": options.pool,
+            "dtype": jnp.dtype(options.compute),
+            "stored": jnp.dtype(options.dtype),
+            "chunk": _CHUNK if alone else None,
+        }
 
         def compute(batch: StimulusBatch) -> tuple[StimulusBatch, dict[str, np.ndarray]]:
             pixels = jax.device_put(batch.pixels, sharding)
-            values = reduced(encoder, pixels, projections, pool=options.pool, **kinds)
+            values = reduced(encoder, pixels, projections, **kinds)
             return batch, {name: np.asarray(array)[: batch.count] for name, array in values.items()}
 
         # Two at a time: a CPU's cores then have work where one batch leaves them idle, between its layers.

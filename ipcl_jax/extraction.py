@@ -67,12 +67,22 @@ def extract(
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def compute(encoder: Encoder, images: Array, layers: tuple[str, ...], dtype: jnp.dtype) -> dict[str, Array]:
     """What `extract` computes, without its checks."""
-    if images.dtype == jnp.uint8:
+    return _apply(encoder, images, layers, dtype)
+
+
+def _apply(
+    encoder: Encoder,
+    images: Array | None,
+    layers: tuple[str, ...],
+    dtype: jnp.dtype,
+    pooled: Array | None = None,
+) -> dict[str, Array]:
+    if images is not None and images.dtype == jnp.uint8:
         images = normalize(images.astype(jnp.float32) / 255, encoder)
     exact = dtype == jnp.float32  # accelerators would by default drop digits of float32 products
     module = encoder.module.clone(dtype=None if exact else dtype)
     with jax.default_matmul_precision("highest" if exact else "default"):
-        _, found = module.apply(encoder.variables, images, layers=layers)
+        _, found = module.apply(encoder.variables, images, layers=layers, pooled=pooled)
     return {name: value.astype(jnp.promote_types(jnp.float32, value.dtype)) for name, value in found.items()}
 
 
@@ -117,7 +127,7 @@ def _range(encoder: Encoder) -> tuple[float, float]:
     return min(-mean / std for mean, std in pairs), max((1 - mean) / std for mean, std in pairs)
 
 
-@functools.partial(jax.jit, static_argnames=("pool", "dtype", "stored"))
+@functools.partial(jax.jit, static_argnames=("pool", "dtype", "stored", "chunk"))
 def reduced(
     encoder: Encoder,
     images: Array,
@@ -126,6 +136,7 @@ def reduced(
     pool: Pool | None,
     dtype: jnp.dtype,
     stored: jnp.dtype,
+    chunk: int | None = None,
 ) -> dict[str, Array]:
     """Activations in the form in which they are kept: pooled, projected and rounded on the device.
 
@@ -136,19 +147,39 @@ def reduced(
         pool: over space, before the projection; None keeps every place.
         dtype: of convolutions and matrix products.
         stored: dtype of the result.
+        chunk: images at a time through the convolutions; None for all. A CPU's caches hold what lies
+            between two layers of a few images; linear layers would read their weights too often.
 
     Returns:
         Each layer by its name: `[B, N]` if projected, else `[B, C]` or `[B, D]` if pooled or flat,
         else `[B, h, w, C]`.
     """
-    kept = {}
-    for name, values in compute(encoder, images, tuple(projections), dtype).items():
-        if pool and values.ndim == 4:
-            values = values.mean((1, 2)) if pool == "mean" else values.max((1, 2))
-        if (projection := projections[name]) is not None:
-            values = project(values.reshape(len(values), -1), projection)
-        kept[name] = values.astype(stored)
-    return kept
+
+    def keep(found: dict[str, Array]) -> dict[str, Array]:
+        kept = {}
+        for name, values in found.items():
+            if pool and values.ndim == 4:
+                values = values.mean((1, 2)) if pool == "mean" else values.max((1, 2))
+            if (projection := projections[name]) is not None:
+                values = project(values.reshape(len(values), -1), projection)
+            kept[name] = values.astype(stored)
+        return kept
+
+    layers = tuple(projections)
+    if chunk is None:
+        return keep(_apply(encoder, images, layers, dtype))
+    end = encoder.module.pooled_layer
+    last = encoder.layer_names.index(end)
+    shallow = tuple(name for name in layers if encoder.layer_names.index(name) <= last)
+    deep = tuple(name for name in layers if name not in shallow)
+
+    def convolutions(image: Array) -> tuple[dict[str, Array], Array | None]:
+        found = _apply(encoder, image[None], (*shallow, *((end,) if deep else ())), dtype)
+        kept = keep({name: found[name] for name in shallow})
+        return {name: value[0] for name, value in kept.items()}, found[end][0] if deep else None
+
+    kept, pooled = jax.lax.map(convolutions, images, batch_size=chunk)
+    return kept | (keep(_apply(encoder, None, deep, dtype, pooled)) if deep else {})
 
 
 def plan(

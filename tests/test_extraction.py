@@ -1,5 +1,7 @@
 """`extract`: layers by name, compiled once, differentiable; projections and pooling."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -181,6 +183,28 @@ def test_reductions_happen_in_order(encoder, pixels):
     np.testing.assert_allclose(
         found["conv_block_1"], project(pooled, projection), rtol=1e-3, atol=1e-3
     )  # float16
+
+
+@pytest.mark.parametrize("arch", ["alexnet_gn", "resnet18"])
+def test_convolutions_a_few_images_at_a_time(arch):
+    """Layers before and after the convolutions' end, pooled and projected, equal those of the whole batch."""
+    model = untrained(Model(arch=arch))
+    middle, last = {"alexnet_gn": ("conv_block_3.2", "fc6.1"), "resnet18": ("layer2.0.bn1", "fc")}[arch]
+    side = 65 if arch == "alexnet_gn" else 33
+    batch = np.random.default_rng(2).integers(0, 256, (5, side, side, 3), np.uint8)
+    end = model.module.pooled_layer
+    shape = extract(model, batch, end)[end].shape[1:]
+    for pool, size in ((None, math.prod(shape)), ("mean", shape[-1])):
+        kinds = dict(pool=pool, dtype=F32, stored=F32)
+        everything = {middle: None, end: make_projection(0, size, 20), last: None, "l2norm": None}
+        for projections in (everything, {middle: None}, {last: None}):
+            whole = reduced(model, batch, projections, **kinds)
+            found = reduced(model, batch, projections, chunk=2, **kinds)  # the fifth image is left over
+            assert set(found) == set(whole)
+            for name, value in whole.items():
+                assert found[name].shape == value.shape, name
+                # Another batch size may sum in another order.
+                np.testing.assert_allclose(found[name], value, atol=3e-6 * np.abs(value).max(), rtol=0)
 
 
 def test_the_plan_says_what_comes(encoder):

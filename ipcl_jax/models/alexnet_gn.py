@@ -1,6 +1,7 @@
 """AlexNet with group normalisation, the paper's network."""
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -37,13 +38,14 @@ class AlexNetGN(nn.Module):
     l2norm: bool = True
     fc_dim: int = 4096
     dtype: jnp.dtype | None = None
+    pooled_layer: ClassVar[str] = "ave_pool"  # where the convolutions end
 
     @property
     def layer_names(self) -> tuple[str, ...]:
         """Every layer that can be asked for, shallow to deep, spelled as in the reference."""
         names = []
-        for block, (*_, pooled) in CONV_BLOCKS.items():
-            names += [f"{block}.{i}" for i in range(4 if pooled else 3)] + [block]
+        for block, (*_, shrinks) in CONV_BLOCKS.items():
+            names += [f"{block}.{i}" for i in range(4 if shrinks else 3)] + [block]
         names += ["ave_pool"]
         for block, parts in (("fc6", 3), ("fc7", 3), ("fc8", 1)):
             names += [f"{block}.{i}" for i in range(parts)] + [block]
@@ -51,7 +53,12 @@ class AlexNetGN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Array, *, train: bool = False, layers: Iterable[str] = ()
+        self,
+        images: Array | None,
+        *,
+        train: bool = False,
+        layers: Iterable[str] = (),
+        pooled: Array | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """Embeds images.
 
@@ -60,6 +67,7 @@ class AlexNetGN(nn.Module):
             train: normalise fc6 and fc7 by this batch, and move their running statistics
                 (apply with `mutable=["batch_stats"]`).
             layers: names from `layer_names` whose activations to return.
+            pooled: activations of `pooled_layer` to go on from; images aren't looked at then.
 
         Returns:
             The embedding `[B, out_dim]` (of unit length with `l2norm`), and a dict with each
@@ -71,28 +79,28 @@ class AlexNetGN(nn.Module):
                 images too small.
         """
         layers = check_layers(layers, self.layer_names)
-        check_size(images, SMALLEST_IMAGE["alexnet_gn"], "AlexNet-GN")
         found = {}
 
         def keep(name: str, value: Array) -> Array:
             found[name] = value
             return value
 
-        x = images
-        for block, (features, side, stride, padding, pooled) in CONV_BLOCKS.items():
-            conv = nn.Conv(
-                features, (side, side), stride, padding, use_bias=False, dtype=self.dtype,
-                kernel_init=torch_kernel_init, name=f"{block}_conv",
-            )
-            x = keep(f"{block}.0", conv(x))
-            x = keep(f"{block}.1", GroupNorm(name=f"{block}_norm")(x))
-            x = keep(f"{block}.2", nn.relu(x))
-            if pooled:
-                x = keep(f"{block}.3", nn.max_pool(x, (3, 3), (2, 2)))
-            keep(block, x)
-
-        x = keep("ave_pool", adaptive_average_pool(x, 6))
-        x = x.reshape(x.shape[0], -1)  # [B, 6 * 6 * 256], channel-last: conversion permutes fc6
+        if pooled is None:
+            check_size(images, SMALLEST_IMAGE["alexnet_gn"], "AlexNet-GN")
+            x = images
+            for block, (features, side, stride, padding, shrinks) in CONV_BLOCKS.items():
+                conv = nn.Conv(
+                    features, (side, side), stride, padding, use_bias=False, dtype=self.dtype,
+                    kernel_init=torch_kernel_init, name=f"{block}_conv",
+                )
+                x = keep(f"{block}.0", conv(x))
+                x = keep(f"{block}.1", GroupNorm(name=f"{block}_norm")(x))
+                x = keep(f"{block}.2", nn.relu(x))
+                if shrinks:
+                    x = keep(f"{block}.3", nn.max_pool(x, (3, 3), (2, 2)))
+                keep(block, x)
+            pooled = keep("ave_pool", adaptive_average_pool(x, 6))
+        x = pooled.reshape(len(pooled), -1)  # [B, 6 * 6 * 256], channel-last: conversion permutes fc6
         for block in ("fc6", "fc7"):
             x = keep(f"{block}.0", Linear(self.fc_dim, self.dtype, name=f"{block}_linear")(x))
             x = keep(f"{block}.1", BatchNorm(name=f"{block}_norm")(x, train=train))

@@ -15,7 +15,7 @@ PyTorch's `num_batches_tracked` has no counterpart. Norms are called bn1, bn2, b
 """
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -93,6 +93,7 @@ class ResNet(nn.Module):
     out_dim: int = 128
     l2norm: bool = True
     dtype: jnp.dtype | None = None
+    pooled_layer: ClassVar[str] = "avgpool"  # where the convolutions end
 
     def __post_init__(self):
         if self.arch not in ARCHITECTURES:
@@ -121,7 +122,12 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Array, *, train: bool = False, layers: Iterable[str] = ()
+        self,
+        images: Array | None,
+        *,
+        train: bool = False,
+        layers: Iterable[str] = (),
+        pooled: Array | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """Embeds images.
 
@@ -130,6 +136,7 @@ class ResNet(nn.Module):
             train: with batch norm, normalise by this batch, and move the running statistics (apply
                 with `mutable=["batch_stats"]`). Group norm does not change.
             layers: names from `layer_names` whose activations to return.
+            pooled: activations of `pooled_layer` to go on from; images aren't looked at then.
 
         Returns:
             The embedding `[B, out_dim]` (of unit length with `l2norm`), and a dict with each
@@ -141,7 +148,6 @@ class ResNet(nn.Module):
                 images too small.
         """
         layers = check_layers(layers, self.layer_names)
-        check_size(images, SMALLEST_IMAGE[self.arch], self.arch)
         found = {}
 
         def keep(name: str, value: Array) -> Array:
@@ -163,26 +169,27 @@ class ResNet(nn.Module):
                 return keep(name, BatchNorm(name=module)(x, train=train))
             return keep(name, GroupNorm(name=module)(x))
 
-        x = norm("bn1", conv("conv1", images, Conv(64, 7, 2)))
-        x = keep("relu", nn.relu(x))
-        x = keep("maxpool", nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))))
-        for layer, blocks in stages(self.arch).items():
-            for block, convs, downsample in blocks:
-                shortcut = x
-                for i, shape in enumerate(convs, 1):
-                    if i > 1:
-                        x = nn.relu(x)
-                    x = norm(f"{block}.bn{i}", conv(f"{block}.conv{i}", x, shape))
-                if downsample:
-                    shortcut = conv(f"{block}.downsample.0", shortcut, downsample)
-                    shortcut = norm(f"{block}.downsample.1", shortcut)
-                    keep(f"{block}.downsample", shortcut)
-                x = keep(f"{block}.relu", nn.relu(x + shortcut))
-                keep(block, x)
-            keep(layer, x)
-
-        x = keep("avgpool", x.mean((1, 2), keepdims=True))
-        x = keep("fc", Linear(self.out_dim, self.dtype, name="fc")(x[:, 0, 0]))
+        if pooled is None:
+            check_size(images, SMALLEST_IMAGE[self.arch], self.arch)
+            x = norm("bn1", conv("conv1", images, Conv(64, 7, 2)))
+            x = keep("relu", nn.relu(x))
+            x = keep("maxpool", nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))))
+            for layer, blocks in stages(self.arch).items():
+                for block, convs, downsample in blocks:
+                    shortcut = x
+                    for i, shape in enumerate(convs, 1):
+                        if i > 1:
+                            x = nn.relu(x)
+                        x = norm(f"{block}.bn{i}", conv(f"{block}.conv{i}", x, shape))
+                    if downsample:
+                        shortcut = conv(f"{block}.downsample.0", shortcut, downsample)
+                        shortcut = norm(f"{block}.downsample.1", shortcut)
+                        keep(f"{block}.downsample", shortcut)
+                    x = keep(f"{block}.relu", nn.relu(x + shortcut))
+                    keep(block, x)
+                keep(layer, x)
+            pooled = keep("avgpool", x.mean((1, 2), keepdims=True))
+        x = keep("fc", Linear(self.out_dim, self.dtype, name="fc")(pooled[:, 0, 0]))
         if self.l2norm:
             x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
             x = keep("l2norm", x / jnp.linalg.norm(x, axis=-1, keepdims=True))
