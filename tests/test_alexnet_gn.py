@@ -18,7 +18,7 @@ from torch_twin import (
 )
 
 from ipcl_jax.models import AlexNetGN
-from ipcl_jax.models.layers import BatchNorm, GroupNorm, adaptive_average_pool
+from ipcl_jax.models.layers import BatchNorm, adaptive_average_pool
 
 MODEL = AlexNetGN()
 # Both sides sum up to 9,216 float32 products in different orders; that leaves about 2e-6 of a layer's
@@ -182,49 +182,6 @@ def test_layers_nobody_asked_for_cost_nothing(variables):
 
 
 # --- single layers -----------------------------------------------------------------------
-
-
-def group_norm(x: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    return GroupNorm().apply({"params": {"scale": scale, "bias": bias}}, x)
-
-
-def torch_group_norm(x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.group_norm(x.permute(0, 3, 1, 2), 32, scale, bias).permute(0, 2, 3, 1)
-
-
-def test_group_norm_far_from_zero():
-    rng = np.random.default_rng(5)
-    x = rng.normal(10, 0.1, (2, 55, 55, 96)).astype(np.float32)
-    scale, bias = rng.uniform(0.5, 1.5, 96).astype(np.float32), rng.normal(size=96).astype(np.float32)
-    exact = torch_group_norm(*(torch.from_numpy(v).double() for v in (x, scale, bias))).numpy()
-    theirs = torch_group_norm(*(torch.from_numpy(v) for v in (x, scale, bias))).numpy()
-    for function in (group_norm, jax.jit(group_norm)):
-        ours = np.asarray(function(x, scale, bias))
-        # The group's mean, about 10, is rounded to 1e-6, which is 1e-5 of the deviation.
-        assert np.abs(ours - exact).max() < 5e-5
-        assert np.abs(ours - exact).max() < np.abs(theirs - exact).max()
-
-
-@pytest.mark.parametrize("offset", [0.0, 10.0])
-def test_group_norm_gradients(offset):
-    rng = np.random.default_rng(6)
-    x, weight = rng.normal(offset, 1, (2, 7, 9, 64)), rng.normal(size=(2, 7, 9, 64))
-    scale, bias = rng.uniform(0.5, 1.5, 64), rng.normal(size=64)
-    inputs = [torch.from_numpy(v).requires_grad_() for v in (x, scale, bias)]
-    (torch_group_norm(*inputs) * torch.from_numpy(weight)).sum().backward()
-    expected = [v.grad.numpy() for v in inputs]
-
-    def loss(x, scale, bias):
-        return (group_norm(x, scale, bias) * weight.astype(x.dtype)).sum()
-
-    with jax.enable_x64(True):
-        # Float64 throughout: only rounding is left, so a missing term of the gradient can't hide.
-        for found, value in zip(jax.jit(jax.grad(loss, (0, 1, 2)))(x, scale, bias), expected, strict=True):
-            np.testing.assert_allclose(found, value, atol=1e-11)
-    single = [jnp.asarray(v, jnp.float32) for v in (x, scale, bias)]
-    for found, value in zip(jax.grad(loss, (0, 1, 2))(*single), expected, strict=True):
-        # The mean of 126 values around `offset` is rounded to about 1e-6 of the deviation.
-        np.testing.assert_allclose(found, value, atol=1e-5 * np.abs(value).max())
 
 
 def test_batch_norm_gradients_and_statistics():

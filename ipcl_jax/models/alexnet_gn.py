@@ -9,7 +9,8 @@ from jax import Array
 
 from ipcl_jax.config import SMALLEST_IMAGE
 from ipcl_jax.models.checks import check_layers, check_size
-from ipcl_jax.models.layers import BatchNorm, GroupNorm, Linear, adaptive_average_pool, torch_kernel_init
+from ipcl_jax.models.group_norm import GroupNorm
+from ipcl_jax.models.layers import BatchNorm, Linear, adaptive_average_pool, torch_kernel_init
 
 # One row a block: features, kernel side, stride, padding, max pool at its end.
 CONV_BLOCKS = {
@@ -93,11 +94,13 @@ class AlexNetGN(nn.Module):
                     features, (side, side), stride, padding, use_bias=False, dtype=self.dtype,
                     kernel_init=torch_kernel_init, name=f"{block}_conv",
                 )
+                norm = GroupNorm(name=f"{block}_norm")
                 x = keep(f"{block}.0", conv(x))
-                x = keep(f"{block}.1", GroupNorm(name=f"{block}_norm")(x))
-                x = keep(f"{block}.2", nn.relu(x))
-                if shrinks:
-                    x = keep(f"{block}.3", nn.max_pool(x, (3, 3), (2, 2)))
+                if f"{block}.1" in layers:
+                    keep(f"{block}.1", norm(x))
+                if shrinks and f"{block}.2" in layers:
+                    keep(f"{block}.2", norm(x, relu=True))
+                x = keep(f"{block}.{3 if shrinks else 2}", norm(x, relu=True, pool=shrinks))
                 keep(block, x)
             pooled = keep("ave_pool", adaptive_average_pool(x, 6))
         x = pooled.reshape(len(pooled), -1)  # [B, 6 * 6 * 256], channel-last: conversion permutes fc6

@@ -71,44 +71,6 @@ class Linear(nn.Module):
         return x @ kernel + bias[None]
 
 
-class GroupNorm(nn.Module):
-    """Group normalisation of `[B, H, W, C]` that reads its input once for both moments.
-
-    Moments are taken of the distance to one pixel of each channel, so a mean far
-    from zero costs no digits (a plain E[x^2] - E[x]^2 would lose them), then the
-    channels of a group are combined. Computes in float32, and returns its input's dtype.
-
-    Source: Wu & He 2018 for the layer; Chan, Golub & LeVeque 1983 for the variance.
-    """
-
-    groups: int = 32
-    epsilon: float = 1e-5
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        batch, height, width, channels = x.shape
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-
-        dtype, x = x.dtype, x.astype(jnp.promote_types(x.dtype, scale.dtype))
-        pixel = jax.lax.stop_gradient(x[:, height // 2, width // 2, None, None, :])  # [B, 1, 1, C]
-        distance = x - pixel
-        first = distance.mean((1, 2), keepdims=True)
-        second = jnp.square(distance).mean((1, 2), keepdims=True)
-
-        by_group = (batch, 1, 1, self.groups, channels // self.groups)
-        mean = (pixel + first).reshape(by_group)
-        within = (second - jnp.square(first)).reshape(by_group)
-        group_mean = mean.mean(-1, keepdims=True)
-        variance = (within + jnp.square(mean - group_mean)).mean(-1, keepdims=True)  # [B, 1, 1, G, 1]
-
-        def per_channel(value: Array) -> Array:
-            return jnp.broadcast_to(value, by_group).reshape(batch, 1, 1, channels)
-
-        shrink = per_channel(jax.lax.rsqrt(variance + self.epsilon)) * scale[None, None, None]
-        return ((x - per_channel(group_mean)) * shrink + bias[None, None, None]).astype(dtype)
-
-
 class BatchNorm(nn.Module):
     """Batch normalisation of `[B, ..., C]` over the global batch, with PyTorch's running statistics.
 
