@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ipcl_jax.compilation import CACHE_VARIABLE
 from ipcl_jax.zoo import BASE_URL, Released
 
-CACHE_VARIABLE, URL_VARIABLE = "IPCL_JAX_CACHE", "IPCL_JAX_URL"
+URL_VARIABLE = "IPCL_JAX_URL"
 TIMEOUT = 30.0  # seconds without a byte before a server counts as silent
 TRIES = 3
 _UNFINISHED = ".download"  # folder in the cache of a download that is under way
@@ -17,21 +18,6 @@ _UNFINISHED = ".download"  # folder in the cache of a download that is under way
 
 class DownloadError(OSError):
     """A released file can't be had; nothing of it is kept."""
-
-
-def cache_folder(folder: str | Path | None = None) -> Path:
-    """Where released models are kept.
-
-    Args:
-        folder: the choice of the caller.
-
-    Returns:
-        `folder`, or $IPCL_JAX_CACHE, or ipcl_jax in $XDG_CACHE_HOME or ~/.cache.
-    """
-    if folder := folder or os.environ.get(CACHE_VARIABLE):
-        return Path(folder).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "ipcl_jax"
 
 
 def fetch(

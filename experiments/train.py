@@ -13,23 +13,26 @@ import shlex
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
-from time import monotonic
+from time import monotonic, perf_counter
 
 import configs
 import jax
 
 from ipcl_jax.checkpoints import Checkpoints, claim_folder
+from ipcl_jax.compilation import set_up_compiler
 from ipcl_jax.config import ConfigError, Train
 from ipcl_jax.gallery import contact_sheet, neighbours
 from ipcl_jax.interruption import Interruption
 from ipcl_jax.loading import TrainBatches, UnreadableImages, eval_batches, on_devices, steps_per_epoch
 from ipcl_jax.monitoring import embed_images, measure
+from ipcl_jax.profiling import Trace
 from ipcl_jax.readout.spread import collapse_warning
-from ipcl_jax.record import Record, read_metrics
+from ipcl_jax.record import WAITS, Record, read_metrics
 from ipcl_jax.report import write_report
 from ipcl_jax.sources import open_source
 from ipcl_jax.training import TrainState, batch_sharding, compile_steps, make_mesh
 from ipcl_jax.validation import validate
+from ipcl_jax.workers import choose_workers
 
 
 _HEADLINES = {
@@ -103,11 +106,21 @@ class Run:
                     f"{config.name}: {len(self.images):,} images from {config.data.source}, "
                     f"{len(self.held_out):,} held out; writing to {self.folder}"
                 )
+                self._choose_workers(record)
                 if resumes:
                     record.say(f"Going on after step {start:,} of {self.total:,}.")
                 self._catch_up(state, start, record, interruption)
                 done = self._loop(state, start, record, checkpoints, interruption)
                 return self._farewell(done, record, interruption)
+
+    def _choose_workers(self, record: Record) -> None:
+        data = self.config.data
+        self.workers = data.workers
+        if data.workers == "auto":
+            self.workers, why = choose_workers(
+                self.images, batch_size=self.config.batch_size, canvas=data.canvas, threads=data.threads
+            )
+            record.say(why)
 
     def _catch_up(self, state: TrainState, start: int, record: Record, interruption: Interruption) -> None:
         """Read-outs that should stand in the record and don't."""
@@ -135,22 +148,34 @@ class Run:
     ) -> int:
         """Steps until the end or a signal, saves what it came to, and returns the steps done."""
         minutes, n_views = self.config.checkpoints.minutes, self.config.views.per_image
-        metrics, saved_at, known = None, monotonic(), 0
+        metrics, waits, saved_at, known = None, {}, monotonic(), 0
 
         def settle() -> None:
             """Reads the metrics of the last step, for which it waits until the device is done."""
             nonlocal metrics
             if metrics is not None:
-                record.step(done, metrics | {"views": self.config.batch_size * n_views})
+                start = perf_counter()
+                jax.block_until_ready(metrics)
+                waits["wait_device"] += perf_counter() - start
+                record.step(done, metrics | waits | {"views": self.config.batch_size * n_views})
                 self._refuse_infinity(metrics, done, checkpoints.latest_step())
             metrics = None
 
-        with self._batches(done) as batches:
+        with self._batches(done) as batches, Trace(self.folder / "profile", self.config.profile_steps) as trace:
             feed = on_devices(batches, self.sharding)
             while done < self.total and not interruption.received:
-                state, new = self.steps.train(state, next(feed))
+                if trace.before_step():
+                    record.say(f"Traced {self.config.profile_steps} steps into {self.folder / 'profile'}")
+                begin = perf_counter()
+                batch = next(feed)
+                decoded = perf_counter()
+                jax.block_until_ready(batch)  # was sent two steps ago
+                arrived = perf_counter()
+                state, new = self.steps.train(state, batch)
+                sent = perf_counter()
                 settle()  # of the step before, while the device works on this one
                 metrics, done = new, done + 1
+                waits = dict(zip(WAITS, (decoded - begin, arrived - decoded, sent - arrived), strict=True))
                 for place in itertools.islice(batches.unreadable.values(), known, None):
                     record.warn(f"Can't be read, so the next image takes its place: {place}")
                 known = len(batches.unreadable)
@@ -182,7 +207,7 @@ class Run:
         data = self.config.data
         return TrainBatches(
             self.images, batch_size=self.config.batch_size, canvas=data.canvas, seed=self.config.seed,
-            start_step=start_step, threads=data.threads, workers=data.workers,
+            start_step=start_step, threads=data.threads, workers=self.workers,
         )
 
     def _read_out(
@@ -248,6 +273,7 @@ class Run:
 def main() -> int:
     """Runs the command line; returns the exit code."""
     command = shlex.join(["python", *sys.argv])
+    set_up_compiler()
     try:
         config = configs.load(sys.argv[1:], __doc__.splitlines()[0])
         return Run(config, command).train()

@@ -120,8 +120,9 @@ class Data:
     """Largest short and long side kept of an image, in pixels; larger images are shrunk."""
     threads: int = 8
     """Decoding threads (the order of images does not depend on it)."""
-    workers: int = 0
-    """Decoding processes instead of threads, for hosts with many cores; 0 for none."""
+    workers: int | Literal["auto"] = 0
+    """Decoding processes instead of threads, for hosts with many cores; 0 for none, `auto` for whichever is
+    faster in a few seconds' trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,10 +203,16 @@ class Train:
     """Images in a batch, over all devices."""
     accumulate: int = 20
     """Batches whose gradients are summed before the optimizer moves."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's convolutions and products. Parameters, norms, similarities, loss, queue and optimizer
+    are float32 either way. GPUs round the operands of float32 products to 10 bits (TF32), as in PyTorch's
+    convolutions; JAX_DEFAULT_MATMUL_PRECISION=highest keeps all."""
     seed: int = 0
     """Seed of the weights, the queue, the order of images and their views."""
     max_steps: int | None = None
     """Stop after this many batches; the schedule stays that of all epochs."""
+    profile_steps: int = 0
+    """Trace so many steps, after the first few, into the run's folder `profile`."""
     out: str | None = None
     """Folder of the run; by default runs/NAME."""
 
@@ -216,7 +223,7 @@ def to_json(config: Train) -> str:
 
 
 # Fields that change where, when or how fast a run goes, but not what it computes.
-_CIRCUMSTANCE = ("out", "max_steps", "checkpoints", "data.dir", "data.threads", "data.workers")
+_CIRCUMSTANCE = ("out", "max_steps", "profile_steps", "checkpoints", "data.dir", "data.threads", "data.workers")
 
 
 def differences(config: Train, stored: dict) -> list[str]:

@@ -17,6 +17,7 @@ import functools
 import math
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,8 @@ from ipcl_jax.sources import Source
 
 TOLERATED = 0.01
 """Share of a source's images that may be unreadable before training stops."""
+
+_AHEAD = 2  # batches on the devices before their turn
 
 Batch = dict[str, np.ndarray]
 
@@ -298,7 +301,7 @@ def eval_batches(
 
 
 def on_devices(batches: Iterable[Batch], sharding: jax.sharding.Sharding) -> Iterator[dict[str, jax.Array]]:
-    """Batches on the devices, each on its way while the one before it is worked on.
+    """Batches on the devices, two on their way while the one before them is worked on.
 
     Args:
         batches: of this process.
@@ -307,14 +310,12 @@ def on_devices(batches: Iterable[Batch], sharding: jax.sharding.Sharding) -> Ite
     Yields:
         The same batches as global arrays.
     """
-    ahead = None
+    coming = deque()
     for batch in batches:
-        coming = jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
-        if ahead is not None:
-            yield ahead
-        ahead = coming
-    if ahead is not None:
-        yield ahead
+        coming.append(jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch))
+        if len(coming) > _AHEAD:
+            yield coming.popleft()
+    yield from coming
 
 
 def _read_options(threads: int) -> grain.ReadOptions:

@@ -21,6 +21,10 @@ from rich.table import Column
 METRICS = "metrics.jsonl"
 PLAIN_EVERY = 10.0  # seconds between two lines where there is no terminal
 WINDOW = 30.0  # seconds over which speed is averaged
+HUNGRY = 0.2  # share of an epoch spent waiting for input from which on a hint is given
+
+WAITS = ("wait_input", "wait_copy", "wait_device")
+"""What a step waited for, in seconds: its batch to be decoded, to arrive on the device, and the device."""
 
 _STEP_LINE = {"loss": "loss {:#.4g}", "lr": "lr {:#.3g}", "views_per_second": "{:,.0f} views/s"}
 _EPOCH_LINE = {
@@ -33,6 +37,7 @@ _EPOCH_LINE = {
     "mean_cosine": "mean cosine {:.3f}",
     "effective_rank": "effective rank {:.1f}",
     "views_per_second": "{:,.0f} views/s",
+    "input_share": "waiting for input {:.0%}",
 }
 
 
@@ -101,8 +106,8 @@ class Record:
 
         Args:
             step: the step that they belong to, from 1.
-            metrics: numbers or 0-d arrays: loss, lr, momentum, grad_norm, and `views`, the number
-                of views in the batch, from which views per second are computed.
+            metrics: numbers or 0-d arrays: loss, lr, momentum, grad_norm; WAITS in seconds; and `views`,
+                the number of views in the batch, from which views per second are computed.
         """
         values = {name: float(value) for name, value in metrics.items()}
         self._done, self._views = step, self._views + values.pop("views", 0.0)
@@ -132,8 +137,8 @@ class Record:
     def epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """Keeps and says what was measured after an epoch.
 
-        Unless given, the epoch's mean loss, grad_norm and views_per_second and its last lr and
-        momentum are added; so hand in its last step first.
+        Unless given, the epoch's mean loss, grad_norm and views_per_second, its last lr and momentum,
+        and the share of its time spent waiting for input are added; so hand in its last step first.
 
         Args:
             epoch: number of the epoch, from 1; 0 is the untrained network.
@@ -146,11 +151,19 @@ class Record:
             known = [line[name] for line in lines if line.get(name) is not None]
             if known:
                 values[name] = known[-1] if name in ("lr", "momentum") else math.fsum(known) / len(known)
+        waited = [sum(line.get(name, 0) for line in lines) for name in WAITS]
+        if sum(waited):
+            values["input_share"] = 1 - waited[WAITS.index("wait_device")] / sum(waited)
         values |= {name: float(value) for name, value in metrics.items()}
         line = {"kind": "epoch", "step": step, "epoch": epoch} | _finite(values)
         self._keep(line)
         name = f"epoch {epoch}/{self._epochs}" if epoch else "untrained network"
         self.say(f"{name}: {', '.join(_describe(line, _EPOCH_LINE)) or 'nothing measured'}")
+        if values.get("input_share", 0) > HUNGRY:
+            self.warn(
+                f"Training waited for images {values['input_share']:.0%} of the time. More --data.threads or "
+                "--data.workers auto may help, and images made small once by experiments/prepare.py."
+            )
         self._window.clear()  # the pause for measuring says nothing about the speed of training
 
     def say(self, text: str) -> None:

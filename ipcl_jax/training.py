@@ -97,6 +97,27 @@ def views_of_step(config: Train, step: Array, batch: Batch) -> Array:
     return make_views(key, batch["canvas"], batch["size"], config.views)
 
 
+def embed(config: Train, variables: dict, images: Array, *, train: bool = False) -> tuple[Array, dict]:
+    """The network in the run's precision.
+
+    Args:
+        config: the run.
+        variables: of the model, float32.
+        images: `[B, S, S, 3]` normalised.
+        train: normalise by this batch where the model has batch norm.
+
+    Returns:
+        Embeddings `[B, D]`, float32 in either precision, and the running statistics after it (none without
+        `train`).
+    """
+    dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
+    network = make_model(config.model).clone(dtype=dtype)
+    mutable = ["batch_stats"] if train else []
+    (embeddings, _), changed = network.apply(variables, images, train=train, mutable=mutable)
+    wide = jnp.promote_types(embeddings.dtype, jnp.float32)
+    return embeddings.astype(wide), changed.get("batch_stats", {})
+
+
 def learn(
     state: TrainState, views: Array, batch: Batch, *, config: Train, n_images: int
 ) -> tuple[TrainState, dict[str, Array]]:
@@ -125,9 +146,7 @@ def learn(
 
     def loss_of(params: dict) -> tuple[Array, tuple]:
         variables = {"params": params, "batch_stats": state.batch_stats}
-        (embeddings, _), changed = make_model(config.model).apply(
-            variables, views, train=True, mutable=["batch_stats"]
-        )
+        embeddings, batch_stats = embed(config, variables, views, train=True)
         if objective.name == "categories":
             loss, Z = category_loss(embeddings, batch["label"], n_views=n_views), None
         else:
@@ -136,7 +155,7 @@ def learn(
                 temperature=optim.temperature(objective, state.step, n_batches),
                 norm_prototype=objective.norm_prototype,
             )
-        return loss, (embeddings, Z, changed.get("batch_stats", {}))
+        return loss, (embeddings, Z, batch_stats)
 
     (loss, (embeddings, Z, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     grad_norm = optax.tree.norm(grads)
@@ -205,14 +224,13 @@ def collect_step(state: TrainState, batch: Batch, *, config: Train) -> TrainStat
 
     An epoch of it puts the untrained network on the same read-out as a trained one.
     """
-    (embeddings, _), changed = make_model(config.model).apply(
-        state.variables, views_of_step(config, state.step, batch), train=True, mutable=["batch_stats"]
-    )
+    views = views_of_step(config, state.step, batch)
+    embeddings, batch_stats = embed(config, state.variables, views, train=True)
     own = prototypes(embeddings, config.views.per_image, normalize=config.objective.norm_prototype)
     row = state.step % state.bank.index.shape[0]
     return state.replace(
         step=state.step + 1,
-        batch_stats=changed.get("batch_stats", {}),
+        batch_stats=batch_stats,
         bank=state.bank.put(row, own, batch),
     )
 
@@ -232,7 +250,7 @@ def embed_step(variables: dict, key: Array, batch: Batch, *, config: Train) -> t
     canvas, sizes = batch["canvas"], batch["size"]
     pair = make_views(key, canvas, sizes, dataclasses.replace(config.views, per_image=2))
     images = jnp.concatenate([center_views(canvas, sizes, config.views), pair])
-    embeddings, _ = make_model(config.model).apply(variables, images)
+    embeddings, _ = embed(config, variables, images)
     whole, pair = embeddings[: len(canvas)], embeddings[len(canvas) :]
     return whole, pair.reshape(len(canvas), 2, -1)
 

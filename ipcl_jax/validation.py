@@ -39,10 +39,11 @@ def validate(config: Train, devices: int = 1) -> None:
     if config.optim.clip_norm is not None:
         positive("optim.clip-norm", config.optim.clip_norm)
     if config.batch_size % devices:
-        near = max(devices, config.batch_size // devices * devices)
+        above = (config.batch_size // devices + 1) * devices
+        near = f"{above - devices} or {above}" if above > devices else f"{above}"
         raise ConfigError(
             f"--batch-size is {config.batch_size}, which {devices} devices can't share evenly; "
-            f"take a multiple of {devices}, such as {near}."
+            f"take a multiple of {devices}: {near} is nearest."
         )
     if config.objective.name == "categories" and config.model.l2norm:
         raise ConfigError(
@@ -53,6 +54,8 @@ def validate(config: Train, devices: int = 1) -> None:
         raise ConfigError(
             "--batch-size 1 with --views.per-image 1 leaves batch norm a single embedding; raise either."
         )
+    if config.precision not in (known := ("float32", "bfloat16")):
+        raise ConfigError(f"--precision is {config.precision!r}.{near_miss(config.precision, known)}")
     arch = config.model.arch
     if arch not in SMALLEST_IMAGE:
         raise ConfigError(f"--model.arch is {arch!r}.{near_miss(arch, SMALLEST_IMAGE)}")

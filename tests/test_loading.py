@@ -10,7 +10,7 @@ from PIL import Image
 
 from ipcl_jax.config import ConfigError
 from ipcl_jax.decoding import decode, place, upright
-from ipcl_jax.loading import TrainBatches, UnreadableImages, eval_batches, steps_per_epoch
+from ipcl_jax.loading import TrainBatches, UnreadableImages, eval_batches, on_devices, steps_per_epoch
 
 CANVAS = (32, 64)
 
@@ -321,3 +321,18 @@ def test_a_closed_loader_gives_nothing_more():
     batches.close()
     with pytest.raises(ValueError, match="closed"):
         next(batches)
+
+
+def test_two_batches_are_on_their_way():
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    asked = []
+
+    def batches():
+        for i in range(5):
+            asked.append(i)
+            yield {"index": np.array([i])}
+
+    for i, batch in enumerate(on_devices(batches(), sharding)):
+        assert isinstance(batch["index"], jax.Array) and int(batch["index"][0]) == i
+        assert asked == list(range(min(i + 3, 5)))
+    assert i == 4

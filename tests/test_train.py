@@ -14,7 +14,7 @@ import pytest
 
 from ipcl_jax.checkpoints import Checkpoints
 from ipcl_jax.config import Model, Train
-from ipcl_jax.record import read_metrics
+from ipcl_jax.record import WAITS, read_metrics
 
 TRAINER = Path(__file__).parents[1] / "experiments" / "train.py"
 # One epoch of 30 steps, each with its checkpoint: nothing is spared but size.
@@ -77,6 +77,27 @@ def test_a_run_leaves_what_it_promises(unbroken):
     page = (folder / "report.html").read_text()
     assert "Nearest neighbours" in page and page.count("data:image/jpeg") > 50
     assert len(list((folder / "checkpoints").glob("[0-9]*"))) == 2  # the newest, and no more
+
+
+def test_a_trace_is_written_and_changes_nothing(unbroken, tmp_path):
+    folder, _ = unbroken
+    code, out, err = run(*SHORT, "--profile-steps", "2", "--max-steps", "9", "--out", str(tmp_path / "run"))
+    assert code == 0, err
+    assert "Traced 2 steps" in out
+    traces = {path.name: path.stat().st_size for path in (tmp_path / "run" / "profile").rglob("*") if path.is_file()}
+    assert any(name.endswith(".xplane.pb") for name in traces)  # for XProf
+    assert traces["perfetto_trace.json.gz"] > 10_000
+    losses = [[line["loss"] for line in read_metrics(of)[0][:9]] for of in (folder, tmp_path / "run")]
+    assert losses[0] == losses[1]
+
+
+def test_what_each_step_waited_for(unbroken):
+    steps, epochs = read_metrics(unbroken[0])
+    for line in steps:
+        assert all(line[name] >= 0 for name in WAITS)
+    assert sum(line["wait_device"] for line in steps) > 0.1  # thirty steps of this size take longer
+    parts = np.array([[line[name] for name in WAITS] for line in steps]).sum(0)
+    np.testing.assert_allclose(epochs[0]["input_share"], parts[:2].sum() / parts.sum(), rtol=1e-6)
 
 
 def test_five_kills_at_random_moments_change_nothing(unbroken, tmp_path):
@@ -184,7 +205,7 @@ def test_devices_must_share_the_batch(tmp_path):
         text=True, capture_output=True, timeout=120,
         env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
     )
-    assert process.returncode == 2 and "multiple of 4, such as 40" in process.stderr
+    assert process.returncode == 2 and "multiple of 4: 40 or 44 is nearest" in process.stderr
 
 
 def test_another_config_in_the_folder_is_refused(unbroken):

@@ -381,3 +381,27 @@ def test_a_steps_views_depend_on_seed_and_step_alone():
     np.testing.assert_array_equal(views(SMALL, 3), views(SMALL, 3))
     assert np.abs(views(SMALL, 3) - views(SMALL, 4)).max() > 0.1
     assert np.abs(views(SMALL, 3) - views(dataclasses.replace(SMALL, seed=1), 3)).max() > 0.1
+
+
+# --- precision ---------------------------------------------------------------------------
+
+
+def test_bfloat16_is_for_the_network_alone():
+    single = dataclasses.replace(CONFIG, model=SMALL.model)
+    config = dataclasses.replace(single, precision="bfloat16")
+    start = training.init_state(config, PER_EPOCH)
+    learn = functools.partial(training.learn, n_images=N_IMAGES)
+    views = smooth_views(0).astype(np.float32)
+    state, metrics = jax.jit(functools.partial(learn, config=config))(start, views, canvases(0))
+    exact, expected = jax.jit(functools.partial(learn, config=single))(start, views, canvases(0))
+    assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(lambda x: x.dtype, exact)  # all float32
+    assert metrics["loss"].dtype == jnp.float32
+    # Embeddings err by about 1 %; similarities are divided by 0.07 and exponentiated.
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=0.1)
+    np.testing.assert_allclose(metrics["grad_norm"], expected["grad_norm"], rtol=0.5)
+    assert metrics["loss"] != expected["loss"]
+    # Unit length comes after the network: to float32's rounding, not to bfloat16's.
+    np.testing.assert_allclose(np.linalg.norm(state.queue[: len(views)], axis=1), 1, atol=1e-6)
+    program = jax.jit(functools.partial(learn, config=config)).lower(start, views, canvases(0)).as_text()
+    convolutions = [line for line in program.splitlines() if "stablehlo.convolution" in line]
+    assert convolutions and all("bf16" in line for line in convolutions)

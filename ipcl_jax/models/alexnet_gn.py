@@ -9,6 +9,7 @@ from jax import Array
 
 from ipcl_jax.config import SMALLEST_IMAGE
 from ipcl_jax.models.checks import check_layers, check_size
+from ipcl_jax.models.convolution import convolve
 from ipcl_jax.models.group_norm import GroupNorm
 from ipcl_jax.models.layers import BatchNorm, Linear, adaptive_average_pool, torch_kernel_init
 
@@ -92,7 +93,7 @@ class AlexNetGN(nn.Module):
             for block, (features, side, stride, padding, shrinks) in CONV_BLOCKS.items():
                 conv = nn.Conv(
                     features, (side, side), stride, padding, use_bias=False, dtype=self.dtype,
-                    kernel_init=torch_kernel_init, name=f"{block}_conv",
+                    kernel_init=torch_kernel_init, conv_general_dilated=convolve, name=f"{block}_conv",
                 )
                 norm = GroupNorm(name=f"{block}_norm")
                 x = keep(f"{block}.0", conv(x))

@@ -24,38 +24,6 @@ def torch_bias_init(fan_in: int) -> Callable:
     return init
 
 
-def convolve(x: Array, kernel: Array, strides: tuple, padding: list, **options) -> Array:
-    """`lax.conv_general_dilated` for `nn.Conv`, with another course for small maps: the same sums.
-
-    Where its output is smaller than its kernel, a convolution becomes one matrix product for each
-    place in the kernel. XLA's CPU backend has no fast path there: a 3x3 kernel on a 2x2 map took it 120 times
-    as long.
-
-    Args:
-        x: `[B, H, W, C]`.
-        kernel: `[h, w, C, features]`.
-        strides: down and across.
-        padding: before and after, down and across.
-        options: for lax.conv_general_dilated.
-
-    Returns:
-        `[B, h', w', features]`.
-    """
-    side = kernel.shape[0]
-    down, across = (
-        (x.shape[1 + i] + sum(padding[i]) - kernel.shape[i]) // strides[i] + 1 for i in (0, 1)
-    )
-    if min(down, across) >= side:
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
-    total = 0
-    for row, column in np.ndindex(kernel.shape[:2]):
-        rows = slice(row, row + down * strides[0], strides[0])
-        columns = slice(column, column + across * strides[1], strides[1])
-        total += x[:, rows, columns] @ kernel[row, column]
-    return total
-
-
 class Linear(nn.Module):
     """Dense layer with PyTorch's default initialisation, `[B, D] -> [B, features]`."""
 

@@ -23,8 +23,9 @@ from jax import Array
 
 from ipcl_jax.config import SMALLEST_IMAGE
 from ipcl_jax.models.checks import check_layers, check_size
+from ipcl_jax.models.convolution import convolve
 from ipcl_jax.models.group_norm import GroupNorm
-from ipcl_jax.models.layers import BatchNorm, Linear, convolve
+from ipcl_jax.models.layers import BatchNorm, Linear
 
 # One row an architecture: blocks in each of the four stages, and whether they are bottlenecks.
 ARCHITECTURES = {"resnet18": ((2, 2, 2, 2), False), "resnet50": ((3, 4, 6, 3), True)}

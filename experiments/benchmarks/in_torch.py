@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, Views
+from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, Train, Views
 
 
 class Beside:
@@ -40,14 +40,16 @@ class Beside:
         time.sleep(0.3)
         return seconds, result
 
-    def close(self) -> None:
-        """Ends the process."""
+    def __enter__(self) -> "Beside":
+        return self
+
+    def __exit__(self, *_) -> None:
         self._pipe.send(False)
         self._process.join()
 
 
 def _serve(pipe, build: Callable, arguments: tuple) -> None:
-    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    sys.path.append(str(Path(__file__).parents[2] / "tests"))
     import torch
 
     torch.set_num_threads(2)
@@ -60,19 +62,25 @@ def _serve(pipe, build: Callable, arguments: tuple) -> None:
 
 def views(images: list[np.ndarray], choices: list[dict], options: Views) -> Callable[[], np.ndarray]:
     """Views of images `[h, w, 3]` uint8 with given choices, image by image: `[views, S, S, 3]` float32."""
+    render = _views(images, choices, options)
+    return lambda: render().permute(0, 2, 3, 1).numpy()
+
+
+def _views(images: list[np.ndarray], choices: list[dict], options: Views) -> Callable:
+    """As `views`, but `[views, 3, S, S]` tensors."""
     import torch
     import torch_views
 
     mean, std = (torch.tensor(values)[:, None, None] for values in (options.mean, options.std))
     images = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in images]
 
-    def render() -> np.ndarray:
+    def render() -> torch.Tensor:
         rendered = []
         for b, image in enumerate(images):
             image = image.float() / 255
             for choice in choices[b * options.per_image : (b + 1) * options.per_image]:
                 rendered.append((torch_views.view(image, choice, options.size) - mean) / std)
-        return torch.stack(rendered).permute(0, 2, 3, 1).numpy()
+        return torch.stack(rendered)
 
     return render
 
@@ -109,3 +117,50 @@ def fc7(checkpoint: str, files: list[str]) -> Callable[[], np.ndarray]:
         return torch.cat(kept).numpy()
 
     return extract
+
+
+def step(
+    variables: dict, queue: np.ndarray, config: Train, n_images: int, steps_per_epoch: int, *material
+) -> Callable[[], np.ndarray]:
+    """A training step from given variables and queue, `[]` its loss.
+
+    Args:
+        variables: of AlexNet-GN, as arrays.
+        queue: `[K, D]`.
+        config: the run.
+        n_images: number N of training images.
+        steps_per_epoch: batches of an epoch, for the learning rate.
+        material: either the views `[B*n, S, S, 3]` to train on each time, or what `views` takes, to make them.
+    """
+    import torch
+    from torch_twin import TorchAlexNetGN, TorchIPCL, TorchTraining, channel_first, to_torch
+
+    model = TorchAlexNetGN()
+    model.load_state_dict(to_torch(variables))
+    schedule, n_views = config.schedule, config.views.per_image
+    objective = TorchIPCL(
+        torch.from_numpy(queue), n_views=n_views, n_images=n_images, temperature=config.objective.temperature
+    )
+    training = TorchTraining(
+        model, objective, lr=config.optim.lr, weight_decay=config.optim.weight_decay,
+        accumulate=config.accumulate, n_batches=config.epochs * steps_per_epoch,
+        pct_start=schedule.pct_start, div_factor=schedule.div_factor,
+        final_div_factor=schedule.final_div_factor, momentum=schedule.momentum[::-1],
+    )  # fmt: skip
+    given = channel_first(material[0]) if len(material) == 1 else None
+    make = None if len(material) == 1 else _views(*material)
+    return lambda: np.array(training.step(make() if given is None else given))
+
+
+def kneighbours(queries: np.ndarray, references: np.ndarray, k: int) -> Callable[[], np.ndarray]:
+    """Rows of the k references of highest cosine with each query, `[queries, k]`."""
+    import torch
+    from torch.nn.functional import normalize
+
+    queries, references = (normalize(torch.from_numpy(x)) for x in (queries, references))
+
+    def search() -> np.ndarray:
+        chunks = (torch.topk(chunk @ references.T, k).indices for chunk in queries.split(128))
+        return torch.cat(list(chunks)).numpy()
+
+    return search

@@ -1,0 +1,64 @@
+"""A whole run as the trainer makes it, from files to read-outs, and whether it stays as it began."""
+
+import contextlib
+import json as jsonlib
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import configs
+import jax
+import train as trainer
+import tyro
+
+from benchmarks.turns import Measured, Memory, finish
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def train(
+    options: tyro.conf.Positional[tuple[str, ...]] = ("--config", "ipcl_smoke"),
+    steps: int = 200,
+    json: Path | None = None,
+) -> Measured:
+    """Views a second of a run, its read-outs included, and whether memory, speed and programs stay as they are.
+
+    The first tenth of the run is left out: programs are compiled then, and caches filled.
+
+    Args:
+        options: of train.py, after a `--`: another --config, a --data.source.
+        steps: batches to train.
+        json: file to write the figures to.
+    """
+    compiled = []
+
+    def note(event: str, seconds: float, **_) -> None:
+        if event == _COMPILED:
+            compiled.append(time.perf_counter())
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        given = (*options, "--max-steps", str(steps), "--out", str(Path(folder, "run")))
+        config = configs.load(list(given), "train")
+        start = time.perf_counter()
+        with contextlib.redirect_stdout(nowhere), Memory() as memory:
+            trainer.Run(config, "").train()
+        seconds = time.perf_counter() - start
+        lines = Path(folder, "run", "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    jax.monitoring.clear_event_listeners()
+    speeds = [line["views_per_second"] for line in map(jsonlib.loads, lines) if "views_per_second" in line]
+    part = len(speeds) // 10
+    table = Measured("train", "views/s", ("ours",), [(speed,) for speed in speeds[part:]])
+    table.facts = {
+        "run": f"{config.name}, {len(speeds):,} steps of {config.batch_size * config.views.per_image} views, {seconds:.0f} s",
+        "views/s in the second tenth": statistics.median(speeds[part : 2 * part]),
+        "views/s in the last tenth": statistics.median(speeds[-part:]),
+        "memory in the second tenth, MB": memory.most(0.1, 0.2),
+        "memory in the last tenth, MB": memory.most(0.9, 1),
+        "programs compiled in the first tenth": sum(when - start < seconds / 10 for when in compiled),
+        "programs compiled after it": sum(when - start >= seconds / 10 for when in compiled),
+    }
+    return finish(table, json)

@@ -1,0 +1,75 @@
+"""Convolutions and their gradients against torch, on every course that they take."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from ipcl_jax.models.convolution import convolve, kernel_gradient
+
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+# Images, side of x, channels, side of the kernel, features, stride, padding.
+SHAPES = {
+    "AlexNet-GN's first": (5, 39, 3, 11, 8, 4, 2),
+    "its second": (3, 13, 4, 5, 6, 1, 2),
+    "several images a product, some left over": (600, 3, 2, 3, 4, 1, 1),
+    "a residual network's": (2, 12, 4, 3, 4, 2, 1),
+    "smaller than its kernel": (4, 2, 3, 3, 5, 1, 1),
+    "no more than a product": (2, 5, 3, 1, 4, 2, 0),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_values_and_gradients(shape):
+    images, side, channels, kernel_side, features, stride, padding = shape
+    rng = np.random.default_rng(shape)
+    x = rng.normal(size=(images, side, side + 2, channels))  # not square
+    kernel = rng.normal(size=(kernel_side, kernel_side, channels, features))
+    given = [torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(kernel).permute(3, 2, 0, 1)]
+    given = [value.clone().requires_grad_() for value in given]
+    y = torch.nn.functional.conv2d(*given, stride=stride, padding=padding)
+    weight = torch.from_numpy(rng.normal(size=y.shape))
+    (y * weight).sum().backward()
+    expected = y.permute(0, 2, 3, 1), given[0].grad.permute(0, 2, 3, 1), given[1].grad.permute(2, 3, 1, 0)
+    weight = weight.permute(0, 2, 3, 1).numpy()
+
+    how = ((stride, stride), [(padding, padding)] * 2)
+
+    def forward_and_back(x, kernel):
+        y, back = jax.vjp(lambda x, kernel: convolve(x, kernel, *how, dimension_numbers=NUMBERS), x, kernel)
+        return y, *back(jnp.asarray(weight, y.dtype))
+
+    with jax.enable_x64(True):
+        for function in (forward_and_back, jax.jit(forward_and_back)):
+            for found, value in zip(function(x, kernel), expected, strict=True):
+                np.testing.assert_allclose(
+                    found, value.detach(), rtol=0, atol=1e-10
+                )  # float64: rounding only
+    single = jax.jit(forward_and_back)(x.astype(np.float32), kernel.astype(np.float32))
+    for found, value in zip(single, expected, strict=True):
+        assert found.dtype == jnp.float32
+        value = value.detach().numpy()
+        np.testing.assert_allclose(
+            found, value, rtol=0, atol=2e-6 * np.abs(value).max()
+        )  # sums of up to 5,400
+
+
+def test_sums_of_bfloat16_are_float32():
+    """A kernel's gradient sums over all pixels of all images; bfloat16 has 8 bits."""
+    ones = jnp.ones((400, 3, 3, 1), jnp.bfloat16)
+    found = kernel_gradient(ones, ones, (1, 1, 1, 1), (1, 1), [(0, 0)] * 2)
+    assert found.dtype == jnp.float32 and float(found.squeeze()) == 3600
+
+
+def test_accelerators_are_given_a_convolution():
+    """Only a CPU's program has the products: to other platforms a gradient remains a convolution."""
+    x, kernel = jnp.ones((2, 12, 12, 4)), jnp.ones((3, 3, 4, 4))
+
+    def loss(kernel):
+        return convolve(x, kernel, (1, 1), [(1, 1)] * 2, dimension_numbers=NUMBERS).sum()
+
+    traced = jax.jit(jax.grad(loss)).trace(kernel)
+    texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda")}
+    assert "while" in texts["cpu"] and "dot_general" in texts["cpu"]
+    assert "while" not in texts["cuda"] and "dot_general" not in texts["cuda"]

@@ -1,0 +1,58 @@
+"""Threads or processes."""
+
+import pytest
+
+from ipcl_jax import workers
+from ipcl_jax.sources import open_source
+from ipcl_jax.workers import choose_workers
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    """Loaders of given speeds in place of the real ones; returns what was asked of them."""
+    asked = []
+
+    class Batches:
+        def __init__(self, source, *, workers, **_):
+            asked.append(workers)
+            self._images = 10 if workers == asked_for_speed["fast"] else 1
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def __next__(self):
+            return {"index": [0] * self._images}
+
+    asked_for_speed = {"fast": 0}
+    monkeypatch.setattr(workers, "TrainBatches", Batches)
+    monkeypatch.setattr(workers, "TRIAL", 0.01)
+    return asked, asked_for_speed
+
+
+def choose(cores: int) -> tuple[int, str]:
+    return choose_workers(None, batch_size=4, canvas=(8, 8), threads=2, cores=cores)
+
+
+def test_few_cores_are_not_tried(trials):
+    number, why = choose(4)
+    assert number == 0 and trials[0] == [] and "4 cores are too few" in why
+
+
+@pytest.mark.parametrize("fast", [0, 8])
+def test_the_faster_one_is_taken(trials, fast):
+    asked, speed = trials
+    speed["fast"] = fast
+    number, why = choose(16)
+    assert asked == [0, 8] and number == fast
+    assert "images/s with 2 threads" in why and why.startswith(f"Decoding with {8 if fast else 2}")
+
+
+def test_a_real_trial(monkeypatch):
+    monkeypatch.setattr(workers, "TRIAL", 0.2)
+    number, why = choose_workers(
+        open_source("sample", "train"), batch_size=8, canvas=(64, 64), threads=2, cores=8
+    )
+    assert number in (0, 4) and "images/s" in why
