@@ -10,6 +10,7 @@ import itertools
 import math
 import platform
 import shlex
+import signal
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from time import monotonic, perf_counter
 import configs
 import jax
 
+from ipcl_jax import processes
 from ipcl_jax.checkpoints import Checkpoints, claim_folder
 from ipcl_jax.compilation import set_up_compiler
 from ipcl_jax.config import ConfigError, Train
@@ -27,7 +29,7 @@ from ipcl_jax.loading import TrainBatches, UnreadableImages, eval_batches, on_de
 from ipcl_jax.monitoring import embed_images, measure
 from ipcl_jax.profiling import Trace
 from ipcl_jax.readout.spread import collapse_warning
-from ipcl_jax.record import WAITS, Record, read_metrics
+from ipcl_jax.record import WAITS, Record, Silence, read_metrics
 from ipcl_jax.report import write_report
 from ipcl_jax.sources import open_source
 from ipcl_jax.training import TrainState, batch_sharding, compile_steps, make_mesh
@@ -40,6 +42,10 @@ _HEADLINES = {
     "knn_top1": "held-out kNN top-1",
     "retrieval": "instance retrieval",
 }
+
+
+SAVE = 1  # what a process may wish besides a signal to stop, whose numbers are higher
+_PEERS = "With one process gone all stop. Start them again to go on from the last checkpoint:"
 
 
 class Diverged(RuntimeError):
@@ -67,13 +73,15 @@ class Run:
         self._refuse_unlabelled()
         self.folder = claim_folder(config)
 
-        mesh = make_mesh()
-        self.sharding = batch_sharding(mesh)
+        self.mesh = make_mesh()
+        self.sharding = batch_sharding(self.mesh)
         self.steps = compile_steps(
-            config, mesh, n_images=len(self.images), steps_per_epoch=self.per_epoch
+            config, self.mesh, n_images=len(self.images), steps_per_epoch=self.per_epoch
         )
-        self.contact_sheet = contact_sheet(self.images, config)
+        self.agreed = processes.Agreement(self.mesh)
+        self.contact_sheet = contact_sheet(self.images, config) if processes.is_first() else None
         self.neighbours = None  # until the first read-out
+        self.stopped: signal.Signals | None = None
 
     def _refuse_unlabelled(self) -> None:
         """Categories can be learned only from as many classes as the model has outputs, or fewer."""
@@ -99,9 +107,7 @@ class Run:
             resumes = checkpoints.latest_step() is not None
             state = checkpoints.restore(self.steps.state) if resumes else self.steps.init()
             start = int(state.step)
-            with Record(
-                self.folder, total_steps=self.total, steps_per_epoch=self.per_epoch, start_step=start
-            ) as record:
+            with self._record(start) as record:
                 record.say(
                     f"{config.name}: {len(self.images):,} images from {config.data.source}, "
                     f"{len(self.held_out):,} held out; writing to {self.folder}"
@@ -109,9 +115,19 @@ class Run:
                 self._choose_workers(record)
                 if resumes:
                     record.say(f"Going on after step {start:,} of {self.total:,}.")
-                self._catch_up(state, start, record, interruption)
-                done = self._loop(state, start, record, checkpoints, interruption)
-                return self._farewell(done, record, interruption)
+                try:
+                    self._catch_up(state, start, record, interruption)
+                    done = self._loop(state, start, record, checkpoints, interruption)
+                except Exception as error:
+                    if isinstance(error, Diverged) or not jax.distributed.is_initialized():
+                        raise
+                    processes.abandon(f"{error}\n{_PEERS} {self.command}")
+                return self._farewell(done, record)
+
+    def _record(self, start: int) -> Record | Silence:
+        if not processes.is_first():
+            return Silence()
+        return Record(self.folder, total_steps=self.total, steps_per_epoch=self.per_epoch, start_step=start)
 
     def _choose_workers(self, record: Record) -> None:
         data = self.config.data
@@ -125,18 +141,28 @@ class Run:
     def _catch_up(self, state: TrainState, start: int, record: Record, interruption: Interruption) -> None:
         """Read-outs that should stand in the record and don't."""
         measured = {line["epoch"] for line in read_metrics(self.folder)[1]}
-        if self.config.monitor.baseline and 0 not in measured:
+        epoch, rest = divmod(start, self.per_epoch)
+        baseline = self.config.monitor.baseline and 0 not in measured
+        unmeasured = epoch and not rest and epoch not in measured  # killed between saving and measuring
+        baseline, unmeasured = map(processes.told_by_first, (baseline, unmeasured))  # it writes the metrics
+        if baseline:
             record.say("Measuring the untrained network: an epoch of views, forward only.")
             untrained = self.steps.init()
             with self._batches(0) as batches:
                 for batch in itertools.islice(on_devices(batches, self.sharding), self.per_epoch):
                     untrained = self.steps.collect(untrained, batch)
-                    if interruption.received:
+                    if self._agree(interruption) > SAVE:
                         return
             self._read_out(0, start, untrained, record)
-        epoch, rest = divmod(start, self.per_epoch)
-        if epoch and not rest and epoch not in measured:  # killed between saving and measuring
+        if unmeasured:
             self._read_out(epoch, start, state, record)
+
+    def _agree(self, interruption: Interruption, wish: int = 0) -> int:
+        """What all processes do after this step: nothing (0), SAVE, or stop for the signal of that number."""
+        agreed = self.agreed(interruption.received or wish)
+        if agreed > SAVE:
+            self.stopped = signal.Signals(agreed)
+        return agreed
 
     def _loop(
         self,
@@ -163,7 +189,7 @@ class Run:
 
         with self._batches(done) as batches, Trace(self.folder / "profile", self.config.profile_steps) as trace:
             feed = on_devices(batches, self.sharding)
-            while done < self.total and not interruption.received:
+            while done < self.total and not self.stopped:
                 if trace.before_step():
                     record.say(f"Traced {self.config.profile_steps} steps into {self.folder / 'profile'}")
                 begin = perf_counter()
@@ -179,8 +205,10 @@ class Run:
                 for place in itertools.islice(batches.unreadable.values(), known, None):
                     record.warn(f"Can't be read, so the next image takes its place: {place}")
                 known = len(batches.unreadable)
+                late = monotonic() - saved_at > 60 * minutes
+                agreed = self._agree(interruption, SAVE if late else 0)
                 epoch_ends = done % self.per_epoch == 0
-                if epoch_ends or monotonic() - saved_at > 60 * minutes:
+                if epoch_ends or agreed == SAVE:
                     settle()  # what is saved must be sound
                     checkpoints.save(state)
                     saved_at = monotonic()
@@ -204,10 +232,10 @@ class Run:
             )
 
     def _batches(self, start_step: int) -> TrainBatches:
-        data = self.config.data
+        data, (part, parts) = self.config.data, processes.shard()
         return TrainBatches(
-            self.images, batch_size=self.config.batch_size, canvas=data.canvas, seed=self.config.seed,
-            start_step=start_step, threads=data.threads, workers=self.workers,
+            self.images, batch_size=self.config.batch_size // parts, canvas=data.canvas, seed=self.config.seed,
+            start_step=start_step, threads=data.threads, workers=self.workers, shard=(part, parts),
         )
 
     def _read_out(
@@ -217,23 +245,26 @@ class Run:
         config = self.config
         batches = eval_batches(
             self.held_out, batch_size=config.batch_size, canvas=config.data.canvas,
-            threads=config.data.threads,
+            threads=config.data.threads, shard=processes.shard(),
         )
-        embedded = embed_images(
-            self.steps.embed, state.variables, batches, self.sharding, seed=config.seed
-        )
+        embedded = embed_images(self.steps.embed, state.variables, batches, self.sharding)
+        bank = processes.whole(state.bank, self.mesh)
+        if not processes.is_first():
+            return
         metrics = measure(
-            embedded, state.bank, n_classes=len(self.images.classes), k=config.monitor.k,
+            embedded, bank, n_classes=len(self.images.classes), k=config.monitor.k,
             temperature=config.objective.temperature,
             categories=config.objective.name == "categories",
         )
         record.epoch(epoch, step, metrics | {"unreadable": unreadable})
         if epoch and (warning := collapse_warning(metrics)):
             record.warn(warning)
-        self.neighbours = neighbours(embedded, state.bank, self.held_out, self.images, config)
+        self.neighbours = neighbours(embedded, bank, self.held_out, self.images, config)
         self._report()
 
     def _report(self) -> None:
+        if not processes.is_first():
+            return
         classes = self.images.classes
         write_report(
             self.folder, config=self.config, environment=self._environment(), resume=self.command,
@@ -252,14 +283,14 @@ class Run:
             **{name: version(name) for name in packages},
         }
 
-    def _farewell(self, done: int, record: Record, interruption: Interruption) -> int:
+    def _farewell(self, done: int, record: Record) -> int:
         epochs = {line["epoch"]: line for line in read_metrics(self.folder)[1]}
-        if interruption.received:
+        processes.meet("the end")  # a process that leaves alone would be missed
+        if self.stopped:
             record.say(
-                f"{interruption.received.name}: saved at step {done:,} of {self.total:,}. "
-                f"To go on: {self.command}"
+                f"{self.stopped.name}: saved at step {done:,} of {self.total:,}. To go on: {self.command}"
             )
-            return 128 + interruption.received
+            return 128 + self.stopped
         if epochs:
             before, after = epochs.get(0), epochs[max(epochs)]
             for name, title in _HEADLINES.items():
@@ -276,10 +307,15 @@ def main() -> int:
     set_up_compiler()
     try:
         config = configs.load(sys.argv[1:], __doc__.splitlines()[0])
+        if config.distributed:
+            processes.join(config.hosts)
         return Run(config, command).train()
     except (ConfigError, UnreadableImages, Diverged) as error:
+        code = 2 if isinstance(error, ConfigError) else 1
+        if jax.distributed.is_initialized():
+            processes.abandon(str(error), code)
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        return code
 
 
 if __name__ == "__main__":

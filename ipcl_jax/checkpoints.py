@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
+from ipcl_jax import processes
 from ipcl_jax.config import ConfigError, Train, differences, to_json
 from ipcl_jax.training import TrainState
 
@@ -17,6 +18,8 @@ CONFIG = "config.json"
 
 def claim_folder(config: Train) -> Path:
     """The folder of a run, made if it is new, with the run's config in it.
+
+    Of several processes, which must all see it, the first one makes it.
 
     Args:
         config: the run; its folder is config.out, or runs/NAME.
@@ -39,9 +42,13 @@ def claim_folder(config: Train) -> Path:
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already and holds no run; give another --out.")
-    else:
+    processes.meet("checked the folder")
+    if processes.is_first() and not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(to_json(config) + "\n", encoding="utf-8")
+    processes.meet("made the folder")
+    if not path.exists():
+        raise ConfigError(f"The first process made {folder}, which this one can't see; they need one file system.")
     return folder
 
 
@@ -90,7 +97,9 @@ class Checkpoints:
         if step is None:
             raise FileNotFoundError(f"No complete checkpoint in {self._manager.directory}.")
         state = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
-        return jax.tree.map(jax.numpy.array, state)  # buffers of JAX's own, which a step may donate
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+        copy = jax.jit(lambda state: jax.tree.map(jax.numpy.copy, state), out_shardings=shardings)
+        return copy(state)  # in buffers of JAX's own, which a step may donate
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk; raises what went wrong while writing."""

@@ -184,6 +184,20 @@ class Monitor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hosts:
+    """With --distributed: where the processes meet. Slurm and its like need none of it."""
+
+    coordinator: str | None = None
+    """HOST:PORT of the first process, for all of them; or $JAX_COORDINATOR_ADDRESS."""
+    processes: int | None = None
+    """How many there are; or $JAX_NUM_PROCESSES."""
+    process: int | None = None
+    """Which one this is, from 0; or $JAX_PROCESS_ID."""
+    patience: int = 300
+    """Seconds to wait for the others at the start."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """A training run."""
 
@@ -197,6 +211,9 @@ class Train:
     schedule: Schedule = field(default_factory=Schedule)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     monitor: Monitor = field(default_factory=Monitor)
+    hosts: Hosts = field(default_factory=Hosts)
+    distributed: bool = False
+    """One of several processes that train together."""
     epochs: int = 100
     """Passes over the training images; fixes the length of the schedule."""
     batch_size: int = 128
@@ -223,7 +240,10 @@ def to_json(config: Train) -> str:
 
 
 # Fields that change where, when or how fast a run goes, but not what it computes.
-_CIRCUMSTANCE = ("out", "max_steps", "profile_steps", "checkpoints", "data.dir", "data.threads", "data.workers")
+_CIRCUMSTANCE = (
+    "out", "max_steps", "profile_steps", "checkpoints", "distributed", "hosts",
+    "data.dir", "data.threads", "data.workers",
+)  # fmt: skip
 
 
 def differences(config: Train, stored: dict) -> list[str]:

@@ -274,15 +274,17 @@ def eval_batches(
     canvas: tuple[int, int],
     threads: int,
     indices: Sequence[int] | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Every image once, in order, in batches of one shape.
 
     Args:
         source: the images.
-        batch_size: images in a batch.
+        batch_size: images in a batch, over all processes.
         canvas: (H, W), H <= W, in pixels.
         threads: decoding threads.
         indices: which images, by default all.
+        shard: which part of each batch is this process's, and of how many parts.
 
     Yields:
         Batches with one more array, valid `[B]` bool. It is False where an image is
@@ -291,11 +293,13 @@ def eval_batches(
     wanted = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
     groups = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
     load = _Load(source, canvas, threads, substitute=False)
-    padded = [np.pad(group, (0, batch_size - len(group)), mode="edge") for group in groups]
+    part, parts = shard
+    rows = slice(part * batch_size // parts, (part + 1) * batch_size // parts)
+    padded = [np.pad(group, (0, batch_size - len(group)), mode="edge")[rows] for group in groups]
     iterator = iter(grain.MapDataset.source(padded).map(load).to_iter_dataset(_read_options(threads)))
     try:
         for group, (batch, valid, _) in zip(groups, iterator, strict=True):
-            yield batch | {"valid": valid & (np.arange(batch_size) < len(group))}
+            yield batch | {"valid": valid & (np.arange(batch_size) < len(group))[rows]}
     finally:
         iterator.close()
 

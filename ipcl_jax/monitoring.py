@@ -7,12 +7,10 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
+from ipcl_jax.processes import together
 from ipcl_jax.readout.knn import knn_predict, nearest
 from ipcl_jax.readout.spread import effective_rank, instance_retrieval, mean_cosine
 from ipcl_jax.training import Bank
-
-# Step keys fold in the step's number, so no step shares this one.
-_MONITOR_KEY = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -26,28 +24,27 @@ class Embedded:
 
 
 def embed_images(
-    embed: Callable, variables: Mapping, batches: Iterable[dict], sharding: Sharding, *, seed: int
+    embed: Callable, variables: Mapping, batches: Iterable[dict], sharding: Sharding
 ) -> Embedded:
     """Embeds every readable image of some batches.
 
     Args:
         embed: `training.Steps.embed`.
         variables: of the model.
-        batches: from `loading.eval_batches`.
+        batches: from `loading.eval_batches`, this process's part.
         sharding: of a batch over the devices.
-        seed: of the run; it decides the views, which are the same each time.
 
     Returns:
         The embeddings.
     """
-    key = jax.random.fold_in(jax.random.key(seed), _MONITOR_KEY)
     rows = []
     for i, batch in enumerate(batches):
-        images = jax.device_put({name: batch[name] for name in ("canvas", "size")}, sharding)
-        whole, pairs = embed(variables, jax.random.fold_in(key, i), images)
-        rows.append((batch["valid"], whole, pairs, batch["index"], batch["label"]))
-    valid, *columns = (np.concatenate(column) for column in zip(*rows, strict=True))
-    return Embedded(*(column[valid] for column in columns))
+        given = {name: batch[name] for name in ("canvas", "size")}
+        images = jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), given)
+        whole, pairs = embed(variables, np.uint32(i), images)
+        rows.append((*map(together, (batch["valid"], batch["index"], batch["label"])), whole, pairs))
+    valid, index, label, whole, pairs = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return Embedded(whole[valid], pairs[valid], index[valid], label[valid])
 
 
 def measure(

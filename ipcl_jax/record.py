@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
@@ -204,6 +204,19 @@ class Record:
 
     def _write_log(self, text: str) -> None:
         self._log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
+
+
+class Silence:
+    """In place of a `Record` where another process keeps it."""
+
+    def __enter__(self) -> "Silence":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments: None
 
 
 def read_metrics(run_dir: Path) -> tuple[list[dict], list[dict]]:

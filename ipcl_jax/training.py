@@ -13,6 +13,7 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -24,6 +25,8 @@ from ipcl_jax.objective import category_loss, init_queue, ipcl_loss, prototypes,
 from ipcl_jax.views import center_views, make_views
 
 Batch = dict[str, Array]
+
+_TEST_IMAGES = 2**32 - 1  # the keys of steps fold in the step's number, so no step shares this one
 
 
 @flax.struct.dataclass
@@ -235,18 +238,20 @@ def collect_step(state: TrainState, batch: Batch, *, config: Train) -> TrainStat
     )
 
 
-def embed_step(variables: dict, key: Array, batch: Batch, *, config: Train) -> tuple[Array, Array]:
+def embed_step(variables: dict, number: int, batch: Batch, *, config: Train) -> tuple[Array, Array]:
     """Embeds test images: whole, and as two augmented views each. Nothing is changed by it.
 
     Args:
         variables: of the model.
-        key: PRNG key of the views.
+        number: of the batch; with the run's seed it decides the views, which are the same each time.
         batch: `canvas` and `size`.
         config: the run.
 
     Returns:
         `[B, D]` of the whole images, and `[B, 2, D]` of the views.
     """
+    key = jax.random.fold_in(jax.random.key(config.seed), _TEST_IMAGES)
+    key = jax.random.fold_in(key, number)
     canvas, sizes = batch["canvas"], batch["size"]
     pair = make_views(key, canvas, sizes, dataclasses.replace(config.views, per_image=2))
     images = jnp.concatenate([center_views(canvas, sizes, config.views), pair])
@@ -259,8 +264,9 @@ def embed_step(variables: dict, key: Array, batch: Batch, *, config: Train) -> t
 
 
 def make_mesh() -> Mesh:
-    """All devices of all processes along one axis, `data`."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    """All devices along one axis, `data`, process by process, so that each has its rows of a batch side by side."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -289,7 +295,7 @@ class Steps(NamedTuple):
     init: Callable  # () -> state
     train: Callable  # state, batch -> state, metrics; the state is donated
     collect: Callable  # state, batch -> state; the state is donated
-    embed: Callable  # variables, key, batch -> whole, pair
+    embed: Callable  # variables, number, batch -> whole, pair
     state: TrainState  # shapes, dtypes and shardings, to restore into
 
 

@@ -45,7 +45,11 @@ def leaves(folder: Path) -> dict[str, np.ndarray]:
 
     with Checkpoints(folder, keep=2) as checkpoints:
         step = checkpoints.latest_step()
-    state = ocp.StandardCheckpointer().restore((folder / "checkpoints" / str(step) / "default").absolute())
+    path = (folder / "checkpoints" / str(step) / "default").absolute()
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     return {
         jax.tree_util.keystr(path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)

@@ -14,7 +14,7 @@ from benchmarks.inputs import choices_of
 from benchmarks.material import canvases
 from benchmarks.turns import Against, Measured, check_torch, finish, take_turns
 from ipcl_jax import training
-from ipcl_jax.config import ConfigError, Train
+from ipcl_jax.config import Train
 
 N_IMAGES = 1_281_167  # ImageNet's, of which the loss depends
 STEPS_PER_EPOCH = 100  # rows of the bank

@@ -7,7 +7,6 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
 
 import configs
 import jax

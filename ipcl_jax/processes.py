@@ -1,0 +1,133 @@
+"""Several processes that train one model: how they meet, and what they must agree on.
+
+All compute the same steps in the same order, each on its own images; the first one writes. What a process
+alone knows (a signal, its clock) may therefore decide nothing until the others know it too.
+"""
+
+import os
+import sys
+from typing import NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ipcl_jax.config import ConfigError, Hosts
+
+SILENCE = 30  # seconds after which a process that says nothing counts as dead
+
+
+def join(hosts: Hosts) -> None:
+    """Meets the other processes; to be called before any device is used.
+
+    Args:
+        hosts: where they meet. What it leaves open is read from $JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES
+            and $JAX_PROCESS_ID, or found out from Slurm and its like.
+
+    Raises:
+        ConfigError: if it can't be found out, or the others don't come.
+    """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # a CPU's default knows one process
+    try:
+        jax.distributed.initialize(
+            hosts.coordinator,
+            hosts.processes if hosts.processes is not None else _number("JAX_NUM_PROCESSES"),
+            hosts.process if hosts.process is not None else _number("JAX_PROCESS_ID"),
+            initialization_timeout=hosts.patience,
+            heartbeat_timeout_seconds=SILENCE,
+            shutdown_timeout_seconds=SILENCE,
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(
+            f"The processes of --distributed can't meet: {error}\n"
+            "Start all of them, by Slurm's srun, or each with --hosts.coordinator HOST:PORT (of the first), "
+            "--hosts.processes (how many) and --hosts.process (which one, from 0)."
+        ) from error
+
+
+def _number(variable: str) -> int | None:
+    text = os.environ.get(variable)
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise ValueError(f"${variable} is {text!r}, not a number.")
+    return int(text)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def shard() -> tuple[int, int]:
+    """Which part of each batch is this process's, and of how many."""
+    return jax.process_index(), jax.process_count()
+
+
+def meet(where: str) -> None:
+    """Waits until all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+def told_by_first(number: int) -> int:
+    """The number of the first process, in all of them."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def together(rows: np.ndarray) -> np.ndarray:
+    """The rows of all processes, one after the other."""
+    return rows if jax.process_count() == 1 else multihost_utils.process_allgather(rows, tiled=True)
+
+
+def whole(tree, mesh: Mesh):
+    """Arrays that lie in parts on the devices of several processes, whole in each; others as they are."""
+    if jax.process_count() == 1:
+        return tree
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(np.asarray, jax.jit(lambda tree: tree, out_shardings=everywhere)(tree))
+
+
+class Agreement:
+    """The largest of what the processes wish, from step to step.
+
+    Asking costs a sum over the devices of a number each, and waits for none: the answer is
+    that to the question before. A process alone has its wish at once.
+
+    Args:
+        mesh: over which the run is spread.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._split = NamedSharding(mesh, PartitionSpec("data"))
+        self._largest = jax.jit(lambda x: x.max(), out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._asked = None
+
+    def __call__(self, wish: int) -> int:
+        """Asks all processes; every one must, at the same step.
+
+        Args:
+            wish: a number from 0.
+
+        Returns:
+            The largest wish of all at the call before (0 at the first).
+        """
+        if jax.process_count() == 1:
+            return wish
+        wishes = np.full(jax.local_device_count(), wish, np.int32)
+        before, self._asked = (
+            self._asked,
+            self._largest(jax.make_array_from_process_local_data(self._split, wishes)),
+        )
+        return 0 if before is None else int(before)
+
+
+def abandon(reason: str, code: int = 1) -> NoReturn:
+    """Ends this process at once: what would wait for the others on the way out might wait for ever."""
+    print(f"error: {reason}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
