@@ -6,6 +6,7 @@
     python experiments/benchmark.py step --against torch
     python experiments/benchmark.py step --cost
     python experiments/benchmark.py extract --against torch
+    python experiments/benchmark.py gpu
 
 `--json FILE` keeps the figures.
 """
@@ -18,6 +19,7 @@ import tyro
 # This folder comes last: its convert.py would hide the package of that name.
 sys.path.sort(key=os.path.dirname(os.path.realpath(__file__)).__eq__)
 
+from benchmarks.gpu import gpu
 from benchmarks.inputs import loading, views
 from benchmarks.network import step
 from benchmarks.readouts import extract, knn
@@ -25,7 +27,7 @@ from benchmarks.whole import train
 from ipcl_jax.config import ConfigError
 
 app = tyro.extras.SubcommandApp()
-for measure in (loading, views, step, train, extract, knn):
+for measure in (loading, views, step, train, extract, knn, gpu):
     app.command(measure)
 
 

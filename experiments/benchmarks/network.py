@@ -3,6 +3,7 @@
 import functools
 import time
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ def step(
     rounds: int = 7,
     with_views: bool = False,
     accumulate: int = 1,
+    precision: Literal["float32", "bfloat16"] = "float32",
     cost: bool = False,
     against: Against | None = None,
     json: Path | None = None,
@@ -36,16 +38,17 @@ def step(
         rounds: turns of either.
         with_views: make the views too, instead of training on the same ones each time.
         accumulate: batches whose gradients are summed before SGD moves.
+        precision: of the network's convolutions and products.
         cost: instead of running the step say what it computes, moves and holds, by XLA's own account.
             Of a loop, such as that over the images whose views are made, XLA counts one turn.
         against: torch does the same work on two threads.
         json: file to write the figures to.
     """
     if cost:
-        return finish(_cost(images or 128), json)
+        return finish(_cost(images or 128, precision), json)
     check_torch(against)
     images = images or 8
-    config = Train(name="benchmark", batch_size=images, accumulate=accumulate)
+    config = Train(name="benchmark", batch_size=images, accumulate=accumulate, precision=precision)
     pixels, batch = canvases(images)
     begin = jax.jit(functools.partial(training.init_state, config, STEPS_PER_EPOCH))
     first = begin()  # a second state, since steps take theirs
@@ -67,9 +70,8 @@ def step(
         state, _ = jax.block_until_ready(move(state))
         return count / (time.perf_counter() - start)
 
-    table = Measured(
-        "step with views" if with_views else "step", "views/s", ("ours", *([against] if against else []))
-    )
+    name = f"step{' with views' if with_views else ''}, {precision}"
+    table = Measured(name, "views/s", ("ours", *([against] if against else [])))
     table.facts = {"views of a batch": count, "batches of an optimizer step": accumulate}
     if against is None:
         table.turns = take_turns(rounds, ours)
@@ -88,9 +90,9 @@ def step(
     return finish(table, json)
 
 
-def _cost(images: int) -> Measured:
+def _cost(images: int, precision: str) -> Measured:
     """What the step that accelerators are given computes, moves and holds, as compiled here; nothing is run."""
-    config = Train(name="benchmark", batch_size=images)
+    config = Train(name="benchmark", batch_size=images, precision=precision)
     state = jax.eval_shape(functools.partial(training.init_state, config, N_IMAGES // images))
     shapes = {"canvas": (images, 256, 512, 3), "size": (images, 2), "index": (images,), "label": (images,)}
     batch = {
@@ -109,4 +111,4 @@ def _cost(images: int) -> Measured:
         "held throughout (state and batch), GB": held / 1e9,
         "held besides, at most, GB": memory.temp_size_in_bytes / 1e9,
     }
-    return Measured("cost of a step", facts=facts)
+    return Measured(f"cost of a step, {precision}", facts=facts)
