@@ -16,8 +16,8 @@ import sys
 
 import tyro
 
-# This folder comes last: its convert.py would hide the package of that name.
-sys.path.sort(key=os.path.dirname(os.path.realpath(__file__)).__eq__)
+# The package of that name comes before this folder's convert.py.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from benchmarks.gpu import gpu
 from benchmarks.inputs import loading, views

@@ -15,8 +15,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-# This folder comes last: its convert.py would hide the package of that name.
-sys.path.sort(key=os.path.dirname(os.path.realpath(__file__)).__eq__)
+# The package of that name comes before this folder's convert.py.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from convert import CheckpointError, DownloadError, open_encoder, save_torch
 from ipcl_jax.config import ConfigError

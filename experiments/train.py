@@ -187,11 +187,12 @@ class Run:
                 self._refuse_infinity(metrics, done, checkpoints.latest_step())
             metrics = None
 
-        with self._batches(done) as batches, Trace(self.folder / "profile", self.config.profile_steps) as trace:
+        traced = self.config.profile_steps if processes.is_first() else 0
+        with self._batches(done) as batches, Trace(self.folder / "profile", traced) as trace:
             feed = on_devices(batches, self.sharding)
             while done < self.total and not self.stopped:
                 if trace.before_step():
-                    record.say(f"Traced {self.config.profile_steps} steps into {self.folder / 'profile'}")
+                    record.say(f"Traced {traced} steps into {self.folder / 'profile'}")
                 begin = perf_counter()
                 batch = next(feed)
                 decoded = perf_counter()

@@ -5,7 +5,9 @@ alone knows (a signal, its clock) may therefore decide nothing until the others 
 """
 
 import os
+import socket
 import sys
+import time
 from typing import NoReturn
 
 import jax
@@ -30,10 +32,14 @@ def join(hosts: Hosts) -> None:
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # a CPU's default knows one process
     try:
+        coordinator = hosts.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+        process = hosts.process if hosts.process is not None else _number("JAX_PROCESS_ID")
+        if coordinator and process:
+            _reach(coordinator, hosts.patience)
         jax.distributed.initialize(
-            hosts.coordinator,
+            coordinator,
             hosts.processes if hosts.processes is not None else _number("JAX_NUM_PROCESSES"),
-            hosts.process if hosts.process is not None else _number("JAX_PROCESS_ID"),
+            process,
             initialization_timeout=hosts.patience,
             heartbeat_timeout_seconds=SILENCE,
             shutdown_timeout_seconds=SILENCE,
@@ -44,6 +50,22 @@ def join(hosts: Hosts) -> None:
             "Start all of them, by Slurm's srun, or each with --hosts.coordinator HOST:PORT (of the first), "
             "--hosts.processes (how many) and --hosts.process (which one, from 0)."
         ) from error
+
+
+def _reach(address: str, patience: float) -> None:
+    """Waits until the first process listens, since JAX would end a process that waits in vain without a word."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"{address!r} is not HOST:PORT.")
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ValueError(f"nobody answers at {address} ({error}).") from error
+            time.sleep(0.5)
 
 
 def _number(variable: str) -> int | None:
@@ -118,11 +140,11 @@ class Agreement:
         if jax.process_count() == 1:
             return wish
         wishes = np.full(jax.local_device_count(), wish, np.int32)
-        before, self._asked = (
-            self._asked,
-            self._largest(jax.make_array_from_process_local_data(self._split, wishes)),
-        )
-        return 0 if before is None else int(before)
+        asked = self._largest(jax.make_array_from_process_local_data(self._split, wishes))
+        answer = 0 if self._asked is None else int(self._asked)
+        # A wish that is fulfilled now was uttered once more meanwhile.
+        self._asked = None if answer else asked
+        return answer
 
 
 def abandon(reason: str, code: int = 1) -> NoReturn:

@@ -20,7 +20,7 @@ SMALL = "--config ipcl_smoke --data.source sample --views.size 63 --views.per-im
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     # A child does not inherit the path that pytest set up for this process.
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)  # one device, as a user has
     return subprocess.run(
         [sys.executable, str(SCRIPT), *arguments], text=True, capture_output=True, cwd=cwd, env=environment,

@@ -284,7 +284,7 @@ def test_the_untrained_model_needs_no_file():
 
 def test_a_trained_run_goes_to_torch_and_back(tmp_path):
     run, file = tmp_path / "run", tmp_path / "run.pth"
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    environment = dict(os.environ)
     environment.pop("XLA_FLAGS", None)
     trainer = [
         sys.executable,
@@ -316,7 +316,7 @@ def test_a_trained_run_goes_to_torch_and_back(tmp_path):
 
 
 def _run(*arguments, code: int = 0) -> str:
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "COLUMNS": "200"}
+    environment = os.environ | {"COLUMNS": "200"}
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr

@@ -25,7 +25,6 @@ COUNT = 41
 
 def start(*arguments) -> subprocess.Popen:
     environment = os.environ | {
-        "PYTHONPATH": str(SCRIPT.parents[1]),
         "COLUMNS": "200",
         "JAX_PLATFORMS": "cpu",
     }

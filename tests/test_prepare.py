@@ -37,7 +37,7 @@ def originals(tmp_path):
 def _run(*arguments, code: int = 0) -> str:
     """What the command prints, run in a process of its own."""
     # A child does not inherit the path that pytest set up for this process.
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "COLUMNS": "200"}
+    environment = os.environ | {"COLUMNS": "200"}
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr

@@ -25,7 +25,7 @@ NAMES = {"one/run": "ipcl_alexnet_gn", "two/run": "ipcl_smoke", "new/run": "mine
 
 
 def run(*arguments, code: int = 0, columns: int = 250) -> str:
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "COLUMNS": str(columns)}
+    environment = os.environ | {"COLUMNS": str(columns)}
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr

@@ -70,7 +70,7 @@ def _bandwidth(table: Measured, cost: Measured) -> dict[str, float]:
 
 def _draw(tables: list[Measured], path: Path) -> None:
     """Views a second of the step and of whole runs, as bars, with their goals."""
-    shown = [table for table in tables if table.unit == "views/s"]
+    shown = [table for table in tables if table.unit == "views/s" and table.name != "views"]
     figure = matplotlib.figure.Figure(figsize=(8, 0.5 * len(shown) + 1.2), layout="constrained")
     axes = figure.subplots()
     for row, table in enumerate(shown):
