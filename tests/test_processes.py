@@ -213,15 +213,8 @@ def test_a_signal_to_one_stops_both_at_one_step(tmp_path):
     ],
 )
 def test_processes_that_cannot_meet(options, message, tmp_path):
-    command = [
-        sys.executable,
-        str(TRAINER),
-        *SMALL,
-        "--distributed",
-        "--out",
-        str(tmp_path / "run"),
-        *options,
-    ]
+    command = [sys.executable, str(TRAINER), *SMALL, "--distributed", "--hosts.patience", "1", *options.split()]
+    command += ["--out", str(tmp_path / "run")]
     done = subprocess.run(command, text=True, capture_output=True, timeout=120)
     assert done.returncode == 2 and re.search(message, done.stderr, re.DOTALL)
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
