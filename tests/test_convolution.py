@@ -11,8 +11,8 @@ from ipcl_jax.models.convolution import convolve, kernel_gradient
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 # Images, side of x, channels, side of the kernel, features, stride, padding.
 SHAPES = {
-    "AlexNet-GN's first": (5, 39, 3, 11, 8, 4, 2),
-    "its second": (3, 13, 4, 5, 6, 1, 2),
+    "AlexNet-GN's first, smaller": (5, 27, 3, 5, 8, 4, 2),
+    "its second": (3, 9, 4, 5, 6, 1, 2),
     "several images a product, some left over": (600, 3, 2, 3, 4, 1, 1),
     "a residual network's": (2, 12, 4, 3, 4, 2, 1),
     "smaller than its kernel": (4, 2, 3, 3, 5, 1, 1),

@@ -1,7 +1,5 @@
 """`extract`: layers by name, compiled once, differentiable; projections and pooling."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,17 +192,16 @@ def test_convolutions_a_few_images_at_a_time(arch):
     batch = np.random.default_rng(2).integers(0, 256, (5, side, side, 3), np.uint8)
     end = model.module.pooled_layer
     shape = extract(model, batch, end)[end].shape[1:]
-    for pool, size in ((None, math.prod(shape)), ("mean", shape[-1])):
+    everything = {middle: None, end: make_projection(0, shape[-1], 20), last: None, "l2norm": None}
+    for pool, projections in (("mean", everything), (None, {middle: None}), (None, {last: None})):
         kinds = dict(pool=pool, dtype=F32, stored=F32)
-        everything = {middle: None, end: make_projection(0, size, 20), last: None, "l2norm": None}
-        for projections in (everything, {middle: None}, {last: None}):
-            whole = reduced(model, batch, projections, **kinds)
-            found = reduced(model, batch, projections, chunk=2, **kinds)  # the fifth image is left over
-            assert set(found) == set(whole)
-            for name, value in whole.items():
-                assert found[name].shape == value.shape, name
-                # Another batch size may sum in another order.
-                np.testing.assert_allclose(found[name], value, atol=3e-6 * np.abs(value).max(), rtol=0)
+        whole = reduced(model, batch, projections, **kinds)
+        found = reduced(model, batch, projections, chunk=2, **kinds)  # the fifth image is left over
+        assert set(found) == set(whole)
+        for name, value in whole.items():
+            assert found[name].shape == value.shape, name
+            # Another batch size may sum in another order.
+            np.testing.assert_allclose(found[name], value, atol=3e-6 * np.abs(value).max(), rtol=0)
 
 
 def test_the_plan_says_what_comes(encoder):

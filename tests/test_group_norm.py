@@ -55,8 +55,7 @@ def gradients(values: tuple, weight: np.ndarray, after: dict) -> tuple:
 @pytest.mark.parametrize(
     "after", AFTER, ids=lambda after: "+".join(k for k, on in after.items() if on) or "norm"
 )
-@pytest.mark.parametrize("shape", [(2, 7, 9, 64), (3, 8, 5, 32), (2, 3, 4, 96)])
-@pytest.mark.parametrize("offset", [0.0, 10.0])
+@pytest.mark.parametrize(("shape", "offset"), [((2, 7, 9, 64), 0.0), ((3, 8, 5, 32), 10.0)])
 def test_values_and_gradients(shape, offset, after):
     values = drawn(shape, offset)
     y, weight, expected = reference(values, after)

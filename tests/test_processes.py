@@ -133,40 +133,26 @@ def test_two_processes_compute_what_one_does(tmp_path):
         assert max(errors.values()) < tolerance, errors
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory) -> tuple[Path, list[str]]:
-    """A run of two processes, and what they printed."""
-    folder = tmp_path_factory.mktemp("together") / "run"
-    codes, printed, errors = ends(train_two("--out", str(folder)))
+def test_one_goes_on_where_two_stopped_and_the_other_way_round(tmp_path):
+    half = ("--max-steps", "7")
+    train_one("--out", str(tmp_path / "two last"), *half)
+    codes, printed, errors = ends(train_two("--out", str(tmp_path / "two last")))
     assert codes == [0, 0], errors
-    return folder, printed
+    codes, _, errors = ends(train_two("--out", str(tmp_path / "two first"), *half))
+    assert codes == [0, 0], errors
+    train_one("--out", str(tmp_path / "two first"))
 
-
-def test_a_run_of_two_processes_is_that_of_one(together, tmp_path):
-    folder, printed = together
-    train_one("--out", str(tmp_path / "alone"))
-    errors = largest_errors(leaves(folder), leaves(tmp_path / "alone"))
+    errors = largest_errors(leaves(tmp_path / "two last"), leaves(tmp_path / "two first"))
     # Sixteen float32 steps magnify rounding to 2e-3 of a momentum; images of another shard, or a state lost
-    # between two runs, would be off by as much as there is.
+    # between the halves, would be off by as much as there is.
     assert max(errors.values()) < 1e-2, errors
-    steps, epochs = read_metrics(folder)
+    (steps, epochs), (_, others) = map(read_metrics, (tmp_path / "two last", tmp_path / "two first"))
     assert [line["step"] for line in steps] == list(range(1, 17))
-    alone = read_metrics(tmp_path / "alone")[1][0]
     for name in ("knn_top1", "retrieval", "mean_cosine"):
-        assert epochs[0][name] == pytest.approx(alone[name], abs=5e-3)  # one of 336 images
+        assert epochs[0][name] == pytest.approx(others[0][name], abs=5e-3)  # one of 336 images
     assert "kNN top-1" in printed[0] and "Done" in printed[0]
     assert "ipcl_smoke" not in printed[1]  # one prints, and writes
-    assert (folder / "report.html").exists()
-
-
-def test_one_goes_on_where_two_stopped_and_the_other_way_round(together, tmp_path):
-    for first, then in ((train_two, train_one), (train_one, train_two)):
-        folder = tmp_path / first.__name__
-        for begin, options in ((first, ("--max-steps", "7")), (then, ())):
-            started = begin("--out", str(folder), *options)
-            assert started is None or ends(started)[0] == [0, 0]
-        errors = largest_errors(leaves(folder), leaves(together[0]))
-        assert max(errors.values()) < 1e-2, errors  # as above
+    assert (tmp_path / "two last" / "report.html").exists()
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -213,7 +199,15 @@ def test_a_signal_to_one_stops_both_at_one_step(tmp_path):
     ],
 )
 def test_processes_that_cannot_meet(options, message, tmp_path):
-    command = [sys.executable, str(TRAINER), *SMALL, "--distributed", "--hosts.patience", "1", *options.split()]
+    command = [
+        sys.executable,
+        str(TRAINER),
+        *SMALL,
+        "--distributed",
+        "--hosts.patience",
+        "1",
+        *options.split(),
+    ]
     command += ["--out", str(tmp_path / "run")]
     done = subprocess.run(command, text=True, capture_output=True, timeout=120)
     assert done.returncode == 2 and re.search(message, done.stderr, re.DOTALL)
