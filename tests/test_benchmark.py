@@ -55,6 +55,7 @@ def test_neighbours_are_torchs(tmp_path):
     assert table["facts"]["neighbours in common"] == "100.0000%"
 
 
+@pytest.mark.slow
 def test_a_whole_run(tmp_path):
     small = (
         "-- --config ipcl_smoke --batch-size 29 --views.per-image 2 --model.fc-dim 32 --monitor.no-baseline"

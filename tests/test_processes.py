@@ -133,6 +133,7 @@ def test_two_processes_compute_what_one_does(tmp_path):
         assert max(errors.values()) < tolerance, errors
 
 
+@pytest.mark.slow
 def test_one_goes_on_where_two_stopped_and_the_other_way_round(tmp_path):
     half = ("--max-steps", "7")
     train_one("--out", str(tmp_path / "two last"), *half)
@@ -155,7 +156,7 @@ def test_one_goes_on_where_two_stopped_and_the_other_way_round(tmp_path):
     assert (tmp_path / "two last" / "report.html").exists()
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_when_one_process_dies_the_other_stops_and_the_run_goes_on(victim, tmp_path):
     folder = tmp_path / "run"
     options = ("--out", str(folder), "--checkpoints.minutes", "0.001")
