@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ipcl_jax.compilation import CACHE_VARIABLE
+from ipcl_jax.cache import CACHE_VARIABLE
 from ipcl_jax.zoo import BASE_URL, Released
 
 URL_VARIABLE = "IPCL_JAX_URL"

@@ -134,7 +134,8 @@ class Run:
         self.workers = data.workers
         if data.workers == "auto":
             self.workers, why = choose_workers(
-                self.images, batch_size=self.config.batch_size, canvas=data.canvas, threads=data.threads
+                self.images, batch_size=self.config.batch_size // processes.shard()[1],
+                canvas=data.canvas, threads=data.threads,
             )
             record.say(why)
 

@@ -3,32 +3,16 @@
 import os
 import platform
 from importlib.util import find_spec
-from pathlib import Path
 
 import jax
 
-CACHE_VARIABLE = "IPCL_JAX_CACHE"
+from ipcl_jax.cache import cache_folder
 
 GPU_FLAGS = {
     # One layer's gradients are summed over the devices while the next layer's are computed.
     "--xla_gpu_enable_latency_hiding_scheduler": "true",
 }
 """Flags for XLA on GPUs, unless $XLA_FLAGS says otherwise."""
-
-
-def cache_folder(folder: str | Path | None = None) -> Path:
-    """Where released models and compiled programs are kept.
-
-    Args:
-        folder: the choice of the caller.
-
-    Returns:
-        `folder`, or $IPCL_JAX_CACHE, or ipcl_jax in $XDG_CACHE_HOME or ~/.cache.
-    """
-    if folder := folder or os.environ.get(CACHE_VARIABLE):
-        return Path(folder).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "ipcl_jax"
 
 
 def set_up_compiler() -> None:

@@ -94,10 +94,14 @@ def init_state(config: Train, steps_per_epoch: int) -> TrainState:
     )
 
 
+def step_key(config: Train, step: Array) -> Array:
+    """The PRNG key of a step's views."""
+    return jax.random.fold_in(jax.random.key(config.seed), step)
+
+
 def views_of_step(config: Train, step: Array, batch: Batch) -> Array:
     """The views `[B*n, S, S, 3]` that a step trains on."""
-    key = jax.random.fold_in(jax.random.key(config.seed), step)
-    return make_views(key, batch["canvas"], batch["size"], config.views)
+    return make_views(step_key(config, step), batch["canvas"], batch["size"], config.views)
 
 
 def embed(config: Train, variables: dict, images: Array, *, train: bool = False) -> tuple[Array, dict]:

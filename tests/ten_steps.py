@@ -1,6 +1,6 @@
 """Ten steps of training on any number of devices; as a program, those of one of two processes.
 
-python tests/ten_steps.py OUT
+    python tests/ten_steps.py OUT
 """
 
 import dataclasses
@@ -30,13 +30,22 @@ CONFIG = Train(
 )
 
 
-def batch_of(step: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Views `[B*n, S, S, 3]` float64, coarse patches of an image and fine noise of a view; and the batch."""
+def smooth_views(step: int, n_views: int = 5) -> np.ndarray:
+    """Normalised views `[B*n, S, S, 3]` float64: coarse patches of an image, fine noise of a view."""
     rng = np.random.default_rng(step)
     image = rng.normal(size=(B, 4, 4, 3)).repeat(SIDE // 4, 1).repeat(SIDE // 4, 2)
-    views = image.repeat(N_VIEWS, 0) + 0.3 * rng.normal(size=(B * N_VIEWS, SIDE, SIDE, 3))
-    index = rng.permutation(32)[:B].astype(np.int32)
-    return views, {"index": index, "label": index % 3}
+    return image.repeat(n_views, 0) + 0.3 * rng.normal(size=(B * n_views, SIDE, SIDE, 3))
+
+
+def batch_of(step: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Views, and the batch that they are of."""
+    index = np.random.default_rng(1000 + step).permutation(32)[:B].astype(np.int32)
+    return smooth_views(step, N_VIEWS), {"index": index, "label": index % 3}
+
+
+def as_dtype(tree, dtype: type):
+    """Floating-point arrays in a dtype, others as they are."""
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def ten_steps(mesh: Mesh, dtype: type) -> dict[str, np.ndarray]:
@@ -53,9 +62,7 @@ def ten_steps(mesh: Mesh, dtype: type) -> dict[str, np.ndarray]:
         return jax.make_array_from_callback(value.shape, split, lambda where: value[where])
 
     def begin() -> training.TrainState:
-        state = training.init_state(config, PER_EPOCH)
-        cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-        return jax.tree.map(cast, state)
+        return as_dtype(training.init_state(config, PER_EPOCH), dtype)
 
     shardings = training.state_sharding(jax.eval_shape(begin), mesh)
     learn = jax.jit(

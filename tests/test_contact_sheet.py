@@ -19,7 +19,6 @@ SMALL = "--config ipcl_smoke --data.source sample --views.size 63 --views.per-im
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    # A child does not inherit the path that pytest set up for this process.
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)  # one device, as a user has
     return subprocess.run(

@@ -36,7 +36,6 @@ def originals(tmp_path):
 
 def _run(*arguments, code: int = 0) -> str:
     """What the command prints, run in a process of its own."""
-    # A child does not inherit the path that pytest set up for this process.
     environment = os.environ | {"COLUMNS": "200"}
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

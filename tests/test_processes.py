@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 from ten_steps import CONFIG, ten_steps
-from test_train import TRAINER, leaves
+from test_train import TRAINER, leaves, run
 
 from ipcl_jax import training
 from ipcl_jax.checkpoints import Checkpoints
@@ -41,11 +41,14 @@ def largest_errors(found: dict, expected: dict) -> dict[str, float]:
     return errors
 
 
+def mesh_of(number: int) -> Mesh:
+    return Mesh(np.array(jax.devices()[:number]), ("data",), axis_types=(AxisType.Auto,))
+
+
 @functools.cache
 def on_devices(number: int, dtype: type) -> dict[str, np.ndarray]:
-    mesh = Mesh(np.array(jax.devices()[:number]), ("data",), axis_types=(AxisType.Auto,))
     with jax.enable_x64(dtype == np.float64):
-        return ten_steps(mesh, dtype)
+        return ten_steps(mesh_of(number), dtype)
 
 
 def free_port() -> int:
@@ -54,7 +57,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start_two(*command: str, hosts: bool = True) -> list[subprocess.Popen]:
+def start_two(*command: str) -> list[subprocess.Popen]:
     """A program as two processes that know each other, a device each."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}"}
     environment.pop("XLA_FLAGS", None)
@@ -75,10 +78,8 @@ def train_two(*options: str) -> list[subprocess.Popen]:
 
 
 def train_one(*options: str) -> None:
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)
-    command = [sys.executable, str(TRAINER), *SMALL, *options]
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=200)
+    code, _, errors = run(*SMALL, *options)
+    assert code == 0, errors
 
 
 def ends(started: list[subprocess.Popen], timeout: float = 200) -> tuple[list[int], list[str], list[str]]:
@@ -105,8 +106,7 @@ def test_four_devices_compute_what_one_does(dtype, tolerance):
 
 def test_restored_on_another_number_of_devices(tmp_path):
     def steps_on(number: int) -> training.Steps:
-        mesh = Mesh(np.array(jax.devices()[:number]), ("data",), axis_types=(AxisType.Auto,))
-        return training.compile_steps(CONFIG, mesh, n_images=32, steps_per_epoch=4)
+        return training.compile_steps(CONFIG, mesh_of(number), n_images=32, steps_per_epoch=4)
 
     for there, here in ((4, 1), (1, 4), (4, 2)):
         folder = tmp_path / f"{there} to {here}"

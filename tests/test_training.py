@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from ten_steps import B, SIDE, as_dtype, smooth_views
 from torch_twin import (
     TorchAlexNetGN,
     TorchIPCL,
@@ -25,7 +26,7 @@ from ipcl_jax.models import make_model
 from ipcl_jax.objective import prototypes
 from ipcl_jax.views import center_views
 
-B, N_VIEWS, SIDE, N_IMAGES, PER_EPOCH = 8, 5, 64, 32, 4
+N_VIEWS, N_IMAGES, PER_EPOCH = 5, 32, 4
 CONFIG = Train(
     name="test",
     model=Model(fc_dim=256),
@@ -47,23 +48,12 @@ def with_lr(lr: float, config: Train = CONFIG) -> Train:
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=lr))
 
 
-def smooth_views(step: int) -> np.ndarray:
-    """Normalised views `[B*n, S, S, 3]` float64: coarse patches of an image, fine noise of a view."""
-    rng = np.random.default_rng(step)
-    image = rng.normal(size=(B, 4, 4, 3)).repeat(SIDE // 4, 1).repeat(SIDE // 4, 2)
-    return image.repeat(N_VIEWS, 0) + 0.3 * rng.normal(size=(B * N_VIEWS, SIDE, SIDE, 3))
-
-
 def canvases(step: int) -> training.Batch:
     rng = np.random.default_rng(1000 + step)
     sizes = np.array([[64, 96], [96, 64], [50, 70], [64, 64]] * (B // 4), np.int32)
     coarse = rng.integers(0, 256, (B, 8, 12, 3), np.uint8).repeat(8, 1).repeat(8, 2)
     index = rng.permutation(N_IMAGES)[:B].astype(np.int32)
     return {"canvas": coarse, "size": sizes, "index": index, "label": index % 3}
-
-
-def as_dtype(tree, dtype: type):
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 # --- against torch -----------------------------------------------------------------------
@@ -258,14 +248,20 @@ def test_the_state_is_laid_out_as_announced():
     assert after.queue.addressable_shards[0].data.shape == after.queue.shape
 
 
-def test_the_number_of_devices_does_not_change_what_is_said():
-    (_, one_log), (_, four_log) = three_steps(1), three_steps(4)
+def test_the_number_of_devices_does_not_change_the_run():
+    (one, one_log), (four, four_log) = three_steps(1), three_steps(4)
     for here, there in zip(one_log, four_log, strict=True):
         # Sums over the batch are grouped by device; batch norm divides what that leaves by the deviation
         # of 24 embeddings.
         np.testing.assert_allclose(there["loss"], here["loss"], rtol=1e-5)
         np.testing.assert_allclose(there["lr"], here["lr"], rtol=1e-6)
         np.testing.assert_allclose(there["grad_norm"], here["grad_norm"], rtol=1e-2)  # see float32 above
+    np.testing.assert_allclose(four.Z, one.Z, rtol=1e-5)
+    # Statistics of a device's own two images, or a queue of them, would be off by a tenth.
+    assert_all_below(errors(four.batch_stats, one.batch_stats), 1e-4)
+    assert_all_below(errors(four.params, one.params), 1e-4)
+    assert_all_below(errors(four.queue, one.queue), 1e-3)
+    assert_all_below(errors(four.bank, one.bank), 1e-3)
 
 
 @pytest.mark.parametrize("n_devices", [1, 4])

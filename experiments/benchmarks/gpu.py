@@ -48,9 +48,7 @@ def gpu(out: Path = Path("gpu.json"), images: int = 128) -> list[Measured]:
         for precision in _GOALS:
             options = f"--config ipcl_alexnet_gn --data.source {source} --precision {precision}".split()
             options += ["--batch-size", str(images), "--epochs", "1000"]
-            table = train(tuple(options), steps)
-            table.name = f"train, {precision}"
-            tables.append(table)
+            tables.append(train(tuple(options), steps))
     save(tables, out)
     _draw(tables, out.with_suffix(".png"))
     print(f"{device()}: {time.perf_counter() - start:.0f} s; {out} and {out.with_suffix('.png')}")

@@ -147,9 +147,11 @@ def step(
         pct_start=schedule.pct_start, div_factor=schedule.div_factor,
         final_div_factor=schedule.final_div_factor, momentum=schedule.momentum[::-1],
     )  # fmt: skip
-    given = channel_first(material[0]) if len(material) == 1 else None
-    make = None if len(material) == 1 else _views(*material)
-    return lambda: np.array(training.step(make() if given is None else given))
+    if len(material) == 1:
+        given = channel_first(*material)
+        return lambda: np.array(training.step(given))
+    make = _views(*material)
+    return lambda: np.array(training.step(make()))
 
 
 def kneighbours(queries: np.ndarray, references: np.ndarray, k: int) -> Callable[[], np.ndarray]:

@@ -14,7 +14,7 @@ import simplejpeg
 from benchmarks import in_torch
 from benchmarks.in_torch import Beside
 from benchmarks.material import canvases, write_jpegs
-from benchmarks.turns import Against, Measured, check_torch, finish, take_turns
+from benchmarks.turns import Against, Measured, check_torch, compare, finish, take_turns
 from ipcl_jax.config import Views
 from ipcl_jax.loading import TrainBatches
 from ipcl_jax.sources import Source, open_source
@@ -106,15 +106,13 @@ def views(
         make(key, batch["canvas"], batch["size"], options).block_until_ready()
         return len(rendered) / (time.perf_counter() - start)
 
-    table = Measured("views", "views/s", ("ours", *([against] if against else [])))
-    table.facts = {"views of a batch": len(rendered)}
-    if against is None:
-        table.turns = take_turns(rounds, ours)
-        return finish(table, json)
-    with Beside(in_torch.views, pixels, choices_of(key, batch["size"], options), options) as beside:
-        found = beside.run()[1]  # the first time is slower
-        table.turns = take_turns(rounds, ours, lambda: len(rendered) / beside.run()[0])
-    table.facts["largest difference, in standard deviations"] = float(np.abs(rendered - found).max())
+    def build() -> Beside:
+        return Beside(in_torch.views, pixels, choices_of(key, batch["size"], options), options)
+
+    table = Measured("views", "views/s", ("ours",), facts={"views of a batch": len(rendered)})
+    found = compare(table, rounds, ours, len(rendered), against, build)
+    if found is not None:
+        table.facts["largest difference, in standard deviations"] = float(np.abs(rendered - found).max())
     return finish(table, json)
 
 

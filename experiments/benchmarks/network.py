@@ -13,7 +13,7 @@ from benchmarks import in_torch
 from benchmarks.in_torch import Beside
 from benchmarks.inputs import choices_of
 from benchmarks.material import canvases
-from benchmarks.turns import Against, Measured, check_torch, finish, take_turns
+from benchmarks.turns import Against, Measured, check_torch, compare, finish
 from ipcl_jax import training
 from ipcl_jax.config import Train
 
@@ -54,14 +54,9 @@ def step(
     first = begin()  # a second state, since steps take theirs
     views = jax.jit(functools.partial(training.views_of_step, config))(first.step, batch)
     count = len(views)
-    if with_views:
-        train = jax.jit(
-            functools.partial(training.train_step, config=config, n_images=N_IMAGES), donate_argnums=0
-        )
-        move = functools.partial(train, batch=batch)
-    else:
-        train = jax.jit(functools.partial(training.learn, config=config, n_images=N_IMAGES), donate_argnums=0)
-        move = functools.partial(train, views=views, batch=batch)
+    train, given = (training.train_step, {}) if with_views else (training.learn, {"views": views})
+    train = jax.jit(functools.partial(train, config=config, n_images=N_IMAGES), donate_argnums=0)
+    move = functools.partial(train, batch=batch, **given)
     state, metrics = jax.block_until_ready(move(begin()))
 
     def ours() -> float:
@@ -70,23 +65,20 @@ def step(
         state, _ = jax.block_until_ready(move(state))
         return count / (time.perf_counter() - start)
 
-    name = f"step{' with views' if with_views else ''}, {precision}"
-    table = Measured(name, "views/s", ("ours", *([against] if against else [])))
+    def build() -> Beside:
+        material = (np.asarray(views),)
+        if with_views:
+            drawn = choices_of(training.step_key(config, first.step), batch["size"], config.views)
+            material = pixels, drawn, config.views
+        variables, queue = jax.tree.map(np.asarray, (first.variables, first.queue))
+        return Beside(in_torch.step, variables, queue, config, N_IMAGES, STEPS_PER_EPOCH, *material)
+
+    table = Measured(f"step{' with views' if with_views else ''}, {precision}", "views/s", ("ours",))
     table.facts = {"views of a batch": count, "batches of an optimizer step": accumulate}
-    if against is None:
-        table.turns = take_turns(rounds, ours)
-        return finish(table, json)
-    key = jax.random.fold_in(jax.random.key(config.seed), first.step)
-    given = (
-        (pixels, choices_of(key, batch["size"], config.views), config.views)
-        if with_views
-        else (np.asarray(views),)
-    )
-    variables, queue = jax.tree.map(np.asarray, (first.variables, first.queue))
-    with Beside(in_torch.step, variables, queue, config, N_IMAGES, STEPS_PER_EPOCH, *given) as beside:
-        loss = float(beside.run()[1])
-        table.turns = take_turns(rounds, ours, lambda: count / beside.run()[0])
-    table.facts["loss of the first step, ours and theirs"] = f"{float(metrics['loss']):.6f}, {loss:.6f}"
+    loss = compare(table, rounds, ours, count, against, build)
+    if loss is not None:
+        losses = f"{float(metrics['loss']):.6f}, {float(loss):.6f}"
+        table.facts["loss of the first step, ours and theirs"] = losses
     return finish(table, json)
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks import in_torch
 from benchmarks.in_torch import Beside
 from benchmarks.material import write_jpegs
-from benchmarks.turns import Against, Measured, Memory, check_torch, finish, take_turns
+from benchmarks.turns import Against, Measured, Memory, check_torch, compare, finish, take_turns
 from convert import convert_torch_checkpoint, save_torch
 from ipcl_jax.readout.knn import nearest
 from ipcl_jax.stimulus_sets import open_stimuli
@@ -111,21 +111,20 @@ def knn(
     rng = np.random.default_rng(0)
     features = [rng.normal(size=(n, dim)).astype(np.float32) for n in (queries, references)]
     on_device = jax.device_put(features)
-    cosines, rows = jax.block_until_ready(nearest(*on_device, k=k))
+    _, rows = jax.block_until_ready(nearest(*on_device, k=k))
 
     def ours() -> float:
         start = time.perf_counter()
         jax.block_until_ready(nearest(*on_device, k=k))
         return queries / (time.perf_counter() - start)
 
-    table = Measured("knn", "queries/s", ("ours", *([against] if against else [])))
+    table = Measured("knn", "queries/s", ("ours",))
     table.facts = {"features": f"{queries:,} against {references:,} of {dim}, {k} neighbours"}
-    if against is None:
-        table.turns = take_turns(rounds, ours)
-        return finish(table, json)
-    with Beside(in_torch.kneighbours, *features, k) as beside:
-        theirs = beside.run()[1]
-        table.turns = take_turns(rounds, ours, lambda: queries / beside.run()[0])
-    shared = [len(set(a) & set(b)) for a, b in zip(np.asarray(rows).tolist(), theirs.tolist(), strict=True)]
-    table.facts["neighbours in common"] = f"{np.mean(shared) / k:.4%}"
+    theirs = compare(
+        table, rounds, ours, queries, against, lambda: Beside(in_torch.kneighbours, *features, k)
+    )
+    if theirs is not None:
+        pairs = zip(np.asarray(rows).tolist(), theirs.tolist(), strict=True)
+        shared = [len(set(a) & set(b)) for a, b in pairs]
+        table.facts["neighbours in common"] = f"{np.mean(shared) / k:.4%}"
     return finish(table, json)

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 import jax
+import numpy as np
 
+from benchmarks.in_torch import Beside
 from ipcl_jax.config import ConfigError
 
 Against = Literal["torch"]
@@ -60,6 +62,37 @@ def _number(name: str, value: float) -> str:
 def take_turns(rounds: int, *ways: Callable[[], float]) -> list[tuple[float, ...]]:
     """Runs each way once a round, and returns what they say of themselves, round by round."""
     return [tuple(way() for way in ways) for _ in range(rounds)]
+
+
+def compare(
+    table: Measured,
+    rounds: int,
+    ours: Callable[[], float],
+    count: int,
+    against: Against | None,
+    build: Callable[[], Beside],
+) -> np.ndarray | None:
+    """Fills a table: turns of ours alone, or of ours and torch's.
+
+    Args:
+        table: to fill; its first column is ours.
+        rounds: turns of either.
+        ours: does the work once and returns its speed.
+        count: pieces of work in a turn, by which torch's speed is reckoned.
+        against: None leaves torch out.
+        build: makes the same work in torch, if it is wanted.
+
+    Returns:
+        What torch's work gives the first time, which is slower and not counted; None without torch.
+    """
+    if against is None:
+        table.turns = take_turns(rounds, ours)
+        return None
+    table.columns += (against,)
+    with build() as beside:
+        _, first = beside.run()
+        table.turns = take_turns(rounds, ours, lambda: count / beside.run()[0])
+    return first
 
 
 def save(tables: Iterable[Measured], path: Path) -> None:

@@ -1,7 +1,6 @@
 """A whole run as the trainer makes it, from files to read-outs, and whether it stays as it began."""
 
 import contextlib
-import json as jsonlib
 import os
 import statistics
 import tempfile
@@ -14,6 +13,7 @@ import train as trainer
 import tyro
 
 from benchmarks.turns import Measured, Memory, finish
+from ipcl_jax.record import read_metrics
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -46,13 +46,16 @@ def train(
         with contextlib.redirect_stdout(nowhere), Memory() as memory:
             trainer.Run(config, "").train()
         seconds = time.perf_counter() - start
-        lines = Path(folder, "run", "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines, _ = read_metrics(Path(folder, "run"))
     jax.monitoring.clear_event_listeners()
-    speeds = [line["views_per_second"] for line in map(jsonlib.loads, lines) if "views_per_second" in line]
+    speeds = [line["views_per_second"] for line in lines if "views_per_second" in line]  # not of the first
     part = len(speeds) // 10
-    table = Measured("train", "views/s", ("ours",), [(speed,) for speed in speeds[part:]])
+    n_views = config.batch_size * config.views.per_image
+    table = Measured(
+        f"train, {config.precision}", "views/s", ("ours",), [(speed,) for speed in speeds[part:]]
+    )
     table.facts = {
-        "run": f"{config.name}, {len(speeds):,} steps of {config.batch_size * config.views.per_image} views, {seconds:.0f} s",
+        "run": f"{config.name}, {len(lines):,} steps of {n_views} views, {seconds:.0f} s",
         "views/s in the second tenth": statistics.median(speeds[part : 2 * part]),
         "views/s in the last tenth": statistics.median(speeds[-part:]),
         "memory in the second tenth, MB": memory.most(0.1, 0.2),
