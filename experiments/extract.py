@@ -10,19 +10,13 @@ The same command again goes on where it was interrupted.
 import math
 import os
 import sys
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -33,25 +27,19 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 from convert import CheckpointError, DownloadError, open_encoder
 from ipcl_jax.config import SMALLEST_IMAGE, ConfigError
 from ipcl_jax.encoder import Encoder
-from ipcl_jax.extraction import Pool, plan, reduced
+from ipcl_jax.extraction import Pool, plan
 from ipcl_jax.features import FeatureFile, Layer
 from ipcl_jax.formats import Format, check_format, export
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.projection import make_projection
 from ipcl_jax.stimuli import make_transform
 from ipcl_jax.stimulus_sets import (
-    StimulusBatch,
     StimulusSet,
     find_damage,
     open_stimuli,
-    stimulus_batches,
     why_unreadable,
 )
-from ipcl_jax.training import batch_sharding, make_mesh
-
-
-_IN_FLIGHT = 2  # batches on the device
-_CHUNK = 8  # images at a time through a CPU's convolutions
+from ipcl_jax.streaming import stream
 
 
 @dataclass(frozen=True)
@@ -193,12 +181,9 @@ class Extraction:
     def _stream(self, stimuli: StimulusSet, file: FeatureFile) -> None:
         """Stores the rows that are missing: a batch is computed while the one before is written."""
         options = self.options
-        mesh = make_mesh()
-        sharding, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-        encoder, projections = jax.device_put((self.encoder, self.projections), everywhere)
-        batches = stimulus_batches(
-            stimuli, self.transform, batch_size=math.ceil(options.batch_size / mesh.size) * mesh.size,
-            threads=options.threads, start=file.rows,
+        computed = stream(
+            self.encoder, stimuli, self.transform, self.projections, pool=options.pool, compute=options.compute,
+            stored=options.dtype, batch_size=options.batch_size, threads=options.threads, start=file.rows,
         )  # fmt: skip
         columns = (
             BarColumn(),
@@ -211,7 +196,7 @@ class Extraction:
             self.console.print(f"Going on after {skipped} images.")
         with Progress(*columns, console=self.console) as progress:
             bar = progress.add_task("", total=len(stimuli.names), completed=skipped, speed="")
-            for batch, values in self._computed(batches, encoder, projections, sharding):
+            for batch, values in computed:
                 if batch.problems and not options.skip_unreadable:
                     place, reason = next(iter(batch.problems.items()))
                     raise ConfigError(
@@ -222,34 +207,6 @@ class Extraction:
                 file.write(values, batch.sha256, list(batch.problems))
                 speed = f"{(file.rows - skipped) / (perf_counter() - start):.0f} images/s"
                 progress.update(bar, completed=file.rows, speed=speed)
-
-    def _computed(
-        self, batches: Iterator[StimulusBatch], encoder: Encoder, projections: dict, sharding: NamedSharding
-    ) -> Iterator[tuple[StimulusBatch, dict[str, np.ndarray]]]:
-        """Each batch with its activations, in order; while one comes back, the next is computed."""
-        options = self.options
-        alone = sharding.mesh.size == 1 and jax.default_backend() == "cpu"
-        kinds = {
-            "pool": options.pool,
-            "dtype": jnp.dtype(options.compute),
-            "stored": jnp.dtype(options.dtype),
-            "chunk": _CHUNK if alone else None,
-        }
-
-        def compute(batch: StimulusBatch) -> tuple[StimulusBatch, dict[str, np.ndarray]]:
-            pixels = jax.device_put(batch.pixels, sharding)
-            values = reduced(encoder, pixels, projections, **kinds)
-            return batch, {name: np.asarray(array)[: batch.count] for name, array in values.items()}
-
-        # Two at a time: a CPU's cores then have work where one batch leaves them idle, between its layers.
-        with ThreadPoolExecutor(_IN_FLIGHT) as pool:
-            ahead = deque()
-            for batch in batches:
-                ahead.append(pool.submit(compute, batch))
-                if len(ahead) > _IN_FLIGHT:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
 
 
 def layers_of(options: Extract, encoder: Encoder, size: int) -> tuple[dict[str, Layer], dict]:

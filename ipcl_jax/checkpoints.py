@@ -5,24 +5,32 @@ A state's own step number says where the images go on, so nothing else is stored
 
 import json
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import orbax.checkpoint as ocp
+from jax import Array
 
 from ipcl_jax import processes
-from ipcl_jax.config import ConfigError, Train, differences, to_json
-from ipcl_jax.training import TrainState
+from ipcl_jax.config import ConfigError, LinearProbe, Train, differences, to_json
 
 CONFIG = "config.json"
 
 
-def claim_folder(config: Train) -> Path:
+class State(Protocol):
+    """A pytree that says how many batches it has seen."""
+
+    step: Array
+
+
+def claim_folder(config: Train | LinearProbe, default: str | None = None) -> Path:
     """The folder of a run, made if it is new, with the run's config in it.
 
     Of several processes, which must all see it, the first one makes it.
 
     Args:
         config: the run; its folder is config.out, or runs/NAME.
+        default: the folder if config.out is None, instead of runs/NAME.
 
     Returns:
         The folder.
@@ -31,7 +39,7 @@ def claim_folder(config: Train) -> Path:
         ConfigError: if it holds something else: another run (its differences are named), or
             files that are not a run's.
     """
-    folder = Path(config.out or f"runs/{config.name}").expanduser()
+    folder = Path(config.out or default or f"runs/{config.name}").expanduser()
     path = folder / CONFIG
     if path.exists():
         if found := differences(config, json.loads(path.read_text(encoding="utf-8"))):
@@ -48,7 +56,9 @@ def claim_folder(config: Train) -> Path:
         path.write_text(to_json(config) + "\n", encoding="utf-8")
     processes.meet("made the folder")
     if not path.exists():
-        raise ConfigError(f"The first process made {folder}, which this one can't see; they need one file system.")
+        raise ConfigError(
+            f"The first process made {folder}, which this one can't see; they need one file system."
+        )
     return folder
 
 
@@ -75,17 +85,17 @@ class Checkpoints:
         """Step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: State) -> None:
         """Saves a state; returns once it is copied, and writes while training goes on."""
         step = int(state.step)
         if step != self.latest_step():
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
-    def restore(self, shapes: TrainState) -> TrainState:
+    def restore(self, shapes: State) -> State:
         """Reads the newest checkpoint.
 
         Args:
-            shapes: shapes, dtypes and shardings of the state, as in `training.Steps.state`.
+            shapes: shapes, dtypes and shardings of the state, such as `training.Steps.state`.
 
         Returns:
             The state, bit for bit as it was saved.

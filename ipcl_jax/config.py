@@ -234,7 +234,48 @@ class Train:
     """Folder of the run; by default runs/NAME."""
 
 
-def to_json(config: Train) -> str:
+def _crop_and_flip() -> Views:
+    colour = dict.fromkeys(("grayscale", "brightness", "contrast", "saturation", "hue"), 0.0)
+    return Views(per_image=1, crop_area=(0.08, 1.0), **colour)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearProbe:
+    """A linear read-out of a frozen model's layers."""
+
+    name: str = ""
+    """The model, as on the command line."""
+    weights_sha256: str = ""
+    """Its `Encoder.digest()`."""
+    layers: tuple[str, ...] = ("fc7",)
+    """Layers, each with a head of its own; the model is computed once for all of them."""
+    data: Data = field(default_factory=Data)
+    """Images with labels."""
+    views: Views = field(default_factory=_crop_and_flip)
+    """What heads are trained on; the default is torchvision's random resized crop, and a flip. Size, mean
+    and std are the model's."""
+    transform: Literal["stimulus", "validation"] = "validation"
+    """Of held-out images: shorter side to the model's size, or (validation) to 8/7 of it, before the centre
+    is cut out."""
+    optim: Optim = field(default_factory=lambda: Optim(lr=30.0, weight_decay=0.0))
+    """The optimizer; every head has one of its own."""
+    schedule: Schedule = field(default_factory=lambda: Schedule(pct_start=0.3, div_factor=1e6))
+    """Learning rate and momentum by batch."""
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    """When the state is saved."""
+    epochs: int = 10
+    """Passes over the training images."""
+    batch_size: int = 256
+    """Images in a batch, over all devices."""
+    seed: int = 0
+    """Seed of the heads, the order of images and their views."""
+    max_steps: int | None = None
+    """Stop after this many batches; the schedule stays that of all epochs."""
+    out: str | None = None
+    """Folder of the read-out; by default runs/linear-NAME."""
+
+
+def to_json(config: Train | LinearProbe) -> str:
     """The whole config as JSON text, the same for equal configs."""
     return json.dumps(dataclasses.asdict(config), indent=2)
 
@@ -246,7 +287,7 @@ _CIRCUMSTANCE = (
 )  # fmt: skip
 
 
-def differences(config: Train, stored: dict) -> list[str]:
+def differences(config: Train | LinearProbe, stored: dict) -> list[str]:
     """Fields in which a config departs from one read back from JSON.
 
     Fields that can't change the result (threads, folders, when to stop) don't count. A field that the
@@ -259,7 +300,7 @@ def differences(config: Train, stored: dict) -> list[str]:
     Returns:
         Lines such as `optim.lr: 0.03 there, 0.01 here`; empty if the runs are the same.
     """
-    here, defaults = (_flatten(json.loads(to_json(c))) for c in (config, Train(name="")))
+    here, defaults = (_flatten(json.loads(to_json(c))) for c in (config, type(config)(name="")))
     there = defaults | _flatten(stored)
     return [
         f"{name}: {there.get(name, 'not set')} there, {here.get(name, 'not set')} here"

@@ -50,6 +50,7 @@ class FeatureFile:
         readable: keep a dataset `readable`.
 
     Attributes:
+        path: as given.
         rows: that are done.
         complete: whether the file is there already, under its name.
         part: the file while it is written.
@@ -68,7 +69,7 @@ class FeatureFile:
         attributes: Mapping[str, str | int],
         readable: bool = False,
     ):
-        self._path, self.part = path, path.with_name(f"{path.name}.part")
+        self.path, self.part = path, path.with_name(f"{path.name}.part")
         self._journal = path.with_name(f"{path.name}.part.json")
         self._request = {
             **attributes,
@@ -143,7 +144,7 @@ class FeatureFile:
 
     def publish(self) -> None:
         """Gives the finished and closed file its name."""
-        self.part.replace(self._path)
+        self.part.replace(self.path)
         self._journal.unlink(missing_ok=True)
 
     def discard(self) -> None:
@@ -190,7 +191,7 @@ class FeatureFile:
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise ConfigError(
-                f"{self._path} would take {needed / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB left. Fewer "
+                f"{self.path} would take {needed / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB left. Fewer "
                 "layers, --pool, --project or --dtype float16 make it smaller."
             )
 

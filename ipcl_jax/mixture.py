@@ -103,6 +103,22 @@ class MixtureSource:
         part, place = self._find(i)
         return self._parts[part].describe(place)
 
+    def labels(self) -> np.ndarray:
+        """Label in the mixture of every image, `[N]` int32 (-1: none)."""
+        if self._offsets is None:
+            return np.full(len(self), -1, np.int32)
+        of_parts = [part.labels()[chosen] for part, chosen in zip(self._parts, self._chosen, strict=True)]
+        shifted = [
+            np.where(own < 0, -1, own + start) for own, start in zip(of_parts, self._offsets, strict=True)
+        ]
+        return np.concatenate(shifted).astype(np.int32)
+
+    def identity(self) -> str:
+        """Those of the parts, and how many images each gives."""
+        return " ".join(
+            f"{part.identity()}@{len(chosen)}" for part, chosen in zip(self._parts, self._chosen, strict=True)
+        )
+
     def _find(self, i: int) -> tuple[int, int]:
         """A part, and the image's place in it."""
         i = range(len(self))[i]

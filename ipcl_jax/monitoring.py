@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Sharding
 
 from ipcl_jax.processes import together
-from ipcl_jax.readout.knn import knn_predict, nearest
+from ipcl_jax.readout.knn import knn_scores, nearest
 from ipcl_jax.readout.spread import effective_rank, instance_retrieval, mean_cosine
 from ipcl_jax.training import Bank
 
@@ -71,14 +71,11 @@ def measure(
     if n_classes:
         references = bank.embeddings.reshape(-1, bank.embeddings.shape[-1])
         k = max(1, min(k, len(references) // n_classes))
-        ranked = np.asarray(
-            knn_predict(
-                images.whole, references, bank.label.reshape(-1),
-                n_classes=n_classes, k=k, temperature=temperature,
-            )
-        )
-        hits = ranked == images.label[:, None]
-        metrics |= {"knn_top1": float(hits[:, 0].mean()), "knn_top5": float(hits.any(1).mean())}
+        (score,) = knn_scores(
+            images.whole, images.label, references, bank.label.reshape(-1),
+            n_classes=n_classes, k=k, temperature=temperature,
+        )  # fmt: skip
+        metrics |= {"knn_top1": score.top1, "knn_top5": score.top5}
     return metrics | {
         "retrieval": instance_retrieval(images.pairs),
         "mean_cosine": mean_cosine(images.whole),
@@ -104,4 +101,4 @@ def nearest_images(
     chosen = np.linspace(0, len(images.index) - 1, min(n_queries, len(images.index))).astype(int)
     references = bank.embeddings.reshape(-1, bank.embeddings.shape[-1])
     cosines, rows = nearest(images.whole[chosen], references, k=min(k, len(references)))
-    return images.index[chosen], np.asarray(bank.index).reshape(-1)[np.asarray(rows)], np.asarray(cosines)
+    return images.index[chosen], np.asarray(bank.index).reshape(-1)[rows], cosines

@@ -6,38 +6,25 @@ pickled into worker processes.
 """
 
 import difflib
-import importlib.util
+import hashlib
 import logging
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-from PIL import Image
 
 from ipcl_jax.config import ConfigError, near_miss
 from ipcl_jax.mixture import MixtureSource, split_mixture
+from ipcl_jax.sample import SampleSource
 
 Split = Literal["train", "val"]
 
 SUFFIXES = frozenset(".jpg .jpeg .jpe .png .webp .bmp .gif .tif .tiff .ppm .pgm .jp2".split())
 
 HELD_OUT = 20  # without a `val` folder, every 20th image is for validation
-
-SAMPLE_BORDER = 0.7  # share of a sample photograph's width that is for training
-SAMPLE_TRAIN, SAMPLE_VAL = 64, 24  # windows of each photograph on either side of it
-
-# Left out: drawings, binary pictures, a pair's second half, and five photographs of an even texture or
-# blur (brick, grass, gravel, cell, clock_motion), whose windows look alike. They were dropped after the
-# untrained network had scored high on most of them, so the sample favours learning.
-_PHOTOGRAPHS = {
-    ("skimage", "data"): (
-        "astronaut.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "hubble_deep_field.jpg",
-        "ihc.png", "moon.png", "motorcycle_left.png", "page.png", "retina.jpg", "rocket.jpg",
-    ),
-    ("sklearn", "datasets/images"): ("china.jpg", "flower.jpg"),
-}  # fmt: skip
 
 _WAYS = """
 Three ways to give images:
@@ -64,6 +51,12 @@ class Source(Protocol):
     def describe(self, i: int) -> str:
         """Where image i is, for messages."""
 
+    def labels(self) -> np.ndarray:
+        """Label of every image, `[N]` int32 (-1: none)."""
+
+    def identity(self) -> str:
+        """What tells these images from any others: equal for two sources that give the same files."""
+
 
 def open_source(spec: str, split: Split, *, dir: str | None = None) -> Source:
     """The images of one split.
@@ -87,6 +80,27 @@ def open_source(spec: str, split: Split, *, dir: str | None = None) -> Source:
     if len(parts) == 1 and parts[0][1] is None:
         return opened[0]
     return MixtureSource(opened, [size if split == "train" else None for _, size in parts])
+
+
+def check_labelled(source: Source) -> Source:
+    """Refuses images whose classes a read-out can't be measured with.
+
+    Args:
+        source: the images.
+
+    Returns:
+        The same source.
+
+    Raises:
+        ConfigError: if they have no labels, or all the same.
+    """
+    if len(source.classes) < 2:
+        found = f"only one class, {source.classes[0]}" if source.classes else "no labels"
+        raise ConfigError(
+            f"{source.name} has {found}; a read-out needs two classes or more. A folder gives labels as "
+            "train/<class>/* and val/<class>/*."
+        )
+    return source
 
 
 def _open_part(spec: str, split: Split, dir: str | None) -> Source:
@@ -149,6 +163,14 @@ class FolderSource:
         """The path of file i."""
         return os.path.join(self._root, self._paths[i])
 
+    def labels(self) -> np.ndarray:
+        """Label of every file, `[N]` int32 (-1: none)."""
+        return self._labels
+
+    def identity(self) -> str:
+        """Paths of the files with their sizes and times of change."""
+        return _digest(_stamp(self.describe(i)) for i in range(len(self)))
+
 
 def _labelled(root: Path, split: Split) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
     train, val = root / "train", root / "val"
@@ -197,6 +219,18 @@ def find_images(folder: Path, root: Path) -> list[str]:
     return sorted(paths, key=_natural)
 
 
+def _digest(lines: Iterable[str]) -> str:
+    state = hashlib.sha256()
+    for line in lines:
+        state.update(line.encode() + b"\n")
+    return state.hexdigest()
+
+
+def _stamp(path: str) -> str:
+    found = os.stat(path)
+    return f"{path} {found.st_size} {found.st_mtime_ns}"
+
+
 def _natural(path: str) -> tuple:
     runs = (re.split(r"([0-9]+)", part.casefold()) for part in path.split(os.sep))
     return [[int(run) if k % 2 else run for k, run in enumerate(part)] for part in runs], path
@@ -211,68 +245,6 @@ def _what_is_in(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
     return f"which has {len(names)} entries: {shown}" if names else "which is empty"
-
-
-class SampleSource:
-    """Square windows of the photographs inside scikit-image's and scikit-learn's wheels.
-
-    Windows never overlap: instance discrimination can't learn to tell apart two windows
-    that share most of their pixels. A photograph is a class. Its left 70 % is for training
-    and its right 30 % for validation; in each, the side is the largest whose
-    tiling gives enough windows, and classes have equally many.
-
-    Args:
-        split: `train` or `val`.
-    """
-
-    def __init__(self, split: Split):
-        self.name = f"sample {split}"
-        number = SAMPLE_TRAIN if split == "train" else SAMPLE_VAL
-        paths = photographs()
-        self.classes = tuple(path.stem for path in paths)
-        self._windows: list[np.ndarray] = []
-        for path in paths:
-            with Image.open(path) as file:
-                photograph = np.asarray(file.convert("RGB"))
-            border = int(photograph.shape[1] * SAMPLE_BORDER)
-            region = photograph[:, :border] if split == "train" else photograph[:, border:]
-            self._windows += _windows(region, number)
-
-    def __len__(self) -> int:
-        return len(self._windows)
-
-    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        """Window i, `[S, S, 3]` uint8 with an S of its photograph's, and the photograph."""
-        return self._windows[i], i * len(self.classes) // len(self._windows)
-
-    def describe(self, i: int) -> str:
-        """Which window of which photograph."""
-        return f"{self.name}: {self.classes[self[i][1]]}, window {i % (len(self) // len(self.classes))}"
-
-
-def photographs() -> list[Path]:
-    """The files that `SampleSource` cuts its windows from."""
-    found = []
-    for (package, folder), names in _PHOTOGRAPHS.items():
-        module = importlib.util.find_spec(package)  # finds the files without running the package
-        if module is None or module.origin is None:
-            raise ConfigError(
-                "--data.source sample is cut from photographs that come with scikit-image and scikit-learn, "
-                f"and {package} is not installed: pip install 'ipcl_jax[demo]'"
-            )
-        paths = [Path(module.origin).parent / folder / name for name in names]
-        found += [path for path in paths if path.is_file()]
-    return found
-
-
-def _windows(region: np.ndarray, number: int) -> list[np.ndarray]:
-    """That many squares of a region `[H, W, 3]`, spread evenly over its tiling."""
-    height, width = region.shape[:2]
-    side = max(s for s in range(1, min(height, width) + 1) if (height // s) * (width // s) >= number)
-    down, across = height // side, width // side
-    corners = [divmod(k * down * across // number, across) for k in range(number)]
-    corners = [(side * row, side * column) for row, column in corners]
-    return [np.ascontiguousarray(region[y : y + side, x : x + side]) for y, x in corners]
 
 
 class TfdsSource:
@@ -310,7 +282,8 @@ class TfdsSource:
             ) from None
         except Exception as error:  # TFDS has no common class for what can be wrong with files
             raise ConfigError(f"tfds:{dataset} in {builder.data_dir} can't be read: {error}") from error
-        self.name = f"tfds:{dataset} {chosen}"
+        self.name, self._version = f"tfds:{dataset} {chosen}", builder.info.full_name
+        self._files = [os.fspath(path) for path in splits[chosen].filepaths]
         self._labelled = isinstance(dict(features).get("label"), tfds.features.ClassLabel)
         self.classes = tuple(features["label"].names) if self._labelled else ()
 
@@ -325,6 +298,14 @@ class TfdsSource:
     def describe(self, i: int) -> str:
         """Which example of which split."""
         return f"{self.name}[{i}]"
+
+    def labels(self) -> np.ndarray:
+        """Label of every example, `[N]` int32 (-1: none); reads them all."""
+        return np.array([self[i][1] for i in range(len(self))], np.int32)
+
+    def identity(self) -> str:
+        """Name, version and split, and the split's files with their sizes and times of change."""
+        return _digest([self.name, self._version, *map(_stamp, self._files)])
 
 
 def _builder(tfds, dataset: str, dir: str | None):

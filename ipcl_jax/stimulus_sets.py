@@ -17,7 +17,8 @@ from PIL import Image
 
 from ipcl_jax.config import ConfigError
 from ipcl_jax.decoding import decode
-from ipcl_jax.sources import SUFFIXES, SampleSource, Source, TfdsSource, find_images
+from ipcl_jax.sample import SampleSource
+from ipcl_jax.sources import SUFFIXES, Source, TfdsSource, find_images
 from ipcl_jax.stimuli import Transform
 
 _HDF5 = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf)):(?P<dataset>[^\[\]]+)(?:\[(?P<rows>.*)\])?")
@@ -64,7 +65,7 @@ def open_stimuli(images: Sequence[str], *, split: str = "val", dir: str | None =
         return _Files([Path(name) for name in images], images)
     path = Path(first).expanduser()
     if first.startswith("tfds:"):
-        return _Sourced(TfdsSource(first.removeprefix("tfds:"), split, dir=dir))
+        return Sourced(TfdsSource(first.removeprefix("tfds:"), split, dir=dir))
     if match := _HDF5.fullmatch(first):
         return _Rows(Path(match["file"]).expanduser(), match["dataset"], match["rows"])
     if path.is_dir():
@@ -73,7 +74,7 @@ def open_stimuli(images: Sequence[str], *, split: str = "val", dir: str | None =
     if path.is_file():
         return _one_file(path)
     if first == "sample":
-        return _Sourced(SampleSource(split))
+        return Sourced(SampleSource(split))
     if glob.has_magic(first):
         found = sorted(glob.glob(os.path.expanduser(first), recursive=True))
         found = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
@@ -127,8 +128,12 @@ class _Files:
         return self._paths[i].read_bytes()
 
 
-class _Sourced:
-    """The images of a source that training reads too."""
+class Sourced:
+    """The images of a source that training reads too.
+
+    Args:
+        source: from `sources.open_source`.
+    """
 
     def __init__(self, source: Source):
         self._source, self.names = source, [source.describe(i) for i in range(len(source))]

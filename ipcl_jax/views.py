@@ -148,9 +148,7 @@ def sample_view(key: Array, size: Array, options: Views) -> ViewParameters:
     )
 
 
-def sample_box(
-    key: Array, size: Array, *, area: tuple[float, float], aspect: tuple[float, float]
-) -> Array:
+def sample_box(key: Array, size: Array, *, area: tuple[float, float], aspect: tuple[float, float]) -> Array:
     """Draws the box of a random resized crop, as torchvision does.
 
     Ten tries of an area share and a log-uniform aspect; the first that fits inside the
@@ -335,6 +333,8 @@ def _colour(rgb: Array, chosen: ViewParameters, options: Views) -> Array:
         lambda rgb: turn_hue(rgb, chosen.hue),
     ]
     rgb = jnp.where(chosen.gray, colour.luma(rgb), rgb)
+    if not any((options.brightness, options.contrast, options.saturation, options.hue)):
+        return rgb
     # On a CPU a bare chain would be fused with what follows, into loops several times slower than branches.
     if options.colour_order == "fixed" and not _on_cpu():
         for operation in operations:

@@ -1,17 +1,37 @@
-"""Read-outs against scikit-learn and plain float64 formulas."""
+"""kNN, and how embeddings are laid out, against scikit-learn and plain float64 formulas."""
 
+import h5py
 import jax
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
-from ipcl_jax.readout.knn import knn_predict, nearest
+from ipcl_jax.readout.knn import (
+    NOWHERE,
+    KNNReadout,
+    knn_scores,
+    nearest,
+    stratified_folds,
+    unit_length,
+    vote,
+)
 from ipcl_jax.readout.spread import collapse_warning, effective_rank, instance_retrieval, mean_cosine
 
 
-def unit_length(features):
+def unit(features):
     features = features.astype(np.float64)
     return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def plain_nearest(queries, references, k, groups=None):
+    """Every similarity in float64, sorted; of equal ones the lower row first."""
+    found = unit(queries) @ unit(references).T
+    if groups is not None:
+        found[(groups[0][:, None] == groups[1]) | (groups[1] == NOWHERE)[None]] = -np.inf
+    rows = np.argsort(-found, axis=1, kind="stable")[:, :k]
+    values = np.take_along_axis(found, rows, 1)
+    return values, np.where(np.isinf(values), -1, rows)
 
 
 @pytest.fixture
@@ -24,38 +44,136 @@ def clusters():
     return references.astype(np.float32), labels, queries.astype(np.float32), tests
 
 
+@pytest.fixture
+def tied():
+    """Few directions, whose vectors are short sums of powers of two: similarities are exact, and many are equal."""
+    rng = np.random.default_rng(1)
+    corners = np.array(np.meshgrid(*[[-1, 1]] * 4)).reshape(4, -1).T.astype(np.float32)  # length 2
+    return corners[rng.integers(0, 16, 5000)], corners[rng.integers(0, 16, 40)]
+
+
 @pytest.mark.parametrize("k", [1, 50, 200])
 def test_knn_votes_like_scikit_learn(clusters, k):
-    references, labels, queries, _ = clusters
-    unit = [unit_length(x) for x in (references, queries)]
+    references, labels, queries, tests = clusters
     # On unit vectors the squared distance is 2 - 2 cosine, which gives the vote's weight.
     votes = KNeighborsClassifier(k, weights=lambda d: np.exp((1 - d**2 / 2) / 0.07), algorithm="brute")
-    shares = votes.fit(unit[0], labels).predict_proba(unit[1])
-    ranked = np.asarray(knn_predict(queries, references, labels, n_classes=10, k=k))
+    shares = votes.fit(unit(references), labels).predict_proba(unit(queries))
+    readout = KNNReadout(k=k, temperature=0.07).fit(references, labels)
+    ranked = readout.rank(queries)
     assert ranked.shape == (301, 5)
-    np.testing.assert_array_equal(ranked[:, 0], shares.argmax(1))
+    np.testing.assert_array_equal(readout.predict(queries), shares.argmax(1))
     # Further places are compared by their votes: classes without a neighbour tie at 0.
     mine = np.take_along_axis(shares, ranked, 1)
     np.testing.assert_allclose(mine, -np.sort(-shares, 1)[:, :5], atol=1e-6)  # float32 votes
+    assert readout.score(queries, tests) == np.mean(shares.argmax(1) == tests)
+    assert readout.score(queries, tests, top=5) == np.mean((ranked == tests[:, None]).any(1))
 
 
-def test_knn_does_not_depend_on_chunks_or_jit(clusters):
-    references, labels, queries, _ = clusters
-    whole = knn_predict(queries, references, labels, n_classes=10, k=20, chunk=301)
-    by_seven = knn_predict(queries, references, labels, n_classes=10, k=20, chunk=7)
-    np.testing.assert_array_equal(whole, by_seven)
-    with jax.disable_jit():
-        few = knn_predict(queries[:5], references, labels, n_classes=10, k=20)
-    np.testing.assert_array_equal(whole[:5], few)
+@pytest.mark.parametrize("k", [1, 7, 300])
+def test_ties_go_to_the_lower_row(tied, k):
+    references, queries = tied
+    values, rows = plain_nearest(queries, references, k)
+    for block in (1 << 28, 4096):  # 4096 bytes: blocks of 256 references, of which the best are merged
+        found = nearest(queries, references, k=k, block=block)
+        np.testing.assert_array_equal(found[1], rows)
+        np.testing.assert_array_equal(found[0], values.astype(np.float32))
 
 
-def test_nearest_are_sorted_cosines(clusters):
+def test_classes_with_equal_votes_go_to_the_lower_one():
+    similarities, labels = np.full((1, 4), 0.5, np.float32), np.array([[3, 1, 3, 1]])
+    assert vote(similarities, labels, 0.07, n_classes=5).tolist() == [[1, 3, 0, 2, 4]]
+
+
+def test_nearest_is_that_of_plain_numpy(clusters, tmp_path):
     references, _, queries, _ = clusters
-    cosines, rows = map(np.asarray, nearest(queries, references, k=9))
-    unit = [unit_length(x) for x in (references, queries)]
-    exact = unit[1] @ unit[0].T
-    np.testing.assert_allclose(cosines, -np.sort(-exact, 1)[:, :9], atol=1e-6)  # float32 dot products
-    np.testing.assert_allclose(np.take_along_axis(exact, rows, 1), cosines, atol=1e-6)
+    values, rows = plain_nearest(queries, references, 20)
+    with h5py.File(tmp_path / "features.h5", "w") as file:
+        file["references"], file["queries"] = references, queries
+        kinds = {
+            "in memory": (queries, references, {}),
+            "on the device": (*jax.device_put((queries, references)), {}),
+            "in blocks of 70": (queries, references, {"block": 70 * 64}),
+            "from disk": (file["queries"], file["references"], {"block": 33 * 64}),
+        }
+        for kind, (*features, options) in kinds.items():
+            found = nearest(*features, k=20, **options)
+            np.testing.assert_array_equal(found[1], rows, err_msg=kind)
+            np.testing.assert_allclose(found[0], values, atol=1e-6, err_msg=kind)  # float32 dot products
+    with jax.disable_jit():
+        eager = nearest(queries[:5], references, k=20)
+    np.testing.assert_array_equal(eager[1], rows[:5])
+
+
+def test_groups_are_not_neighbours(clusters):
+    references, _, queries, _ = clusters
+    own = np.arange(700)
+    _, rows = nearest(references, references, k=3, groups=(own, own))  # leave one out
+    np.testing.assert_array_equal(rows, plain_nearest(references, references, 3, (own, own))[1])
+    groups = np.zeros(301, int), np.where(own < 690, NOWHERE, 1)
+    values, rows = nearest(queries, references, k=12, groups=groups)
+    np.testing.assert_array_equal(rows, plain_nearest(queries, references, 12, groups)[1])
+    assert (rows[:, 10:] == -1).all() and np.isneginf(values[:, 10:]).all()  # only ten are left
+
+
+def test_several_k_and_temperatures_are_scored_at_once(clusters):
+    references, labels, queries, tests = clusters
+    found = knn_scores(queries, tests, references, labels, n_classes=10, k=(5, 50), temperature=(0.07, 1.0))
+    assert [score[:2] for score in found] == [(5, 0.07), (5, 1.0), (50, 0.07), (50, 1.0)]
+    for k, tau, top1, top5 in found:
+        readout = KNNReadout(k=k, temperature=tau).fit(references, labels)
+        assert (top1, top5) == (readout.score(queries, tests), readout.score(queries, tests, top=5))
+
+
+def test_channels_are_normalised_place_by_place():
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(6, 3, 3, 8)).astype(np.float32)
+    features[2, 1, 1] = 0  # a place where nothing is active
+    length = np.linalg.norm(features.astype(np.float64), axis=-1, keepdims=True)
+    expected = (features / np.where(length > 0, length, 1)).reshape(6, -1)
+    np.testing.assert_allclose(unit_length(features, "channels"), expected, atol=1e-7)
+    values, _ = nearest(features, features, k=6, normalize="channels")
+    products = expected @ expected.T  # Differs: up to 9 here, where `all` gives cosines
+    np.testing.assert_allclose(values, -np.sort(-products, 1), rtol=1e-6, atol=1e-6)
+    assert values.max() > 8
+    labels = np.array([[0, 1, 0, 1, 0, 1]] * 6)
+    assert np.isfinite(np.asarray(vote(values * 1000, labels, 0.07, n_classes=2))).all()
+
+
+def test_strings_are_classes_too(clusters):
+    references, labels, queries, tests = clusters
+    named = KNNReadout(k=20).fit(references, np.array(list("abcdefghij"))[labels])
+    numbered = KNNReadout(k=20).fit(references, labels)
+    assert "".join(named.predict(queries[:4])) == "".join(
+        "abcdefghij"[i] for i in numbered.predict(queries[:4])
+    )
+
+
+def test_folds_are_stratified():
+    labels = np.random.default_rng(4).integers(0, 4, 203)
+    folds = stratified_folds(labels, 5, seed=0)
+    theirs = [np.bincount(labels[test]) for _, test in StratifiedKFold(5).split(labels, labels)]
+    ours = [np.bincount(labels[folds == fold]) for fold in range(5)]
+    # Shares of a class in any two folds differ by one image at most, as in scikit-learn.
+    assert np.ptp(ours, axis=0).max() <= 1 and np.ptp(theirs, axis=0).max() <= 1
+    np.testing.assert_array_equal(folds, stratified_folds(labels, 5, seed=0))
+    assert (folds != stratified_folds(labels, 5, seed=1)).any()
+
+
+@pytest.mark.parametrize(
+    "problem, message",
+    [
+        (lambda X, y: KNNReadout(k=701).fit(X, y), "k is 701; it must lie between 1 and the number of images, 700"),
+        (lambda X, y: KNNReadout().fit(X, y[:5]), r"700 images and labels of shape \[5\]"),
+        (lambda X, y: KNNReadout().fit(X, 0 * y), "All 700 images are of one class"),
+        (lambda X, y: KNNReadout(k=5).fit(X, y).predict(X[:, :4]), r"Queries have shape \[4\] each"),
+        (lambda X, y: KNNReadout(k=5).fit(X, y).predict(X * np.nan), "700 images are not finite numbers"),
+        (lambda X, y: nearest(X, X, k=0), "k is 0"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_said(clusters, problem, message):
+    references, labels, *_ = clusters
+    with pytest.raises(ValueError, match=message):
+        problem(references, labels)
 
 
 def test_instance_retrieval_counts_siblings():
@@ -68,7 +186,6 @@ def test_instance_retrieval_counts_siblings():
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -2)
     assert instance_retrieval(pairs) == np.mean(cosines.argmax(1) == np.arange(80) ^ 1)
-    assert instance_retrieval(pairs, chunk=7) == instance_retrieval(pairs)
 
 
 def test_identical_views_are_no_success():

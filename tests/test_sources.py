@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ipcl_jax import sources
+from ipcl_jax import sample
 from ipcl_jax.config import ConfigError
 from ipcl_jax.sources import open_source
 
@@ -106,7 +106,7 @@ def test_a_class_that_only_val_has_is_an_error(tmp_path):
 
 def test_sample_windows_are_balanced_and_do_not_overlap():
     train, val = open_source("sample", "train"), open_source("sample", "val")
-    for source, number in ((train, sources.SAMPLE_TRAIN), (val, sources.SAMPLE_VAL)):
+    for source, number in ((train, sample.SAMPLE_TRAIN), (val, sample.SAMPLE_VAL)):
         labels = [source[i][1] for i in range(len(source))]
         assert np.bincount(labels).tolist() == [number] * len(source.classes)
         image = source[0][0]
@@ -115,7 +115,7 @@ def test_sample_windows_are_balanced_and_do_not_overlap():
     assert "astronaut, window 3" in train.describe(3)
     rows, columns = np.mgrid[:60, :100]
     places = np.stack([rows, columns, rows], -1).astype(np.uint8)  # a pixel's colour is its position
-    windows = np.concatenate([w.reshape(-1, 3) for w in sources._windows(places, 20)])
+    windows = np.concatenate([w.reshape(-1, 3) for w in sample._windows(places, 20)])
     assert len(np.unique(windows, axis=0)) == len(windows)
 
 

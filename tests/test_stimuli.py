@@ -11,7 +11,7 @@ from PIL import Image
 from ipcl_jax import load_stimuli
 from ipcl_jax.config import ConfigError, Model
 from ipcl_jax.encoder import Encoder
-from ipcl_jax.sources import photographs
+from ipcl_jax.sample import photographs
 from ipcl_jax.stimuli import make_transform
 from ipcl_jax.stimulus_sets import find_damage, open_stimuli, stimulus_batches
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ipcl_jax.decoding import decode, place
-from ipcl_jax.sources import photographs
+from ipcl_jax.sample import photographs
 
 
 def write_jpegs(folder: Path, number: int, side: int = 256) -> None:

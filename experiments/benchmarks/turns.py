@@ -154,5 +154,7 @@ class Memory:
 
     def _sample(self) -> None:
         page = os.sysconf("SC_PAGE_SIZE")
-        while not self._over.wait(0.05):
+        while True:
             self._samples.append(int(Path("/proc/self/statm").read_text().split()[1]) * page)
+            if self._over.wait(0.05):
+                return

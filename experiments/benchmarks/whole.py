@@ -56,8 +56,9 @@ def train(
     )
     table.facts = {
         "run": f"{config.name}, {len(lines):,} steps of {n_views} views, {seconds:.0f} s",
-        "views/s in the second tenth": statistics.median(speeds[part : 2 * part]),
-        "views/s in the last tenth": statistics.median(speeds[-part:]),
+        "views/s by tenth": ", ".join(
+            f"{statistics.median(speeds[i * part : (i + 1) * part]):,.1f}" for i in range(10)
+        ),
         "memory in the second tenth, MB": memory.most(0.1, 0.2),
         "memory in the last tenth, MB": memory.most(0.9, 1),
         "programs compiled in the first tenth": sum(when - start < seconds / 10 for when in compiled),

@@ -6,29 +6,25 @@ belong beside the loss.
 
 from collections.abc import Mapping
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax.typing import ArrayLike
 
 from ipcl_jax.readout.knn import nearest
 
 
-def instance_retrieval(pairs: Array, *, chunk: int = 128) -> float:
+def instance_retrieval(pairs: ArrayLike) -> float:
     """How often a view's nearest other view is its sibling.
 
     Args:
         pairs: `[M, 2, D]` embeddings of two views of each image.
-        chunk: views compared at a time.
 
     Returns:
         Share of the 2M views, in [0, 1]; chance is 1 / (2M - 1).
     """
-    views = jnp.asarray(pairs).reshape(-1, pairs.shape[-1])  # siblings are rows 2i and 2i + 1
-    _, rows = nearest(views, views, k=2, chunk=chunk)
-    own = jnp.arange(len(views))
-    # A view is its own nearest, unless another one is equal to it and stands before it.
-    other = jnp.where(rows[:, 0] == own, rows[:, 1], rows[:, 0])
-    return float((other == (own ^ 1)).mean())
+    views = pairs.reshape(-1, pairs.shape[-1])  # siblings are rows 2i and 2i + 1
+    own = np.arange(len(views))
+    _, other = nearest(views, views, k=1, groups=(own, own))
+    return float((other[:, 0] == (own ^ 1)).mean())
 
 
 def mean_cosine(embeddings: np.ndarray) -> float:

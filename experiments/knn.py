@@ -1,0 +1,201 @@
+"""k-nearest-neighbour read-out: how well do the most similar images tell an image's class?
+
+    python experiments/knn.py ipcl1 --layer l2norm --data.source folder:/data/imagenet256
+    python experiments/knn.py runs/ipcl_smoke --data.source sample --k 10 50 --temperature 0.07 0.2
+    python experiments/knn.py ipcl16 --data.source sample --protocol leave-one-out --k 20
+
+Activations are kept in the cache, so a second look at them is quick.
+"""
+
+import json
+import os
+import statistics
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import h5py
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+# The package of that name comes before this folder's convert.py.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+from ipcl_jax.compilation import set_up_compiler
+from ipcl_jax.config import ConfigError, Data
+from ipcl_jax.feature_cache import Features
+from ipcl_jax.models.checks import check_layers
+from ipcl_jax.readout.knn import NOWHERE, Normalize, Score, knn_scores, stratified_folds
+from read_out import REFUSALS, THREADS, Preprocessing, open_both, open_subject
+
+
+@dataclass(frozen=True)
+class KNN:
+    """k-nearest-neighbour read-out: how well do the most similar images tell an image's class?"""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A released model's name, a PyTorch or safetensors file, or the folder of a run."""
+    layer: str | None = None
+    """Layer, named as in the reference; by default the last one (l2norm, for a model with one)."""
+    data: Data = field(default_factory=lambda: Data(threads=THREADS))
+    """Images with labels."""
+    k: tuple[int, ...] = (200,)
+    """Neighbours that vote; several are scored in one pass."""
+    temperature: tuple[float, ...] = (0.07,)
+    """Divides similarities before the exponential; several are scored in one pass."""
+    normalize: Normalize = "all"
+    """`all` scales an image's features to unit length; `channels` those of each place of a convolutional
+    layer, as the reference does."""
+    protocol: Literal["held-out", "leave-one-out", "folds"] = "held-out"
+    """`held-out`: training images vote for validation images. The others take all images of the source: each
+    against all others, or against those of other folds."""
+    folds: int = 5
+    """Folds, each class dealt out evenly."""
+    repeats: int = 10
+    """Times that folds are dealt out."""
+    seed: int = 0
+    """Of the folds."""
+    transform: Preprocessing = "stimulus"
+    """Shorter side to the model's size, or (validation) to 8/7 of it, before the centre is cut out."""
+    size: int | None = None
+    """Side of the images in pixels; by default that of the model's training."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Of the activations in the cache."""
+    batch_size: int = 64
+    """Images at a time through the model."""
+    json: Path | None = None
+    """File to write the scores to."""
+
+
+class Images:
+    """Features, labels and groups of some images: what can't be read is no one's neighbour and isn't asked."""
+
+    def __init__(self, features: list[Features], labels: list[np.ndarray]):
+        parts = [part.values for part in features]
+        # One part may be larger than memory; two are put together.
+        self.values = parts[0] if len(parts) == 1 else np.concatenate([part[:] for part in parts])
+        self.readable = np.concatenate([part.readable for part in features])
+        self.labels = np.concatenate(labels)
+        self.used = self.readable & (self.labels >= 0)
+
+    def queries(self) -> tuple[np.ndarray | h5py.Dataset, np.ndarray]:
+        """Features and labels of the images that can be asked about."""
+        if self.used.all():
+            return self.values, self.labels
+        return self.values[:][self.used], self.labels[self.used]
+
+
+def measure(options: KNN, console: Console) -> dict:
+    """Reads a model out, and returns the scores with what they were measured on."""
+    subject = open_subject(options.model, options.transform, options.size)
+    names = subject.encoder.layer_names
+    (layer,) = check_layers((options.layer or names[-1],), names)
+    train, held_out = open_both(options.data)
+    _check(options, len(train) + (len(held_out) if options.protocol != "held-out" else 0))
+
+    def images(*sources) -> Images:
+        found = [
+            subject.features(
+                source, [layer], console, threads=options.data.threads, dtype=options.dtype,
+                batch_size=options.batch_size,
+            )[layer]
+            for source in sources
+        ]  # fmt: skip
+        return Images(found, [source.labels() for source in sources])
+
+    kinds = dict(
+        n_classes=len(train.classes), k=options.k, temperature=options.temperature,
+        normalize=options.normalize,
+    )  # fmt: skip
+    if options.protocol == "held-out":
+        references, tests = images(train), images(held_out)
+        queries, labels = tests.queries()
+        groups = np.zeros(len(queries), int), np.where(references.used, 1, NOWHERE)
+        runs = [knn_scores(queries, labels, references.values, references.labels, groups=groups, **kinds)]
+    else:
+        references = images(train, held_out)
+        queries, labels = references.queries()
+        runs = []
+        for repeat in range(options.repeats if options.protocol == "folds" else 1):
+            groups = np.arange(len(labels))
+            if options.protocol == "folds":
+                groups = stratified_folds(labels, options.folds, seed=options.seed + repeat)
+            runs.append(knn_scores(queries, labels, queries, labels, groups=(groups, groups), **kinds))
+    return {
+        "model": subject.encoder.name, "weights_sha256": subject.encoder.digest(), "layer": layer,
+        "images": options.data.source, "classes": len(train.classes), "protocol": options.protocol,
+        "normalize": options.normalize, "transform": str(subject.transform),
+        "references": int(references.used.sum()), "queries": len(labels),
+        "unreadable": int((~references.readable).sum()),
+        "published": subject.published.get("knn"), "scores": _summary(runs),
+    }  # fmt: skip
+
+
+def _check(options: KNN, total: int) -> None:
+    if not options.k or not options.temperature:
+        raise ConfigError("Give at least one --k and one --temperature.")
+    if options.protocol == "folds" and not 2 <= options.folds <= total:
+        raise ConfigError(
+            f"--folds is {options.folds}; it must lie between 2 and the number of images, {total}."
+        )
+    voters = {"held-out": total, "leave-one-out": total - 1}.get(
+        options.protocol, total - -(-total // options.folds)
+    )
+    if wrong := [k for k in options.k if not 1 <= k <= voters]:
+        raise ConfigError(f"--k is {wrong[0]}; it must lie between 1 and {voters}, the images that can vote.")
+    if wrong := [tau for tau in options.temperature if tau <= 0]:
+        raise ConfigError(f"--temperature is {wrong[0]}; it must be above 0.")
+
+
+def _summary(runs: list[list[Score]]) -> list[dict]:
+    """Each k and temperature, averaged over repeats; their spread is of the repeats' top-1."""
+    found = []
+    for repeats in zip(*runs, strict=True):
+        mean = {name: statistics.mean(getattr(score, name) for score in repeats) for name in ("top1", "top5")}
+        found.append(repeats[0]._asdict() | mean)
+        if len(repeats) > 1:
+            found[-1]["top1_sd"] = statistics.stdev(score.top1 for score in repeats)
+    return found
+
+
+def show(found: dict, console: Console) -> None:
+    """Prints the scores."""
+    published = f", published on ImageNet: {found['published']} %" if found["published"] else ""
+    console.print(
+        f"{found['model'] or 'model'}, {found['layer']}: {found['queries']:,} images asked, {found['references']:,} "
+        f"vote, {found['classes']} classes (chance {1 / found['classes']:.1%}){published}"
+    )
+    if found["unreadable"]:
+        console.print(f"{found['unreadable']} images can't be read and are left out.")
+    table = Table("K", "temperature", "top-1", "top-5")
+    for score in found["scores"]:
+        spread = f" ± {score['top1_sd']:.1%}" if "top1_sd" in score else ""
+        table.add_row(
+            str(score["k"]),
+            f"{score['temperature']:g}",
+            f"{score['top1']:.1%}{spread}",
+            f"{score['top5']:.1%}",
+        )
+    console.print(table)
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    options, console = tyro.cli(KNN), Console()
+    set_up_compiler()
+    try:
+        found = measure(options, console)
+    except REFUSALS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    show(found, console)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

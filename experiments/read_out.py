@@ -1,0 +1,95 @@
+"""What the scripts that read models out have in common: the model, the images, and a bar while both meet."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from convert import CheckpointError, DownloadError, open_encoder
+from ipcl_jax.config import SMALLEST_IMAGE, ConfigError, Data
+from ipcl_jax.encoder import Encoder
+from ipcl_jax.feature_cache import Features, cached_features
+from ipcl_jax.sources import Source, check_labelled, open_source
+from ipcl_jax.stimuli import Transform, make_transform
+from ipcl_jax.zoo import MODELS
+
+REFUSALS = (ConfigError, CheckpointError, DownloadError, ModuleNotFoundError, ValueError)
+"""Errors that say what is wrong with what was asked for."""
+
+Preprocessing = Literal["stimulus", "validation"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, and how images are made ready for it.
+
+    Attributes:
+        encoder: the model.
+        transform: of images.
+    """
+
+    encoder: Encoder
+    transform: Transform
+
+    @property
+    def published(self) -> dict[str, float | None]:
+        """Its published ImageNet top-1 in percent, by read-out; empty for a model of one's own."""
+        record = MODELS.get(self.encoder.name)
+        return {"knn": record.knn, "linear": record.linear} if record else {}
+
+    def features(
+        self, source: Source, layers: Iterable[str], console: Console, *, threads: int, dtype: str = "float32",
+        batch_size: int = 64,
+    ) -> dict[str, Features]:  # fmt: skip
+        """Layers of all images of a source, from the cache or with a progress bar."""
+        with progress_bar(console, source.name) as progress:
+            return cached_features(
+                self.encoder, source, layers, transform=self.transform, threads=threads, dtype=dtype,
+                batch_size=batch_size, progress=progress,
+            )  # fmt: skip
+
+
+def open_subject(model: str, transform: Preprocessing = "stimulus", size: int | None = None) -> Subject:
+    """A model by its name or path.
+
+    Raises:
+        ConfigError, CheckpointError, DownloadError: if there is none, or images of that size are too small.
+    """
+    encoder = open_encoder(model)
+    size, smallest = size or encoder.size, SMALLEST_IMAGE[encoder.model.arch]
+    if size < smallest:
+        raise ConfigError(f"--size is {size} pixels; {encoder.model.arch} needs at least {smallest}.")
+    return Subject(encoder, make_transform(transform, size))
+
+
+def open_both(data: Data) -> tuple[Source, Source]:
+    """The training and the held-out images of a source with labels.
+
+    Raises:
+        ConfigError: if there are none, or they have no labels.
+    """
+    train, held_out = (open_source(data.source, split, dir=data.dir) for split in ("train", "val"))
+    return check_labelled(train), held_out
+
+
+@contextmanager
+def progress_bar(console: Console, title: str) -> Iterator:
+    """A bar that appears once there is something to show; gives a function of how many are done, of how many."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = None
+
+        def show(done: int, total: int) -> None:
+            nonlocal task
+            if task is None:
+                task = bar.add_task(title, total=total)
+            bar.update(task, completed=done)
+
+        yield show
+
+
+THREADS = os.cpu_count() or 1

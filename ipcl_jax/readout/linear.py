@@ -1,0 +1,228 @@
+"""Linear read-out: one linear layer, trained on frozen features to tell classes apart.
+
+Source: Konkle & Alvarez 2022, Methods (one-cycle, ten epochs); SGD and its schedule as in `optim`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from ipcl_jax import optim
+from ipcl_jax.config import LinearProbe, Optim, Schedule, Views
+from ipcl_jax.encoder import Encoder
+from ipcl_jax.extraction import compute
+from ipcl_jax.models.layers import torch_bias_init, torch_kernel_init
+from ipcl_jax.objective import category_loss
+from ipcl_jax.readout.checks import check_features, check_labels
+from ipcl_jax.readout.knn import Rows
+from ipcl_jax.views import make_views
+
+_BLOCK = 1 << 28  # bytes of features on the device at a time
+
+
+@flax.struct.dataclass
+class Heads:
+    """Everything that a linear read-out learns, as one pytree; one head a layer."""
+
+    step: Array  # int32: batches done
+    params: dict  # layer -> kernel [D, C], bias [C]
+    opt_state: dict  # layer -> the optimizer's
+
+
+def init_heads(widths: Mapping[str, int], n_classes: int, config: LinearProbe) -> Heads:
+    """Heads before the first batch, initialised as PyTorch's linear layers.
+
+    Args:
+        widths: numbers D that each layer has for an image.
+        n_classes: number C of classes.
+        config: the read-out; its seed decides the heads.
+    """
+    params = {}
+    for place, (layer, width) in enumerate(widths.items()):
+        kernel_key, bias_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), place))
+        params[layer] = {
+            "kernel": torch_kernel_init(kernel_key, (width, n_classes)),
+            "bias": torch_bias_init(width)(bias_key, (n_classes,)),
+        }
+    init = optim.make_optimizer(config.optim, 0.0, 0.0).init
+    return Heads(jnp.zeros((), jnp.int32), params, {layer: init(head) for layer, head in params.items()})
+
+
+def class_scores(head: Mapping[str, Array], features: Array) -> Array:
+    """Scores `[B, C]` of features `[B, ...]`, which are flattened."""
+    flat = features.reshape(len(features), -1).astype(head["kernel"].dtype)
+    return jnp.matmul(flat, head["kernel"], precision="highest") + head["bias"][None]
+
+
+def learn(
+    heads: Heads, features: Mapping[str, Array], labels: Array, *, config: LinearProbe, n_batches: int
+) -> tuple[Heads, dict[str, Array]]:
+    """Trains each head on one batch.
+
+    Args:
+        heads: before the batch.
+        features: `[B, ...]` of each layer.
+        labels: `[B]` int, classes from 0.
+        config: the read-out.
+        n_batches: batches in the whole of it.
+
+    Returns:
+        The heads after it, and scalars: lr, momentum, loss (the mean of all heads), and each head's
+        loss under its layer's name.
+    """
+    per_epoch = n_batches // config.epochs
+    lr = optim.learning_rate(config.schedule, config.optim.lr, heads.step, n_batches, per_epoch)
+    momentum = optim.momentum(config.schedule, heads.step, n_batches)
+    optimizer = optim.make_optimizer(config.optim, lr, momentum)
+    losses, params, opt_state = {}, {}, {}
+    for layer, head in heads.params.items():
+        losses[layer], grads = jax.value_and_grad(
+            lambda head, values: category_loss(class_scores(head, values), labels, n_views=1)
+        )(head, features[layer])
+        updates, opt_state[layer] = optimizer.update(grads, heads.opt_state[layer], head)
+        params[layer] = optax.apply_updates(head, updates)
+    loss = sum(losses.values()) / len(losses)
+    return Heads(heads.step + 1, params, opt_state), {
+        **losses, "loss": loss, "lr": lr, "momentum": momentum,
+    }  # fmt: skip
+
+
+def views_for(config: LinearProbe, encoder: Encoder) -> Views:
+    """The read-out's views, in the model's size, mean and std."""
+    return dataclasses.replace(config.views, size=encoder.size, mean=encoder.mean, std=encoder.std)
+
+
+def probe_step(
+    heads: Heads, encoder: Encoder, batch: Mapping[str, Array], *, config: LinearProbe, n_batches: int
+) -> tuple[Heads, dict[str, Array]]:
+    """Draws a view of each image, computes the layers once, and trains their heads; see `learn`.
+
+    Args:
+        heads: before the batch.
+        encoder: the model, in evaluation mode.
+        batch: `canvas [B, H, W, 3]` uint8, `size [B, 2]`, `label [B]` int32.
+        config: the read-out.
+        n_batches: batches in the whole of it.
+    """
+    key = jax.random.fold_in(jax.random.key(config.seed), heads.step)
+    options = views_for(config, encoder)
+    views = make_views(key, batch["canvas"], batch["size"], options)
+    features = compute(encoder, views, config.layers, jnp.dtype("float32"))
+    labels = jnp.repeat(batch["label"], options.per_image)
+    return learn(heads, features, labels, config=config, n_batches=n_batches)
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _rank(head: Mapping[str, Array], features: Array, n: int) -> Array:
+    return jax.lax.top_k(class_scores(head, features), min(n, len(head["bias"])))[1]
+
+
+def rank_classes(head: Mapping[str, Array], features: Rows, n: int = 5) -> np.ndarray:
+    """The n likeliest classes of each image, best first; features may lie on disk.
+
+    Args:
+        head: kernel `[D, C]` and bias `[C]`.
+        features: `[M, ...]`.
+        n: how many.
+
+    Returns:
+        `[M, min(n, C)]` int32; of equal scores the lower class comes first.
+    """
+    total, rows = features.shape[0], max(1, _BLOCK // (4 * len(head["kernel"])))
+    parts = [features[start : start + rows] for start in range(0, total, rows)]
+    return np.concatenate([np.asarray(_rank(head, jnp.asarray(part), n)) for part in parts])
+
+
+@dataclass
+class LinearReadout:
+    """The read-out on features at hand, as scikit-learn's classifiers are used.
+
+        LinearReadout(epochs=10).fit(X, y).score(X2, y2)
+
+    The head is trained on batches of the features as they are, in an order of its own in every epoch;
+    what is left over after whole batches is another part each time. `experiments/linear.py` also
+    draws new views of the images all the time, as the paper does.
+
+    Args:
+        epochs: passes over the features.
+        lr: highest learning rate of the one-cycle.
+        batch_size: images in a batch; all of them if there are fewer.
+        seed: of the head and the order.
+
+    Attributes:
+        classes_: `[C]`, the sorted classes that `fit` saw.
+        coef_: `[C, D]` weights, as scikit-learn has them.
+        intercept_: `[C]`.
+        losses_: `[batches]`, the loss before each batch's step.
+    """
+
+    epochs: int = 10
+    lr: float = 30.0
+    batch_size: int = 256
+    seed: int = 0
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> "LinearReadout":
+        """Trains the head.
+
+        Args:
+            X: `[N, ...]` features; each image's are flattened.
+            y: `[N]` their classes, of any type that can be sorted.
+
+        Returns:
+            This object.
+
+        Raises:
+            ValueError: if X and y don't go together, there is one class only, or a feature isn't finite.
+        """
+        y = check_labels(X, y)
+        X = jnp.asarray(X[:]).reshape(len(y), -1)
+        check_features(X)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        size = min(self.batch_size, len(y))
+        config = LinearProbe(
+            layers=("features",), epochs=self.epochs, batch_size=size, seed=self.seed,
+            optim=Optim(lr=self.lr, weight_decay=0.0), schedule=Schedule(pct_start=0.3, div_factor=1e6),
+        )  # fmt: skip
+        heads = init_heads({"features": X.shape[1]}, len(self.classes_), config)
+        steps = len(y) // size
+        epoch = jax.jit(functools.partial(_epoch, config=config, n_batches=self.epochs * steps))
+        losses = []
+        for number in range(self.epochs):
+            order = np.random.default_rng((self.seed, number)).permutation(len(y))[: steps * size]
+            heads, loss = epoch(heads, X, labels, order.reshape(steps, size))
+            losses.append(loss)
+        self._head = heads.params["features"]
+        self.losses_ = np.concatenate(losses)
+        self.coef_, self.intercept_ = np.asarray(self._head["kernel"]).T, np.asarray(self._head["bias"])
+        return self
+
+    def rank(self, X: Rows, n: int = 5) -> np.ndarray:
+        """The n likeliest classes of each image, `[M, n]`, best first."""
+        return self.classes_[rank_classes(self._head, X, n)]
+
+    def predict(self, X: Rows) -> np.ndarray:
+        """The likeliest class of each image, `[M]`."""
+        return self.rank(X, 1)[:, 0]
+
+    def score(self, X: Rows, y: Sequence | np.ndarray, *, top: int = 1) -> float:
+        """Share of images whose class is among the `top` likeliest."""
+        return float((self.rank(X, top) == np.asarray(y)[:, None]).any(1).mean())
+
+
+def _epoch(
+    heads: Heads, X: Array, labels: Array, order: Array, *, config: LinearProbe, n_batches: int
+) -> tuple[Heads, Array]:
+    def step(heads: Heads, rows: Array) -> tuple[Heads, Array]:
+        heads, metrics = learn(heads, {"features": X[rows]}, labels[rows], config=config, n_batches=n_batches)
+        return heads, metrics["loss"]
+
+    return jax.lax.scan(step, heads, order)

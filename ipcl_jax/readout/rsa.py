@@ -1,0 +1,188 @@
+"""Representational geometry: dissimilarity matrices, their comparison with measured ones, and CKA.
+
+Source: Kriegeskorte, Mur & Bandettini 2008 (RSA); Nili et al. 2014 (noise ceiling); Kornblith et al. 2019 (CKA);
+Nguyen, Raghu & Kornblith 2021 (its debiased form, after Song et al. 2012).
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from ipcl_jax.config import near_miss
+from ipcl_jax.readout.kernels import Metric, kernel_matrix, kernel_of
+
+Comparison = Literal["spearman", "tau-a", "corr", "cosine", "rho-a", "corr_cov", "cosine_cov"]
+"""How two RDMs are compared: rsatoolbox's names; the last two weight dissimilarities by the covariance of
+their errors."""
+
+
+def rdm(features: ArrayLike, metric: Metric = "correlation") -> np.ndarray:
+    """Representational dissimilarity matrix of features at hand.
+
+    Args:
+        features: `[N, ...]`; each image's are flattened.
+        metric: `correlation` 1 - r, `cosine` 1 - cosine, or `euclidean` distance.
+
+    Returns:
+        `[N, N]` float32, symmetric, zero on the diagonal.
+    """
+    return to_rdm(kernel_matrix(features, kernel_of(metric)), metric)
+
+
+def to_rdm(kernel: np.ndarray, metric: Metric) -> np.ndarray:
+    """The dissimilarities of a kernel `[N, N]` from `kernels`; see `rdm`."""
+    if metric == "euclidean":
+        length = np.diag(kernel)
+        found = np.sqrt(np.maximum(length[:, None] + length[None] - 2 * kernel, 0))
+    else:
+        found = np.clip(1 - kernel, 0, 2)
+    np.fill_diagonal(found, 0)
+    return found
+
+
+def upper(rdms: np.ndarray) -> np.ndarray:
+    """Entries above the diagonal, row by row: `[..., N, N]` -> `[..., N (N - 1) / 2]`."""
+    return rdms[..., *np.triu_indices(rdms.shape[-1], 1)]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well models agree with measured RDMs.
+
+    Attributes:
+        method: of comparison.
+        scores: of each model, the mean over subjects.
+        by_subject: of each model, `[S]`.
+        sem: of each model: the bootstrap's standard deviation, over subjects and stimuli (over stimuli alone for
+            one subject); None without a bootstrap.
+        ceiling: lower and upper bound of what the best model could score; None for one subject. The lower
+            compares each subject with the mean of the others, the upper with the mean of all.
+    """
+
+    method: Comparison
+    scores: dict[str, float]
+    by_subject: dict[str, np.ndarray]
+    sem: dict[str, float] | None
+    ceiling: tuple[float, float] | None
+
+
+def compare_rdms(
+    models: Mapping[str, np.ndarray],
+    measured: np.ndarray,
+    *,
+    method: Comparison = "spearman",
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> Agreement:
+    """Compares RDMs of models with measured ones, by rsatoolbox.
+
+    Args:
+        models: `[N, N]` of each.
+        measured: `[S, N, N]`, one a subject.
+        method: of comparison.
+        bootstrap: samples of subjects and stimuli; 0 for none.
+        seed: of the samples.
+
+    Returns:
+        Scores, their uncertainty and the noise ceiling.
+
+    Raises:
+        ValueError: for RDMs of different sizes, or an unknown method.
+        ModuleNotFoundError: without rsatoolbox.
+    """
+    if method not in get_args(Comparison):
+        raise ValueError(f"No comparison {method!r}.{near_miss(method, get_args(Comparison))}")
+    count = measured.shape[-1]
+    if wrong := [name for name, found in models.items() if found.shape != (count, count)]:
+        raise ValueError(
+            f"The RDM of {wrong[0]} is {list(models[wrong[0]].shape)}, and measured ones are {[count, count]}."
+        )
+    if count < 3:
+        raise ValueError(f"An RDM of {count} images can't be compared; it takes 3.")
+    toolbox = _rsatoolbox()
+    data = toolbox.rdm.RDMs(upper(measured))
+    fixed = [toolbox.model.ModelFixed(name, upper(found)) for name, found in models.items()]
+    found = toolbox.inference.eval_fixed(fixed, data, method=method).evaluations[0]  # [models, S]
+    by_subject = dict(zip(models, found, strict=True))
+    several = len(measured) > 1
+    sem = None
+    if bootstrap:
+        evaluate = (
+            toolbox.inference.eval_dual_bootstrap if several else toolbox.inference.eval_bootstrap_pattern
+        )
+        with _quietly(seed):
+            spread = evaluate(fixed, data, method=method, N=bootstrap).get_sem()
+        sem = dict(zip(models, np.atleast_1d(spread).tolist(), strict=True))
+    ceiling = None
+    if several:
+        low, high = toolbox.inference.boot_noise_ceiling(data, method=method)
+        ceiling = float(low), float(high)
+    means = {name: float(np.mean(values)) for name, values in by_subject.items()}
+    return Agreement(method, means, by_subject, sem, ceiling)
+
+
+def _rsatoolbox():
+    try:
+        import rsatoolbox
+        import rsatoolbox.inference
+        import rsatoolbox.model
+        import rsatoolbox.rdm
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "Comparing RDMs needs rsatoolbox: pip install -c constraints.txt -e '.[brain]'"
+        ) from None
+    return rsatoolbox
+
+
+@contextlib.contextmanager
+def _quietly(seed: int):
+    """rsatoolbox draws from NumPy's global state and shows a bar of its own."""
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            yield
+    finally:
+        np.random.set_state(state)
+
+
+def cka(kernel: np.ndarray, other: np.ndarray, *, debiased: bool = False) -> float:
+    """Centred kernel alignment of two linear kernels of the same images.
+
+    Args:
+        kernel: `[N, N]`, `linear` of `kernels`.
+        other: `[N, N]`.
+        debiased: estimate what infinitely many images would give; needs N > 3, and can fall below 0.
+
+    Returns:
+        1 for geometries that are equal up to rotation and scale; near 0 (biased: above) for unrelated ones.
+
+    Raises:
+        ValueError: for kernels of different sizes or too few images.
+    """
+    if kernel.shape != other.shape:
+        raise ValueError(f"Kernels are of {kernel.shape[0]} and {other.shape[0]} images.")
+    if len(kernel) < (4 if debiased else 2):
+        raise ValueError(f"CKA of {len(kernel)} images; it takes {4 if debiased else 2}.")
+    hsic = _hsic_debiased if debiased else _hsic
+    a, b = np.asarray(kernel, np.float64), np.asarray(other, np.float64)
+    return float(hsic(a, b) / np.sqrt(hsic(a, a) * hsic(b, b)))
+
+
+def _hsic(a: np.ndarray, b: np.ndarray) -> float:
+    centred = a - a.mean(0) - a.mean(1, keepdims=True) + a.mean()
+    return float((centred * b).sum())
+
+
+def _hsic_debiased(a: np.ndarray, b: np.ndarray) -> float:
+    n = len(a)
+    # Any constant may be taken from a kernel's rows and columns; centring first keeps digits.
+    a, b = (k - k.mean(0) - k.mean(1, keepdims=True) + k.mean() for k in (a, b))
+    a, b = (k - np.diag(np.diag(k)) for k in (a, b))
+    trace, sums = (a * b).sum(), a.sum() * b.sum() / ((n - 1) * (n - 2))
+    return float((trace + sums - 2 * (a.sum(0) @ b.sum(0)) / (n - 2)) / (n * (n - 3)))

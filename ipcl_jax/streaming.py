@@ -1,0 +1,86 @@
+"""Activations of a set of stimuli, batch by batch, as they come off the devices."""
+
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ipcl_jax.encoder import Encoder
+from ipcl_jax.extraction import Pool, reduced
+from ipcl_jax.projection import Projection
+from ipcl_jax.stimuli import Transform
+from ipcl_jax.stimulus_sets import StimulusBatch, StimulusSet, stimulus_batches
+from ipcl_jax.training import batch_sharding, make_mesh
+
+_IN_FLIGHT = 2  # batches on the device
+_CHUNK = 8  # images at a time through a CPU's convolutions
+
+
+def stream(
+    encoder: Encoder,
+    stimuli: StimulusSet,
+    transform: Transform,
+    projections: Mapping[str, Projection | None],
+    *,
+    pool: Pool | None = None,
+    compute: str = "float32",
+    stored: str = "float32",
+    batch_size: int = 64,
+    threads: int,
+    start: int = 0,
+) -> Iterator[tuple[StimulusBatch, dict[str, np.ndarray]]]:
+    """Computes layers of every image, in order, on all devices; while one batch comes back, the next is computed.
+
+    Args:
+        encoder: the model.
+        stimuli: the images.
+        transform: what is done to each.
+        projections: for each layer wanted, its projection or None.
+        pool: as in `extraction.reduced`.
+        compute: dtype of convolutions and matrix products.
+        stored: dtype of the result.
+        batch_size: images at a time; rounded up to what the devices can share.
+        threads: that decode.
+        start: images to skip; a multiple of the batch size gives the same batches as from the start.
+
+    Yields:
+        A batch, and `[count, ...]` of each layer. Rows of images that could not be read (`batch.problems`)
+        hold anything.
+    """
+    mesh = make_mesh()
+    sharding, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    encoder, projections = jax.device_put((encoder, dict(projections)), everywhere)
+    alone = mesh.size == 1 and jax.default_backend() == "cpu"
+    kinds = {
+        "pool": pool,
+        "dtype": jnp.dtype(compute),
+        "stored": jnp.dtype(stored),
+        "chunk": _CHUNK if alone else None,
+    }
+
+    def layers_of(batch: StimulusBatch) -> tuple[StimulusBatch, dict[str, np.ndarray]]:
+        pixels = jax.device_put(batch.pixels, sharding)
+        values = reduced(encoder, pixels, projections, **kinds)
+        return batch, {name: np.asarray(array)[: batch.count] for name, array in values.items()}
+
+    batches = stimulus_batches(
+        stimuli,
+        transform,
+        batch_size=math.ceil(batch_size / mesh.size) * mesh.size,
+        threads=threads,
+        start=start,
+    )
+    # Two at a time: a CPU's cores then have work where one batch leaves them idle, between its layers.
+    with ThreadPoolExecutor(_IN_FLIGHT) as workers:
+        ahead = deque()
+        for batch in batches:
+            ahead.append(workers.submit(layers_of, batch))
+            if len(ahead) > _IN_FLIGHT:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
