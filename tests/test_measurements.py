@@ -1,0 +1,152 @@
+"""Brain data in every form that is read, in the order of the stimuli, and what is wrong with some."""
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+from rsatoolbox.rdm import RDMs
+from scipy.spatial.distance import pdist, squareform
+
+from ipcl_jax.config import ConfigError
+from ipcl_jax.readout.measurements import read_rdms, read_responses
+
+STIMULI = ("faces/a.jpg", "faces/b.jpg", "scenes/c.jpg", "scenes/d.jpg", "scenes/e.jpg")
+ORDER = np.array([3, 1, 0, 4, 2])  # the files hold the images so
+NAMES = [STIMULI[i].split("/")[1] for i in ORDER]
+
+
+@pytest.fixture
+def rdms():
+    rng = np.random.default_rng(0)
+    return np.stack([squareform(pdist(rng.normal(size=(5, 9)))) for _ in range(2)])
+
+
+@pytest.fixture
+def responses():
+    return np.random.default_rng(1).normal(size=(3, 5, 7))
+
+
+def shuffled(rdms):
+    return rdms[:, ORDER][:, :, ORDER]
+
+
+def matlab73(path, **arrays):
+    """MATLAB's file of version 7.3: HDF5 with axes reversed, after a block of its own."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, array in arrays.items():
+            if isinstance(array, list):
+                cells = [
+                    file.create_dataset(f"#refs#/{i}", data=np.array([[ord(c)] for c in text], np.uint16))
+                    for i, text in enumerate(array)
+                ]
+                file[name] = np.array([[cell.ref for cell in cells]], h5py.ref_dtype)
+                file[name].attrs["MATLAB_class"] = np.bytes_(b"cell")
+            else:
+                file[name] = array.T
+
+
+def write(form, path, key, array, names=None):
+    if form == "npz":
+        np.savez(path, **{key: array}, **({"names": names} if names else {}))
+    elif form == "v5":
+        cells = {"names": np.array(names, object)} if names else {}
+        scipy.io.savemat(path, {key: array, **cells})
+    elif form == "v7.3":
+        matlab73(path, **{key: array}, **({"names": names} if names else {}))
+    else:
+        with h5py.File(path, "w") as file:
+            file[key] = array
+            if names:
+                file["names"] = names
+
+
+FORMS = {"h5": "brain.h5", "npz": "brain.npz", "v5": "brain.mat", "v7.3": "brain.mat"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_read_in_the_order_of_names(form, rdms, responses, tmp_path):
+    path = tmp_path / FORMS[form]
+    write(form, path, "rdms", shuffled(rdms), NAMES)
+    found = read_rdms(str(path), STIMULI)
+    np.testing.assert_array_equal(found.rdms, rdms)
+    assert found.by_name
+    write(form, path, "betas", responses[:, ORDER], NAMES)
+    found = read_responses(str(path), STIMULI)
+    np.testing.assert_array_equal(found.subjects["betas"], responses)
+    assert found.by_name
+    write(form, path, "betas", responses[0])
+    found = read_responses(f"{path}:betas", STIMULI)
+    np.testing.assert_array_equal(found.subjects["betas"], responses[:1])
+    assert not found.by_name
+
+
+def test_vectors_and_single_rdms(rdms, tmp_path):
+    np.savez(tmp_path / "a.npz", rdms=np.stack([squareform(one) for one in rdms]), other=np.ones(4))
+    np.testing.assert_array_equal(read_rdms(str(tmp_path / "a.npz"), STIMULI).rdms, rdms)
+    np.savez(tmp_path / "b.npz", mine=rdms[0])
+    np.testing.assert_array_equal(read_rdms(str(tmp_path / "b.npz"), STIMULI).rdms, rdms[:1])
+
+
+def test_rsatoolboxs_own_files(rdms, tmp_path):
+    made = RDMs(
+        np.stack([squareform(one) for one in shuffled(rdms)]), pattern_descriptors={"stimulus": NAMES}
+    )
+    made.save(str(tmp_path / "rsa.hdf5"), file_type="hdf5")
+    found = read_rdms(str(tmp_path / "rsa.hdf5"), STIMULI)
+    np.testing.assert_array_equal(found.rdms, rdms)
+    assert found.by_name
+
+
+def test_subjects_with_voxels_of_their_own(responses, tmp_path):
+    with h5py.File(tmp_path / "brain.h5", "w") as file:
+        file["responses/one"], file["responses/two"] = responses[:, ORDER], responses[:2, ORDER, :4]
+        file["responses/names"] = NAMES
+    found = read_responses(str(tmp_path / "brain.h5"), STIMULI)
+    assert list(found.subjects) == ["one", "two"] and found.by_name
+    np.testing.assert_array_equal(found.subjects["two"], responses[:2, :, :4])
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"rdms": np.zeros((2, 4, 4))}, "is of 4 images, and there are 5 stimuli"),
+        ({"rdms": np.zeros((5, 4))}, "no array that is plainly the one"),
+        ({"a": np.zeros((5, 5)), "b": np.zeros((5, 5))}, r"It has: a \[5, 5\] float64, b"),
+        ({"rdms": np.eye(5)}, "not zero on its diagonal"),
+        ({"rdms": np.arange(25.0).reshape(5, 5)}, "not symmetric"),
+        ({"rdms": np.full((5, 5), np.nan)}, "not finite"),
+        ({"rdms": np.zeros((5, 5)), "names": list("abcdx")}, "not those of the stimuli: x there"),
+        ({"rdms": np.zeros((5, 5)), "names": list("abcdd")}, "'d' more than once"),
+        ({"rdms": np.zeros((5, 5)), "names": list("abcd")}, "the names beside it are 4"),
+    ],
+)
+def test_rdms_that_are_none(arrays, message, tmp_path):
+    np.savez(tmp_path / "brain.npz", **arrays)
+    with pytest.raises(ConfigError, match=message):
+        read_rdms(str(tmp_path / "brain.npz"), STIMULI)
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"betas": np.zeros((4, 7))}, "is of 4 images, and there are 5 stimuli"),
+        ({"betas": np.zeros(5)}, r"is \[5\] float64, expected responses"),
+        ({"betas": np.full((5, 2), np.inf)}, "not finite"),
+        ({"data": np.zeros((5, 7))}, "named responses, betas, voxels.*It has: data"),
+    ],
+)
+def test_responses_that_are_none(arrays, message, tmp_path):
+    np.savez(tmp_path / "brain.npz", **arrays)
+    with pytest.raises(ConfigError, match=message):
+        read_responses(str(tmp_path / "brain.npz"), STIMULI)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "brain.h5").write_bytes(b"nothing")
+    for spec, message in (
+        ("brain.h5", "can't be read"),
+        ("none.npz", "There is no file"),
+        ("brain.csv", "its name ends in .h5"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_rdms(str(tmp_path / spec), STIMULI)
