@@ -9,12 +9,14 @@ it stopped.
 
 import dataclasses
 import functools
+import itertools
 import math
 import os
 import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Annotated
 
 import jax
@@ -149,7 +151,7 @@ class Probe:
         self, heads, done: int, record: Record, checkpoints: Checkpoints, interruption: Interruption
     ) -> int:
         """Steps until the end or a signal, saves what it came to, and returns the steps done."""
-        config, metrics = self.config, None
+        config, metrics, saved_at, known = self.config, None, monotonic(), 0
 
         def settle() -> None:
             """Keeps the metrics of the last step, for which it waits until the device is done."""
@@ -172,9 +174,15 @@ class Probe:
                 heads, new = self.step(heads, self.encoder, next(coming))
                 settle()  # of the step before, while the device works on this one
                 metrics, done = new, done + 1
-                if done % self.per_epoch == 0:
-                    settle()
+                for place in itertools.islice(batches.unreadable.values(), known, None):
+                    record.warn(f"Can't be read, so the next image takes its place: {place}")
+                known = len(batches.unreadable)
+                epoch_ends = done % self.per_epoch == 0
+                if epoch_ends or monotonic() - saved_at > 60 * config.checkpoints.minutes:
+                    settle()  # what is saved must be sound
                     checkpoints.save(heads)
+                    saved_at = monotonic()
+                if epoch_ends:
                     self._measure(done // self.per_epoch, done, heads, record)
             settle()
             checkpoints.save(heads)

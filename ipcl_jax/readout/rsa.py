@@ -95,8 +95,7 @@ def compare_rdms(
         ValueError: for RDMs of different sizes, or an unknown method.
         ModuleNotFoundError: without rsatoolbox.
     """
-    if method not in get_args(Comparison):
-        raise ValueError(f"No comparison {method!r}.{near_miss(method, get_args(Comparison))}")
+    check_comparison(method)
     count = measured.shape[-1]
     if wrong := [name for name, found in models.items() if found.shape != (count, count)]:
         raise ValueError(
@@ -124,6 +123,18 @@ def compare_rdms(
         ceiling = float(low), float(high)
     means = {name: float(np.mean(values)) for name, values in by_subject.items()}
     return Agreement(method, means, by_subject, sem, ceiling)
+
+
+def check_comparison(method: Comparison) -> None:
+    """Refuses a comparison that can't be made.
+
+    Raises:
+        ValueError: for an unknown one.
+        ModuleNotFoundError: without rsatoolbox.
+    """
+    if method not in get_args(Comparison):
+        raise ValueError(f"No comparison {method!r}.{near_miss(method, get_args(Comparison))}")
+    _rsatoolbox()
 
 
 def _rsatoolbox():

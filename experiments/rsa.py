@@ -1,0 +1,238 @@
+"""Representational similarity: which layer has the geometry of brain responses, and of another model?
+
+    python experiments/rsa.py ipcl16 sample --layers conv_block_5 fc7 l2norm --out rsa
+    python experiments/rsa.py ipcl1 stimuli/ --brain rdms.h5 --bootstrap 1000 --out rsa
+    python experiments/rsa.py ipcl1 stimuli/ --responses betas.mat --and ipcl16 --out rsa
+
+`--brain` compares RDMs, `--responses` predicts voxels (encoding) and compares RDMs of what is predicted
+(voxel-encoding RSA), `--and` compares the layers of two models (CKA). The folder then holds rdms.h5,
+scores.json, and pictures of both.
+"""
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import h5py
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+# The package of that name comes before this folder's convert.py.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+from geometry_figures import draw_alignment, draw_layers, draw_rdms
+from ipcl_jax.compilation import set_up_compiler
+from ipcl_jax.config import ConfigError
+from ipcl_jax.models.checks import check_layers
+from ipcl_jax.readout.encoding import encode, reliability_ceiling, versa
+from ipcl_jax.readout.kernels import Metric, kernel_of, layer_kernels
+from ipcl_jax.readout.measurements import Responses, read_rdms, read_responses
+from ipcl_jax.readout.rsa import Comparison, check_comparison, cka, compare_rdms, to_rdm
+from ipcl_jax.stimulus_sets import StimulusSet, find_damage, open_stimuli
+from read_out import REFUSALS, THREADS, Preprocessing, Subject, open_subject, progress_bar
+
+FEWEST = 8  # images; below that there is nothing to compare
+
+
+@dataclass(frozen=True)
+class RSA:
+    """Representational similarity: which layer has the geometry of brain responses, and of another model?"""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A released model's name, a PyTorch or safetensors file, or the folder of a run."""
+    images: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """A folder, files, a 'pattern*.png', a list in a text file, FILE.h5:DATASET[rows], tfds:NAME, or sample."""
+    layers: tuple[str, ...] = ("all",)
+    """Layers, named as in the reference; `all` for every one."""
+    metric: Metric = "correlation"
+    """Dissimilarity of two images in a layer."""
+    brain: str | None = None
+    """Measured RDMs, FILE or FILE:NAME (.h5, .npz, .mat)."""
+    responses: str | None = None
+    """Measured responses, FILE or FILE:NAME: [N, V], [R, N, V], or a group with a subject in each array."""
+    method: Comparison = "spearman"
+    """Comparison of RDMs."""
+    bootstrap: int = 0
+    """Bootstrap samples of subjects and stimuli for the bars' uncertainty; 0 for none."""
+    also: Annotated[str | None, tyro.conf.arg(name="and")] = None
+    """A second model, whose layers of the same names are compared with the first one's by CKA."""
+    transform: Preprocessing = "stimulus"
+    """Shorter side to the model's size, or (validation) to 8/7 of it, before the centre is cut out."""
+    size: int | None = None
+    """Side of the images in pixels; by default that of the model's training."""
+    split: str = "val"
+    """Images of TFDS data or the sample."""
+    dir: str | None = None
+    """Folder of TFDS data."""
+    batch_size: int = 32
+    """Images at a time through the model."""
+    threads: int = THREADS
+    """Threads that decode."""
+    seed: int = 0
+    """Of bootstrap, folds and halvings."""
+    out: Path = Path("rsa")
+    """Folder to write; it must not be there yet."""
+
+
+def kernels_of(
+    subject: Subject,
+    stimuli: StimulusSet,
+    layers: tuple[str, ...],
+    kinds: set,
+    options: RSA,
+    console: Console,
+) -> dict:
+    """Kernels `[N, N]` of each layer, by kind."""
+    with progress_bar(console, subject.encoder.name or "model") as progress:
+        return layer_kernels(
+            subject.encoder, stimuli, subject.transform, layers, sorted(kinds), threads=options.threads,
+            batch_size=options.batch_size, progress=progress,
+        )  # fmt: skip
+
+
+def by_brain(rdms: dict[str, np.ndarray], measured: np.ndarray, options: RSA) -> dict:
+    """RSA: scores of each layer, and the ceiling."""
+    found = compare_rdms(
+        rdms, measured, method=options.method, bootstrap=options.bootstrap, seed=options.seed
+    )
+    return {
+        "method": options.method, "scores": found.scores, "sem": found.sem, "ceiling": found.ceiling,
+        "by_subject": {name: values.tolist() for name, values in found.by_subject.items()},
+    }  # fmt: skip
+
+
+def by_responses(linear: dict[str, np.ndarray], responses: Responses, options: RSA) -> tuple[dict, dict]:
+    """Encoding and voxel-encoding RSA: scores of each layer and subject, and the ceilings."""
+    subjects, names = list(responses.subjects.values()), list(responses.subjects)
+    encoding = {
+        layer: [float(encode(kernel, one, seed=options.seed).mean()) for one in subjects]
+        for layer, kernel in linear.items()
+    }
+    limits = [reliability_ceiling(one) for one in subjects]
+    ceiling = None if any(limit is None for limit in limits) else float(np.mean([x.mean() for x in limits]))
+    geometry = {
+        layer: versa(kernel, subjects, method=options.method, seed=options.seed)
+        for layer, kernel in linear.items()
+    }
+    return (
+        {
+            "measure": "Pearson's r of predicted and measured responses, mean over voxels",
+            "subjects": names, "scores": {layer: float(np.mean(values)) for layer, values in encoding.items()},
+            "by_subject": encoding, "ceiling": ceiling and [ceiling, ceiling],
+        },
+        {
+            "method": options.method, "subjects": names,
+            "scores": {layer: float(values.mean()) for layer, (values, _) in geometry.items()},
+            "by_subject": {layer: values.tolist() for layer, (values, _) in geometry.items()},
+            "ceiling": next(iter(geometry.values()))[1],
+        },
+    )  # fmt: skip
+
+
+def measure(options: RSA, console: Console) -> dict:
+    """Does all that was asked for and writes the folder, whole or not at all; returns the scores."""
+    if options.out.exists():
+        raise ConfigError(f"--out {options.out} is there already; give another folder.")
+    check_comparison(options.method)
+    stimuli = open_stimuli(options.images, split=options.split, dir=options.dir)
+    count = len(stimuli.names)
+    if count < FEWEST:
+        raise ConfigError(f"{count} images are too few to compare geometries; it takes {FEWEST}.")
+    measured = read_rdms(options.brain, stimuli.names) if options.brain else None
+    responses = read_responses(options.responses, stimuli.names) if options.responses else None
+    for found, path in ((measured, options.brain), (responses, options.responses)):
+        if found and not found.by_name:
+            console.print(f"{path} has no names of images; taken in the order of the stimuli.")
+    subjects = [
+        open_subject(name, options.transform, options.size) for name in (options.model, options.also) if name
+    ]
+    every = subjects[0].encoder.layer_names
+    layers = every if options.layers == ("all",) else check_layers(options.layers, every)
+    for other in subjects[1:]:
+        check_layers(layers, other.encoder.layer_names)
+    if damage := find_damage(stimuli, threads=options.threads):
+        place, reason = next(iter(damage.items()))
+        raise ConfigError(
+            f"{len(damage)} of {count} images can't be read, such as {stimuli.names[place]}: {reason}"
+        )
+
+    wanted = kernel_of(options.metric)
+    kernels = kernels_of(subjects[0], stimuli, layers, {wanted, "linear"}, options, console)
+    rdms = {layer: to_rdm(kernels[layer][wanted], options.metric) for layer in layers}
+    linear = {layer: kernels[layer]["linear"] for layer in layers}
+    scores = {"model": subjects[0].encoder.name or options.model, "images": count, "metric": options.metric}
+    if measured:
+        scores["rsa"] = by_brain(rdms, measured.rdms, options)
+    if responses:
+        scores["encoding"], scores["versa"] = by_responses(linear, responses, options)
+    columns = linear
+    if options.also:
+        columns = {
+            layer: kinds["linear"]
+            for layer, kinds in kernels_of(subjects[1], stimuli, layers, {"linear"}, options, console).items()
+        }
+        scores["other_model"] = subjects[1].encoder.name or options.also
+    for kind in ("biased", "debiased"):
+        scores[f"cka_{kind}"] = {
+            row: {column: cka(a, b, debiased=kind == "debiased") for column, b in columns.items()}
+            for row, a in linear.items()
+        }
+    write(options.out, rdms, stimuli.names, scores)
+    return scores
+
+
+def write(out: Path, rdms: dict[str, np.ndarray], names: list[str], scores: dict) -> None:
+    """Writes the folder beside its place, then gives it its name."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    part.mkdir()
+    try:
+        with h5py.File(part / "rdms.h5", "w") as file:
+            file.attrs["metric"] = scores["metric"]
+            file["names"] = list(names)
+            for layer, matrix in rdms.items():
+                file[f"rdms/{layer}"] = matrix
+        (part / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        draw_rdms(rdms, names, part / "rdms.png")
+        draw_alignment(scores, part / "cka.png")
+        if measures := [name for name in ("rsa", "encoding", "versa") if name in scores]:
+            draw_layers({name: scores[name] for name in measures}, part / "layers.png")
+        part.replace(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def show(scores: dict, out: Path, console: Console) -> None:
+    """Prints the scores, one row a layer."""
+    measures = [name for name in ("rsa", "encoding", "versa") if name in scores]
+    if measures:
+        table = Table("layer", *measures)
+        for layer in scores[measures[0]]["scores"]:
+            table.add_row(layer, *(f"{scores[name]['scores'][layer]:.3f}" for name in measures))
+        bounds = [scores[name]["ceiling"] for name in measures]
+        table.add_row("noise ceiling", *("–" if b is None else f"{b[0]:.3f} to {b[1]:.3f}" for b in bounds))
+        console.print(table)
+    console.print(f"Wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    options, console = tyro.cli(RSA), Console()
+    set_up_compiler()
+    try:
+        scores = measure(options, console)
+    except REFUSALS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    show(scores, options.out, console)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

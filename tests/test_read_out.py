@@ -1,0 +1,198 @@
+"""The read-outs' commands as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ipcl_jax import extract, load_encoder, save_encoder
+from ipcl_jax.config import Model
+from ipcl_jax.encoder import untrained
+from ipcl_jax.feature_cache import cached_features
+from ipcl_jax.readout.knn import KNNReadout
+from ipcl_jax.sources import open_source
+from ipcl_jax.stimuli import make_transform
+
+SCRIPTS = Path(__file__).parents[1] / "experiments"
+
+
+def run(script: str, *arguments, code: int = 0, cache: Path) -> str:
+    environment = os.environ | {"COLUMNS": "200", "JAX_PLATFORMS": "cpu", "IPCL_JAX_CACHE": str(cache)}
+    environment.pop("XLA_FLAGS", None)  # one device, as a user has
+    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
+    done = subprocess.run(command, text=True, env=environment, capture_output=True, cwd=cache, timeout=300)
+    text = done.stdout + done.stderr
+    assert done.returncode == code, text
+    assert "Traceback" not in text
+    return text
+
+
+def refused(script: str, *arguments, cache: Path) -> str:
+    """The one line that a command says which can't do what was asked; it leaves no file behind."""
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if "compiled" not in path.parts}
+    text = run(script, *arguments, code=2, cache=cache)
+    after = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if "compiled" not in path.parts}
+    assert {path for path in after if path.is_file()} == {path for path in before if path.is_file()}
+    (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    save_encoder(untrained(Model(fc_dim=64), name="small", size=64), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> str:
+    """Three classes of coloured noise, 12 images each for training and 6 held out."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 6)):
+        for place, name in enumerate(("blue", "green", "red")):
+            for i in range(count):
+                pixels = rng.integers(0, 160, (70, 80, 3), np.uint8)
+                pixels[..., 2 - place] += 90
+                path = folder / split / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    return f"folder:{folder}"
+
+
+def features_of(model, images, split, layer):
+    """A layer, image by image, without the cache."""
+    source, encoder = open_source(images, split), load_encoder(model)
+    transform = make_transform("stimulus", 64)
+    pixels = np.stack([transform(source[i][0]) for i in range(len(source))])
+    return np.asarray(extract(encoder, pixels, [layer])[layer]), source.labels()
+
+
+def test_knn_is_that_of_python(model, images, cache, tmp_path):
+    asked = ("--layer", "fc7", "--data.source", images, "--k", 3, 9, "--json", tmp_path / "scores.json")
+    text = run("knn.py", model, *asked, cache=cache)
+    assert "18 images asked, 36 vote, 3 classes (chance 33.3%)" in text
+    found = json.loads((tmp_path / "scores.json").read_text())
+    train, held_out = (features_of(model, images, split, "fc7") for split in ("train", "val"))
+    for score in found["scores"]:
+        readout = KNNReadout(k=score["k"], temperature=0.07).fit(*train)
+        assert score["top1"] == readout.score(*held_out) > 0.5
+    kept = sorted((cache / "features").iterdir())
+    assert len(kept) == 2 and run("knn.py", model, *asked, cache=cache)
+    assert sorted((cache / "features").iterdir()) == kept
+
+
+def test_knn_without_held_out_images(model, images, cache, tmp_path):
+    for protocol in ("leave-one-out", "folds"):
+        asked = ("--k", 5, "--protocol", protocol, "--repeats", 2, "--json", tmp_path / "scores.json")
+        text = run("knn.py", model, "--layer", "fc7", "--data.source", images, *asked, cache=cache)
+        assert "54 images asked, 54 vote" in text
+        (score,) = json.loads((tmp_path / "scores.json").read_text())["scores"]
+        assert 0.5 < score["top1"] <= 1 and ("top1_sd" in score) == (protocol == "folds")
+
+
+def test_linear_goes_on_as_if_it_had_not_stopped(model, images, cache, tmp_path):
+    asked = (
+        model, "--layers", "fc7", "conv_block_5", "--data.source", images, "--epochs", 3, "--batch-size", 6,
+        "--optim.lr", 0.1,
+    )  # fmt: skip
+    text = run("linear.py", *asked, "--out", tmp_path / "whole", cache=cache)
+    assert "epoch 3: fc7 top-1" in text and "Done: 18 steps" in text
+    run("linear.py", *asked, "--out", tmp_path / "parts", "--max-steps", 8, cache=cache)
+    assert "Going on after step 8 of 18" in run("linear.py", *asked, "--out", tmp_path / "parts", cache=cache)
+
+    def lines(name):
+        read = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in line.items() if k in STAYS or "fc7" in k or "conv" in k} for line in read]
+
+    STAYS = ("step", "epoch", "loss", "lr", "momentum")
+    assert lines("whole") == lines("parts")
+    assert lines("whole")[-1]["fc7_top1"] > 1 / 3  # chance
+    line = refused("linear.py", *asked, "--seed", 1, "--out", tmp_path / "whole", cache=cache)
+    assert "seed: 0 there, 1 here" in line
+
+
+@pytest.mark.parametrize(
+    "script, arguments, message",
+    [
+        ("knn.py", ["--k", "50"], "--k is 50; it must lie between 1 and 36, the images that can vote"),
+        ("knn.py", ["--layer", "fc9"], "fc9"),
+        ("knn.py", ["--k", "5", "--temperature", "0"], "--temperature is 0.0; it must be above 0"),
+        ("knn.py", ["--protocol", "folds", "--folds", "99"], "--folds is 99"),
+        ("knn.py", ["--size", "8"], "--size is 8 pixels"),
+        ("linear.py", ["--layers", "fc9"], "fc9"),
+        ("linear.py", ["--batch-size", "99"], "99"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(script, arguments, message, model, images, cache):
+    given = (model, "--data.source", images, *arguments)
+    assert message in refused(script, *given, cache=cache)
+
+
+def test_images_without_labels_or_of_one_class_are_refused(model, images, cache, tmp_path):
+    root = Path(images.removeprefix("folder:"))
+    for split in ("train", "val"):
+        (tmp_path / "one" / split).mkdir(parents=True)
+        (tmp_path / "one" / split / "red").symlink_to(root / split / "red")
+    for script in ("knn.py", "linear.py"):
+        line = refused(script, model, "--data.source", f"folder:{tmp_path}/one", cache=cache)
+        assert "only one class, red" in line
+        line = refused(script, model, "--data.source", f"folder:{root}/train/red", cache=cache)
+        assert "no labels" in line
+
+
+def test_nan_features_are_refused(images, cache, tmp_path):
+    encoder = untrained(Model(fc_dim=64), name="broken", size=64)
+    encoder.variables["params"]["fc7_linear"]["bias"] *= np.nan
+    save_encoder(encoder, tmp_path / "broken.safetensors")
+    text = run(
+        "knn.py", tmp_path / "broken.safetensors", "--layer", "fc7", "--data.source", images, "--k", 5, code=2,
+        cache=cache,
+    )  # fmt: skip
+    assert "error: Features of 18 images are not finite numbers" in text
+
+
+def test_the_cache_knows_what_it_holds(model, images, tmp_path):
+    source, encoder = open_source(images, "val"), load_encoder(model)
+    calls = []
+
+    def features(**changes):
+        options = {"transform": make_transform("stimulus", 64), "threads": 1, "folder": tmp_path} | changes
+        found = cached_features(
+            options.pop("encoder", encoder),
+            source,
+            ["fc7"],
+            **options,
+            progress=lambda *done: calls.append(done),
+        )
+        return found["fc7"]
+
+    first = features()
+    expected, _ = features_of(model, images, "val", "fc7")
+    # Another batch size, so other sums; float32.
+    np.testing.assert_allclose(first.values[:], expected, rtol=1e-4, atol=1e-5)
+    assert first.readable.all() and calls[-1] == (18, 18)
+    calls.clear()
+    np.testing.assert_array_equal(features().values[:], first.values[:])
+    assert not calls
+    for other in (
+        {"transform": make_transform("validation", 64)},
+        {"dtype": "float16"},
+        {"encoder": untrained(Model(fc_dim=64), seed=1, size=64)},
+    ):
+        assert (features(**other).values[:] != first.values[:]).any() and calls
+        calls.clear()
+    assert len(list(tmp_path.iterdir())) == 4
+    changed = Path(images.removeprefix("folder:")) / "val" / "red" / "0.png"
+    os.utime(changed, (1, 1))
+    features()
+    assert calls
