@@ -10,19 +10,19 @@ from matplotlib.figure import Figure
 TITLES = {"rsa": "RSA", "encoding": "encoding", "versa": "voxel-encoding RSA"}
 
 
-def draw_rdms(rdms: dict[str, np.ndarray], names: Sequence[str], path: Path) -> None:
-    """RDMs of layers, each in its own range, with lines between categories (the images' folders).
+def draw_rdms(rdms: dict[str, np.ndarray], categories: Sequence[str], path: Path) -> None:
+    """RDMs of layers, each in its own range, with lines between categories.
 
     Args:
         rdms: `[N, N]` of each layer.
-        names: of the N images.
+        categories: of the N images; images of one stand side by side.
         path: the picture to write.
     """
     columns = min(4, len(rdms))
     rows = -(-len(rdms) // columns)
     figure = Figure((3.2 * columns, 3.3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    edges, labels = categories(names)
+    edges, labels = _borders(categories)
     for axis, (layer, matrix) in zip(axes, rdms.items(), strict=False):
         seen = matrix[np.triu_indices(len(matrix), 1)]
         drawn = axis.imshow(matrix, vmin=seen.min(), vmax=seen.max(), cmap="viridis", interpolation="nearest")
@@ -39,13 +39,13 @@ def draw_rdms(rdms: dict[str, np.ndarray], names: Sequence[str], path: Path) -> 
     figure.savefig(path, dpi=110)
 
 
-def categories(names: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Where the images' folders change, from 0 to N, and their names; none if there are more than 30."""
-    folders = [str(Path(name).parent.name) for name in names]
-    edges = [0] + [i for i in range(1, len(folders)) if folders[i] != folders[i - 1]] + [len(folders)]
-    labels = [folders[edge] for edge in edges[:-1]]
+def _borders(categories: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Where the category changes, from 0 to N, and the categories' names; none if there are more than 30."""
+    count = len(categories)
+    edges = [0, *(i for i in range(1, count) if categories[i] != categories[i - 1]), count]
+    labels = [categories[edge] for edge in edges[:-1]]
     if len(labels) > 30 or not any(labels):
-        return [0, len(folders)], [f"{len(folders)} images"]
+        return [0, count], [f"{count} images"]
     return edges, labels
 
 

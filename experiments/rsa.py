@@ -183,11 +183,11 @@ def measure(options: RSA, console: Console) -> dict:
             row: {column: cka(a, b, debiased=kind == "debiased") for column, b in columns.items()}
             for row, a in linear.items()
         }
-    write(options.out, rdms, stimuli.names, scores)
+    write(options.out, rdms, stimuli, scores)
     return scores
 
 
-def write(out: Path, rdms: dict[str, np.ndarray], names: list[str], scores: dict) -> None:
+def write(out: Path, rdms: dict[str, np.ndarray], stimuli: StimulusSet, scores: dict) -> None:
     """Writes the folder beside its place, then gives it its name."""
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -195,11 +195,11 @@ def write(out: Path, rdms: dict[str, np.ndarray], names: list[str], scores: dict
     try:
         with h5py.File(part / "rdms.h5", "w") as file:
             file.attrs["metric"] = scores["metric"]
-            file["names"] = list(names)
+            file["names"] = list(stimuli.names)
             for layer, matrix in rdms.items():
                 file[f"rdms/{layer}"] = matrix
         (part / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-        draw_rdms(rdms, names, part / "rdms.png")
+        draw_rdms(rdms, stimuli.categories, part / "rdms.png")
         draw_alignment(scores, part / "cka.png")
         if measures := [name for name in ("rsa", "encoding", "versa") if name in scores]:
             draw_layers({name: scores[name] for name in measures}, part / "layers.png")

@@ -41,6 +41,10 @@ class StimulusSet(Protocol):
     names: Sequence[str]
     """One for each image: a path relative to the folder, a row, or a place in a dataset."""
 
+    @property
+    def categories(self) -> list[str]:
+        """One for each image: its folder or its class; empty where it has none."""
+
     def __getitem__(self, i: int) -> bytes | np.ndarray:
         """Image i: an encoded file, or `[h, w, 3]` or `[h, w]` uint8."""
 
@@ -124,6 +128,10 @@ class _Files:
             )
         self._paths, self.names = paths, list(names)
 
+    @property
+    def categories(self) -> list[str]:
+        return [Path(name).parent.name for name in self.names]
+
     def __getitem__(self, i: int) -> bytes:
         return self._paths[i].read_bytes()
 
@@ -137,6 +145,10 @@ class Sourced:
 
     def __init__(self, source: Source):
         self._source, self.names = source, [source.describe(i) for i in range(len(source))]
+
+    @property
+    def categories(self) -> list[str]:
+        return [self._source.classes[label] if label >= 0 else "" for label in self._source.labels()]
 
     def __getitem__(self, i: int) -> bytes | np.ndarray:
         return self._source[i][0]
@@ -164,6 +176,10 @@ class _Rows:
             )
         self._rows = _parse_rows(rows, len(self._data))
         self.names = [str(row) for row in self._rows]
+
+    @property
+    def categories(self) -> list[str]:
+        return [""] * len(self.names)
 
     def __getitem__(self, i: int) -> np.ndarray:
         return self._data[self._rows[i]]

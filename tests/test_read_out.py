@@ -6,15 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial.distance import squareform
 
 from ipcl_jax import extract, load_encoder, save_encoder
 from ipcl_jax.config import Model
 from ipcl_jax.encoder import untrained
 from ipcl_jax.feature_cache import cached_features
 from ipcl_jax.readout.knn import KNNReadout
+from ipcl_jax.readout.rsa import rdm
 from ipcl_jax.sources import open_source
 from ipcl_jax.stimuli import make_transform
 
@@ -117,8 +120,95 @@ def test_linear_goes_on_as_if_it_had_not_stopped(model, images, cache, tmp_path)
     STAYS = ("step", "epoch", "loss", "lr", "momentum")
     assert lines("whole") == lines("parts")
     assert lines("whole")[-1]["fc7_top1"] > 1 / 3  # chance
-    line = refused("linear.py", *asked, "--seed", 1, "--out", tmp_path / "whole", cache=cache)
-    assert "seed: 0 there, 1 here" in line
+    text = run("linear.py", *asked, "--seed", 1, "--out", tmp_path / "whole", code=2, cache=cache)
+    assert "holds a run with another config:" in text and "seed: 0 there, 1 here" in text
+
+
+@pytest.fixture(scope="module")
+def brain(model, images, tmp_path_factory) -> dict[str, Path]:
+    """RDMs and responses of three subjects whose voxels are units of conv_block_3, with noise; in another order."""
+    features, _ = features_of(model, images, "val", "conv_block_3")
+    root, rng = Path(images.removeprefix("folder:")) / "val", np.random.default_rng(0)
+    flat = features.reshape(len(features), -1)
+    flat = (flat - flat.mean(0)) / (flat.std(0) + 1e-6)
+    names = np.array(
+        [str(Path(name).relative_to(root)) for name in map(open_source(images, "val").describe, range(18))]
+    )
+    order = rng.permutation(18)
+    truth = rdm(features)[np.triu_indices(18, 1)]
+    measured = [squareform(truth + 0.1 * truth.std() * rng.normal(size=truth.size)) for _ in range(3)]
+    found = {"rdms": np.stack(measured)[:, order][:, :, order]}
+    for subject in range(3):
+        voxels = flat[:, rng.choice(flat.shape[1], 40, replace=False)]
+        repeats = voxels + 0.3 * rng.normal(size=(2, *voxels.shape))
+        found[f"responses/{subject}"] = repeats[:, order]
+    folder = tmp_path_factory.mktemp("brain")
+    np.savez(folder / "brain.npz", names=names[order], **found)
+    return {"brain": folder / "brain.npz", "images": root}
+
+
+def test_rsa_finds_the_planted_layer_in_all_measures(model, brain, cache, tmp_path):
+    given = model, brain["images"], "--out", tmp_path / "rsa"
+    layers = "--layers", "conv_block_1.0", "conv_block_3", "fc7", "l2norm"
+    asked = (
+        "--brain",
+        f"{brain['brain']}:rdms",
+        "--responses",
+        f"{brain['brain']}:responses",
+        "--bootstrap",
+        20,
+    )
+    text = run("rsa.py", *given, *layers, *asked, cache=cache)
+    assert "no names" not in text and "noise ceiling" in text
+    made = sorted(path.name for path in (tmp_path / "rsa").iterdir())
+    assert made == ["cka.png", "layers.png", "rdms.h5", "rdms.png", "scores.json"]
+    scores = json.loads((tmp_path / "rsa" / "scores.json").read_text())
+    for measure in ("rsa", "encoding", "versa"):
+        found = scores[measure]["scores"]
+        assert max(found, key=found.get) == "conv_block_3", (measure, found)
+    low, high = scores["rsa"]["ceiling"]
+    assert low - 0.02 < scores["rsa"]["scores"]["conv_block_3"] <= high + 0.02
+    assert scores["cka_biased"]["fc7"]["fc7"] == pytest.approx(1)
+    with h5py.File(tmp_path / "rsa" / "rdms.h5") as file:  # which can be given as --brain itself
+        assert file["rdms/fc7"].shape == (18, 18) and file["names"].shape == (18,)
+    assert "is there already" in refused("rsa.py", *given, cache=cache)
+
+
+def test_rsa_between_models(model, brain, cache, tmp_path):
+    out = tmp_path / "deep" / "rsa"
+    text = run("rsa.py", model, brain["images"], "--layers", "fc7", "--and", model, "--out", out, cache=cache)
+    assert "Wrote" in text
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["cka_debiased"]["fc7"]["fc7"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d | {"names": np.array([f"x{i}" for i in range(18)])}, "not those of the stimuli: x0"),
+        (lambda d: d | {"rdms": d["rdms"][:, :9, :9]}, "is of 9 images, and there are 18 stimuli"),
+        (lambda d: d | {"rdms": d["rdms"] * np.nan}, "not finite"),
+    ],
+)
+def test_brain_data_that_do_not_fit_are_refused(change, message, model, brain, cache, tmp_path):
+    np.savez(tmp_path / "bad.npz", **change(dict(np.load(brain["brain"]))))
+    given = model, brain["images"], "--brain", f"{tmp_path}/bad.npz:rdms", "--out", cache / "rsa"
+    assert message in refused("rsa.py", *given, cache=cache)
+
+
+def test_rsa_refuses_what_makes_no_sense(model, brain, cache, tmp_path):
+    for arguments, message in (
+        (("--layers", "fc9"), "fc9"),
+        (("--brain", tmp_path / "none.npz"), "There is no file"),
+        (("--and", tmp_path / "none"), "none"),
+    ):
+        line = refused("rsa.py", model, brain["images"], *arguments, "--out", cache / "rsa", cache=cache)
+        assert message in line
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (70, 70)).save(tmp_path / "one" / "1.png")
+    assert "1 images are too few" in refused(
+        "rsa.py", model, tmp_path / "one", "--out", cache / "rsa", cache=cache
+    )
 
 
 @pytest.mark.parametrize(
