@@ -75,7 +75,7 @@ def draw_layers(measures: dict[str, dict], path: Path) -> None:
                 axis.axhspan(low, high, color="#bbbbbb", alpha=0.6, label="noise ceiling")
             else:
                 axis.axhline(low, color="#888888", linestyle="--", label="noise ceiling")
-            axis.legend(fontsize=8, frameon=False)
+            axis.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_xticks(places, layers, rotation=60, ha="right", fontsize=8)
         axis.set_title(TITLES[name], fontsize=10)

@@ -5,6 +5,10 @@ from ipcl_jax.encoder import Encoder, load_encoder, save_encoder
 from ipcl_jax.extraction import extract
 from ipcl_jax.models import AlexNetGN, ResNet
 from ipcl_jax.objective import init_queue, ipcl_loss, update_queue
+from ipcl_jax.readout.encoding import RidgeReadout
+from ipcl_jax.readout.knn import KNNReadout
+from ipcl_jax.readout.linear import LinearReadout
+from ipcl_jax.readout.rsa import cka, compare_rdms, rdm
 from ipcl_jax.stimuli import load_stimuli
 from ipcl_jax.views import center_views, make_views
 from ipcl_jax.zoo import list_models
@@ -12,9 +16,14 @@ from ipcl_jax.zoo import list_models
 __all__ = [
     "AlexNetGN",
     "Encoder",
+    "KNNReadout",
+    "LinearReadout",
     "ResNet",
+    "RidgeReadout",
     "Views",
     "center_views",
+    "cka",
+    "compare_rdms",
     "extract",
     "init_queue",
     "ipcl_loss",
@@ -22,6 +31,7 @@ __all__ = [
     "load_encoder",
     "load_stimuli",
     "make_views",
+    "rdm",
     "save_encoder",
     "update_queue",
 ]
