@@ -24,25 +24,53 @@ from ipcl_jax.stimuli import make_transform
 SCRIPTS = Path(__file__).parents[1] / "experiments"
 
 
+def environment(cache: Path) -> dict[str, str]:
+    changed = os.environ | {"COLUMNS": "200", "JAX_PLATFORMS": "cpu", "IPCL_JAX_CACHE": str(cache)}
+    changed.pop("XLA_FLAGS", None)  # one device, as a user has
+    return changed
+
+
 def run(script: str, *arguments, code: int = 0, cache: Path) -> str:
-    environment = os.environ | {"COLUMNS": "200", "JAX_PLATFORMS": "cpu", "IPCL_JAX_CACHE": str(cache)}
-    environment.pop("XLA_FLAGS", None)  # one device, as a user has
     command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
-    done = subprocess.run(command, text=True, env=environment, capture_output=True, cwd=cache, timeout=300)
+    done = subprocess.run(
+        command, text=True, env=environment(cache), capture_output=True, cwd=cache, timeout=300
+    )
     text = done.stdout + done.stderr
     assert done.returncode == code, text
     assert "Traceback" not in text
     return text
 
 
-def refused(script: str, *arguments, cache: Path) -> str:
-    """The one line that a command says which can't do what was asked; it leaves no file behind."""
-    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if "compiled" not in path.parts}
-    text = run(script, *arguments, code=2, cache=cache)
-    after = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if "compiled" not in path.parts}
-    assert {path for path in after if path.is_file()} == {path for path in before if path.is_file()}
-    (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
-    return line
+# Runs several commands in one process, which starts JAX once.
+IN_TURN = """
+import json, runpy, sys
+commands, sys.path[0] = json.loads(sys.argv[1]), sys.argv[2]
+for command in commands:
+    sys.argv = command
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as end:
+        print("exit code", end.code, file=sys.stderr)
+"""
+
+
+def refused(cache: Path, *commands: tuple) -> list[str]:
+    """The line that each command says which can't do what was asked; none of them leaves a file behind."""
+    before = kept(cache)
+    texts = [[str(SCRIPTS / script), *map(str, arguments)] for script, *arguments in commands]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_TURN, json.dumps(texts), str(SCRIPTS)], text=True, env=environment(cache),
+        capture_output=True, cwd=cache, timeout=300,
+    )  # fmt: skip
+    lines = done.stderr.splitlines()
+    assert lines[1::2] == ["exit code 2"] * len(commands) and len(lines) == 2 * len(commands), done.stderr
+    assert all(line.startswith("error: ") for line in lines[::2])
+    assert kept(cache) == before
+    return lines[::2]
+
+
+def kept(cache: Path) -> set[Path]:
+    return {path for path in cache.rglob("*") if path.is_file() and "compiled" not in path.parts}
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +199,7 @@ def test_rsa_finds_the_planted_layer_in_all_measures(model, brain, cache, tmp_pa
     assert scores["cka_biased"]["fc7"]["fc7"] == pytest.approx(1)
     with h5py.File(tmp_path / "rsa" / "rdms.h5") as file:  # which can be given as --brain itself
         assert file["rdms/fc7"].shape == (18, 18) and file["names"].shape == (18,)
-    assert "is there already" in refused("rsa.py", *given, cache=cache)
+    assert "is there already" in refused(cache, ("rsa.py", *given))[0]
 
 
 def test_rsa_between_models(model, brain, cache, tmp_path):
@@ -182,50 +210,45 @@ def test_rsa_between_models(model, brain, cache, tmp_path):
     assert scores["cka_debiased"]["fc7"]["fc7"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (lambda d: d | {"names": np.array([f"x{i}" for i in range(18)])}, "not those of the stimuli: x0"),
-        (lambda d: d | {"rdms": d["rdms"][:, :9, :9]}, "is of 9 images, and there are 18 stimuli"),
-        (lambda d: d | {"rdms": d["rdms"] * np.nan}, "not finite"),
-    ],
-)
-def test_brain_data_that_do_not_fit_are_refused(change, message, model, brain, cache, tmp_path):
-    np.savez(tmp_path / "bad.npz", **change(dict(np.load(brain["brain"]))))
-    given = model, brain["images"], "--brain", f"{tmp_path}/bad.npz:rdms", "--out", cache / "rsa"
-    assert message in refused("rsa.py", *given, cache=cache)
-
-
-def test_rsa_refuses_what_makes_no_sense(model, brain, cache, tmp_path):
-    for arguments, message in (
-        (("--layers", "fc9"), "fc9"),
-        (("--brain", tmp_path / "none.npz"), "There is no file"),
-        (("--and", tmp_path / "none"), "none"),
-    ):
-        line = refused("rsa.py", model, brain["images"], *arguments, "--out", cache / "rsa", cache=cache)
+def test_brain_data_that_do_not_fit_are_refused(model, brain, cache, tmp_path):
+    data = dict(np.load(brain["brain"]))
+    cases = {
+        "names": ({"names": np.array([f"x{i}" for i in range(18)])}, "not those of the stimuli: x0"),
+        "size": ({"rdms": data["rdms"][:, :9, :9]}, "is of 9 images, and there are 18 stimuli"),
+        "nan": ({"rdms": data["rdms"] * np.nan}, "not finite"),
+    }
+    for case, (change, _) in cases.items():
+        np.savez(tmp_path / f"{case}.npz", **data | change)
+    given = "rsa.py", model, brain["images"], "--out", cache / "rsa", "--brain"
+    said = refused(cache, *((*given, f"{tmp_path}/{case}.npz:rdms") for case in cases))
+    for line, (_, message) in zip(said, cases.values(), strict=True):
         assert message in line
+
+
+def test_what_makes_no_sense_is_refused(model, images, brain, cache, tmp_path):
     (tmp_path / "one").mkdir()
     Image.new("RGB", (70, 70)).save(tmp_path / "one" / "1.png")
-    assert "1 images are too few" in refused(
-        "rsa.py", model, tmp_path / "one", "--out", cache / "rsa", cache=cache
-    )
-
-
-@pytest.mark.parametrize(
-    "script, arguments, message",
-    [
-        ("knn.py", ["--k", "50"], "--k is 50; it must lie between 1 and 36, the images that can vote"),
-        ("knn.py", ["--layer", "fc9"], "fc9"),
-        ("knn.py", ["--k", "5", "--temperature", "0"], "--temperature is 0.0; it must be above 0"),
-        ("knn.py", ["--protocol", "folds", "--folds", "99"], "--folds is 99"),
-        ("knn.py", ["--size", "8"], "--size is 8 pixels"),
-        ("linear.py", ["--layers", "fc9"], "fc9"),
-        ("linear.py", ["--batch-size", "99"], "99"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(script, arguments, message, model, images, cache):
-    given = (model, "--data.source", images, *arguments)
-    assert message in refused(script, *given, cache=cache)
+    labelled, out = (model, "--data.source", images), ("--out", cache / "rsa")
+    stimuli = model, brain["images"], *out
+    cases = [
+        (
+            ("knn.py", *labelled, "--k", 50),
+            "--k is 50; it must lie between 1 and 36, the images that can vote",
+        ),
+        (("knn.py", *labelled, "--layer", "fc9"), "fc9"),
+        (("knn.py", *labelled, "--k", 5, "--temperature", 0), "--temperature is 0.0; it must be above 0"),
+        (("knn.py", *labelled, "--protocol", "folds", "--folds", 99), "--folds is 99"),
+        (("knn.py", *labelled, "--size", 8), "--size is 8 pixels"),
+        (("linear.py", *labelled, "--layers", "fc9"), "fc9"),
+        (("linear.py", *labelled, "--batch-size", 99), "99"),
+        (("rsa.py", *stimuli, "--layers", "fc9"), "fc9"),
+        (("rsa.py", *stimuli, "--brain", tmp_path / "none.npz"), "There is no file"),
+        (("rsa.py", *stimuli, "--and", tmp_path / "none"), "none"),
+        (("rsa.py", model, tmp_path / "one", *out), "1 images are too few"),
+    ]
+    said = refused(cache, *(command for command, _ in cases))
+    for line, (command, message) in zip(said, cases, strict=True):
+        assert message in line, command
 
 
 def test_images_without_labels_or_of_one_class_are_refused(model, images, cache, tmp_path):
@@ -233,11 +256,11 @@ def test_images_without_labels_or_of_one_class_are_refused(model, images, cache,
     for split in ("train", "val"):
         (tmp_path / "one" / split).mkdir(parents=True)
         (tmp_path / "one" / split / "red").symlink_to(root / split / "red")
-    for script in ("knn.py", "linear.py"):
-        line = refused(script, model, "--data.source", f"folder:{tmp_path}/one", cache=cache)
-        assert "only one class, red" in line
-        line = refused(script, model, "--data.source", f"folder:{root}/train/red", cache=cache)
-        assert "no labels" in line
+    scripts = [("knn.py", model), ("linear.py", model)]
+    one = refused(cache, *((*script, "--data.source", f"folder:{tmp_path}/one") for script in scripts))
+    assert all("only one class, red" in line for line in one)
+    none = refused(cache, *((*script, "--data.source", f"folder:{root}/train/red") for script in scripts))
+    assert all("no labels" in line for line in none)
 
 
 def test_nan_features_are_refused(images, cache, tmp_path):
