@@ -37,6 +37,8 @@ def spec(folders, faces: str, places: str) -> str:
 def test_sizes_labels_and_names(folders):
     train = open_source(spec(folders, "@13", "@25"), "train")
     assert len(train) == 38
+    assert train.labels().tolist() == [train[i][1] for i in range(38)]
+    assert train.identity() != open_source(spec(folders, "@12", "@25"), "train").identity()
     assert train.classes == ("a", "1:b", "2:b", "c", "d")
     places = [train.describe(i) for i in range(38)]
     assert len(set(places)) == 38  # none twice

@@ -1,6 +1,7 @@
 """Where images come from: folders, TFDS without TensorFlow, the built-in sample, and what errors say."""
 
 import importlib.util
+import os
 import pickle
 import re
 import subprocess
@@ -104,6 +105,18 @@ def test_a_class_that_only_val_has_is_an_error(tmp_path):
         open_source(f"folder:{tmp_path}", "val")
 
 
+def test_identity_is_that_of_the_files(tmp_path):
+    _write(tmp_path, "train/a/1.jpg", "train/a/2.jpg", "train/b/1.jpg", "val/a/1.jpg")
+    source = open_source(f"folder:{tmp_path}", "train")
+    assert source.labels().tolist() == [source[i][1] for i in range(3)] == [0, 0, 1]
+    before = source.identity()
+    assert open_source(f"folder:{tmp_path}", "train").identity() == before
+    os.utime(tmp_path / "train/a/2.jpg", (1, 1))  # as when it is written anew
+    assert source.identity() != before
+    _write(tmp_path, "train/b/2.jpg")
+    assert open_source(f"folder:{tmp_path}", "train").identity() != source.identity()
+
+
 def test_sample_windows_are_balanced_and_do_not_overlap():
     train, val = open_source("sample", "train"), open_source("sample", "val")
     for source, number in ((train, sample.SAMPLE_TRAIN), (val, sample.SAMPLE_VAL)):
@@ -111,6 +124,8 @@ def test_sample_windows_are_balanced_and_do_not_overlap():
         assert np.bincount(labels).tolist() == [number] * len(source.classes)
         image = source[0][0]
         assert image.dtype == np.uint8 and image.shape[2] == 3 and image.shape[0] == image.shape[1]
+        assert source.labels().tolist() == labels
+    assert train.identity() == open_source("sample", "train").identity() != val.identity()
     assert train.classes == val.classes and len(train.classes) == 14
     assert "astronaut, window 3" in train.describe(3)
     rows, columns = np.mgrid[:60, :100]
@@ -185,6 +200,10 @@ def test_tfds_without_tensorflow(tfds_dir):
             assert label == value // 20 % 2, (label, value)
         assert len(open_source("tfds:tiny/files", "val", dir=sys.argv[1])) == 3
         assert train.describe(3) == "tfds:tiny/files train[3]"
+        assert train.labels().tolist() == [train[i][1] for i in range(10)]
+        others = [open_source(f"tfds:tiny/{name}", split, dir=sys.argv[1]) for name, split in
+                  (("files", "train"), ("files", "val"), ("arrays", "train"))]
+        assert [train.identity() == other.identity() for other in others] == [True, False, False]
         stimuli = open_stimuli(["tfds:tiny/files"], dir=sys.argv[1])
         assert list(stimuli.names) == [f"tfds:tiny/files test[{i}]" for i in range(3)]
         assert make_transform("stimulus", 64)(stimuli[2]).shape == (64, 64, 3)
