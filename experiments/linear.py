@@ -27,7 +27,7 @@ from rich.console import Console
 # The package of that name comes before this folder's convert.py.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-from ipcl_jax.checkpoints import Checkpoints, claim_folder
+from ipcl_jax.checkpoints import Checkpoints, check_folder, claim_folder
 from ipcl_jax.compilation import set_up_compiler
 from ipcl_jax.config import ConfigError, LinearProbe, Train
 from ipcl_jax.extraction import plan
@@ -84,9 +84,10 @@ class Probe:
         self.per_epoch = steps_per_epoch(self.images, config.batch_size)
         n_batches = config.epochs * self.per_epoch
         self.total = min(n_batches, config.max_steps or n_batches)
-        name = self.encoder.name or Path(config.name).name
-        self.folder = claim_folder(config, f"runs/linear-{name}")
+        folder = f"runs/linear-{self.encoder.name or Path(config.name).name}"
+        check_folder(config, folder)
         self.tests = subject.features(held_out, config.layers, console, threads=config.data.threads)
+        self.folder = claim_folder(config, folder)
         self.labels = held_out.labels()
         self.published = subject.published.get("linear")
 

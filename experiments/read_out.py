@@ -17,7 +17,7 @@ from ipcl_jax.sources import Source, check_labelled, open_source
 from ipcl_jax.stimuli import Transform, make_transform
 from ipcl_jax.zoo import MODELS
 
-REFUSALS = (ConfigError, CheckpointError, DownloadError, ModuleNotFoundError, ValueError)
+REFUSALS = (ConfigError, CheckpointError, DownloadError, ModuleNotFoundError, OverflowError, ValueError)
 """Errors that say what is wrong with what was asked for."""
 
 Preprocessing = Literal["stimulus", "validation"]

@@ -23,17 +23,15 @@ class State(Protocol):
     step: Array
 
 
-def claim_folder(config: Train | LinearProbe, default: str | None = None) -> Path:
-    """The folder of a run, made if it is new, with the run's config in it.
-
-    Of several processes, which must all see it, the first one makes it.
+def check_folder(config: Train | LinearProbe, default: str | None = None) -> Path:
+    """The folder that a run may have; nothing is written.
 
     Args:
         config: the run; its folder is config.out, or runs/NAME.
         default: the folder if config.out is None, instead of runs/NAME.
 
     Returns:
-        The folder.
+        The folder, which may not be there yet.
 
     Raises:
         ConfigError: if it holds something else: another run (its differences are named), or
@@ -50,6 +48,16 @@ def claim_folder(config: Train | LinearProbe, default: str | None = None) -> Pat
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already and holds no run; give another --out.")
+    return folder
+
+
+def claim_folder(config: Train | LinearProbe, default: str | None = None) -> Path:
+    """The folder of a run, made if it is new, with the run's config in it; see `check_folder`.
+
+    Of several processes, which must all see it, the first one makes it.
+    """
+    folder = check_folder(config, default)
+    path = folder / CONFIG
     processes.meet("checked the folder")
     if processes.is_first() and not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -66,8 +66,9 @@ def cached_features(
         Each layer by its name.
 
     Raises:
-        ConfigError: for unknown layers, if more than 1 % of the images can't be read, if the disk has too
-            little room, or while another process computes the same.
+        ConfigError: for unknown layers, if more than 1 % of the images can't be read, if a value isn't a finite
+            number, if the disk has too little room, or while another process computes the same.
+        OverflowError: if a value is beyond what the dtype can hold.
     """
     folder = Path(folder).expanduser() if folder else cache_folder() / "features"
     stimuli, identity, digest = Sourced(source), source.identity(), encoder.digest()
@@ -75,7 +76,7 @@ def cached_features(
         names = check_layers(tuple(layers), encoder.layer_names)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    files = {}
+    files, doomed = {}, False
     try:
         for name, (shape, _) in plan(encoder, names, size=transform.size).items():
             request = {
@@ -91,9 +92,14 @@ def cached_features(
                 folder / f"{key}.h5", names=stimuli.names, layers=layer, attributes=request, readable=True
             )
         _complete(files, encoder, stimuli, transform, threads, batch_size, progress)
+    except (ConfigError, OverflowError):
+        doomed = True  # going on with it would end there again
+        raise
     finally:
         for file in files.values():
             file.close()
+            if doomed and not file.complete:
+                file.discard()
     found = {}
     for name, file in files.items():
         if not file.complete:
@@ -124,6 +130,13 @@ def _complete(
                 f"{len(problems)} of {total} images can't be read, more than {TOLERATED:.0%}:\n  {listing}"
             )
         for name, file in missing.items():
+            sound = np.isfinite(values[name]).reshape(batch.count, -1).all(1)
+            sound[list(batch.problems)] = True
+            if not sound.all():
+                raise ConfigError(
+                    f"{name} of {stimuli.names[batch.first + sound.argmin()]} is not a finite number everywhere; "
+                    "the model's weights are damaged, or training it went wrong."
+                )
             if file.rows <= batch.first:  # another layer may have been interrupted earlier
                 file.write({name: values[name]}, batch.sha256, list(batch.problems))
         progress(batch.first + batch.count, total)

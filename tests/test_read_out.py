@@ -263,15 +263,19 @@ def test_images_without_labels_or_of_one_class_are_refused(model, images, cache,
     assert all("no labels" in line for line in none)
 
 
-def test_nan_features_are_refused(images, cache, tmp_path):
+def test_features_that_are_not_numbers_are_refused(images, brain, cache, tmp_path):
     encoder = untrained(Model(fc_dim=64), name="broken", size=64)
     encoder.variables["params"]["fc7_linear"]["bias"] *= np.nan
     save_encoder(encoder, tmp_path / "broken.safetensors")
-    text = run(
-        "knn.py", tmp_path / "broken.safetensors", "--layer", "fc7", "--data.source", images, "--k", 5, code=2,
-        cache=cache,
-    )  # fmt: skip
-    assert "error: Features of 18 images are not finite numbers" in text
+    labelled = tmp_path / "broken.safetensors", "--data.source", images
+    said = refused(
+        cache,
+        ("knn.py", *labelled, "--layer", "fc7", "--k", 5),
+        ("linear.py", *labelled, "--batch-size", 6),
+        ("rsa.py", tmp_path / "broken.safetensors", brain["images"], "--layers", "fc7"),
+    )
+    assert all("fc7 of" in line and "0.png is not a finite number everywhere" in line for line in said[:2])
+    assert "images are not finite numbers; the first is in row 0" in said[2]
 
 
 def test_the_cache_knows_what_it_holds(model, images, tmp_path):

@@ -95,7 +95,7 @@ def layer_kernels(
 
     Raises:
         ConfigError: if an image can't be read.
-        ValueError: for unknown layers.
+        ValueError: for unknown layers, or a feature that isn't a finite number.
     """
     layers, kernels = tuple(layers), tuple(kernels)
     total = len(stimuli.names)
@@ -119,6 +119,8 @@ def layer_kernels(
                 raise ConfigError(f"{stimuli.names[batch.first + place]} can't be read: {reason}")
             features = compute(encoder, batch.pixels, layers, jnp.dtype("float32"))
             features = {name: value.reshape(len(value), -1) for name, value in features.items()}
+            for value in features.values():
+                check_features(value, first=batch.first)
             shift = shift or {name: value.mean(0) for name, value in features.items()}
             rows = _prepare_all(features, shift, kernels)
             if number < start + stay:
