@@ -15,7 +15,7 @@ demo:
 test:
 	$(PYTHON) -m venv --clear .venv-test
 	.venv-test/bin/pip install -q -c constraints.txt -e '.[test]'
-	.venv-test/bin/python -m pytest
+	.venv-test/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 clean:
 	rm -rf .venv .venv-test build *.egg-info

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib
 import numpy as np
@@ -10,16 +11,16 @@ from matplotlib.figure import Figure
 TITLES = {"rsa": "RSA", "encoding": "encoding", "versa": "voxel-encoding RSA"}
 
 
-def draw_rdms(rdms: dict[str, np.ndarray], categories: Sequence[str], path: Path) -> None:
+def draw_rdms(rdms: dict[str, np.ndarray], categories: Sequence[str], path: Path | BinaryIO) -> None:
     """RDMs of layers, each in its own range, with lines between categories.
 
     Args:
         rdms: `[N, N]` of each layer.
         categories: of the N images; images of one stand side by side.
-        path: the picture to write.
+        path: the picture to write, or a file for a PNG.
     """
-    columns = min(4, len(rdms))
-    rows = -(-len(rdms) // columns)
+    rows = -(-len(rdms) // 4)
+    columns = -(-len(rdms) // rows)
     figure = Figure((3.2 * columns, 3.3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     edges, labels = _borders(categories)

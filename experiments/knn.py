@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import h5py
 import numpy as np
 import tyro
 from rich.console import Console
@@ -26,10 +25,9 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from ipcl_jax.compilation import set_up_compiler
 from ipcl_jax.config import ConfigError, Data
-from ipcl_jax.feature_cache import Features
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.knn import NOWHERE, Normalize, Score, knn_scores, stratified_folds
-from read_out import REFUSALS, THREADS, Preprocessing, open_both, open_subject
+from read_out import REFUSALS, THREADS, Images, Preprocessing, open_both, open_subject
 
 
 @dataclass(frozen=True)
@@ -68,24 +66,6 @@ class KNN:
     """Images at a time through the model."""
     json: Path | None = None
     """File to write the scores to."""
-
-
-class Images:
-    """Features, labels and groups of some images: what can't be read is no one's neighbour and isn't asked."""
-
-    def __init__(self, features: list[Features], labels: list[np.ndarray]):
-        parts = [part.values for part in features]
-        # One part may be larger than memory; two are put together.
-        self.values = parts[0] if len(parts) == 1 else np.concatenate([part[:] for part in parts])
-        self.readable = np.concatenate([part.readable for part in features])
-        self.labels = np.concatenate(labels)
-        self.used = self.readable & (self.labels >= 0)
-
-    def queries(self) -> tuple[np.ndarray | h5py.Dataset, np.ndarray]:
-        """Features and labels of the images that can be asked about."""
-        if self.used.all():
-            return self.values, self.labels
-        return self.values[:][self.used], self.labels[self.used]
 
 
 def measure(options: KNN, console: Console) -> dict:

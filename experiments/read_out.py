@@ -1,11 +1,15 @@
 """What the scripts that read models out have in common: the model, the images, and a bar while both meet."""
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import h5py
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -76,11 +80,48 @@ def open_both(data: Data) -> tuple[Source, Source]:
     return check_labelled(train), held_out
 
 
+class Images:
+    """Features, labels and groups of some images: what can't be read is no one's neighbour and isn't asked."""
+
+    def __init__(self, features: list[Features], labels: list[np.ndarray]):
+        parts = [part.values for part in features]
+        # One part may be larger than memory; two are put together.
+        self.values = parts[0] if len(parts) == 1 else np.concatenate([part[:] for part in parts])
+        self.readable = np.concatenate([part.readable for part in features])
+        self.labels = np.concatenate(labels)
+        self.used = self.readable & (self.labels >= 0)
+
+    def queries(self) -> tuple[np.ndarray | h5py.Dataset, np.ndarray]:
+        """Features and labels of the images that can be asked about."""
+        if self.used.all():
+            return self.values, self.labels
+        return self.values[:][self.used], self.labels[self.used]
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which gets its name once it is whole; nothing is left of it after an error."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    part.mkdir()
+    try:
+        yield part
+        part.replace(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def check_new(out: Path) -> None:
+    """Refuses a folder that is there already."""
+    if out.exists():
+        raise ConfigError(f"--out {out} is there already; give another folder, or remove it.")
+
+
 @contextmanager
 def progress_bar(console: Console, title: str) -> Iterator:
     """A bar that appears once there is something to show; gives a function of how many are done, of how many."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = None
 
         def show(done: int, total: int) -> None:

@@ -11,7 +11,6 @@ scores.json, and pictures of both.
 
 import json
 import os
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,16 @@ from ipcl_jax.readout.kernels import Metric, kernel_of, layer_kernels
 from ipcl_jax.readout.measurements import Responses, read_rdms, read_responses
 from ipcl_jax.readout.rsa import Comparison, check_comparison, cka, compare_rdms, to_rdm
 from ipcl_jax.stimulus_sets import StimulusSet, find_damage, open_stimuli
-from read_out import REFUSALS, THREADS, Preprocessing, Subject, open_subject, progress_bar
+from read_out import (
+    REFUSALS,
+    THREADS,
+    Preprocessing,
+    Subject,
+    check_new,
+    new_folder,
+    open_subject,
+    progress_bar,
+)
 
 FEWEST = 8  # images; below that there is nothing to compare
 
@@ -137,8 +145,7 @@ def by_responses(linear: dict[str, np.ndarray], responses: Responses, options: R
 
 def measure(options: RSA, console: Console) -> dict:
     """Does all that was asked for and writes the folder, whole or not at all; returns the scores."""
-    if options.out.exists():
-        raise ConfigError(f"--out {options.out} is there already; give another folder.")
+    check_new(options.out)
     check_comparison(options.method)
     stimuli = open_stimuli(options.images, split=options.split, dir=options.dir)
     count = len(stimuli.names)
@@ -188,11 +195,8 @@ def measure(options: RSA, console: Console) -> dict:
 
 
 def write(out: Path, rdms: dict[str, np.ndarray], stimuli: StimulusSet, scores: dict) -> None:
-    """Writes the folder beside its place, then gives it its name."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    part.mkdir()
-    try:
+    """Writes the folder, whole or not at all."""
+    with new_folder(out) as part:
         with h5py.File(part / "rdms.h5", "w") as file:
             file.attrs["metric"] = scores["metric"]
             file["names"] = list(stimuli.names)
@@ -203,9 +207,6 @@ def write(out: Path, rdms: dict[str, np.ndarray], stimuli: StimulusSet, scores: 
         draw_alignment(scores, part / "cka.png")
         if measures := [name for name in ("rsa", "encoding", "versa") if name in scores]:
             draw_layers({name: scores[name] for name in measures}, part / "layers.png")
-        part.replace(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def show(scores: dict, out: Path, console: Console) -> None:

@@ -16,7 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 # Stand-ins that matplotlib writes, and the names under which the page's style sheet has the colours.
-_COLOURS = {"one": "#010101", "two": "#020202", "grid": "#040404", "ink": "#050505"}
+_COLOURS = {
+    "one": "#010101", "two": "#020202", "three": "#030303", "four": "#040404", "five": "#050505",
+    "grid": "#060606", "ink": "#070707",
+}  # fmt: skip
 _STYLES = {
     "line": dict(linewidth=1.8),
     "fine": dict(linewidth=1.1),
@@ -32,8 +35,8 @@ def share(value: float | None) -> str:
 
 
 @dataclass(frozen=True)
-class _Curve:
-    """One line, with what the key says of it."""
+class Curve:
+    """One line, with what the key says of it; its colour and style are names in the page's style sheet."""
 
     label: str
     y: Sequence[float]
@@ -57,24 +60,24 @@ def curves(steps: list[dict], epochs: list[dict], chance: float | None) -> str:
     per_epoch = _steps_per_epoch(steps, epochs)
     unit = "epoch" if per_epoch else "step"
 
-    def measured(lines: list, name: str, label: str = "", **options) -> list[_Curve]:
+    def measured(lines: list, name: str, label: str = "", **options) -> list[Curve]:
         known = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
         x, y = _thin(np.array(known, float).reshape(-1, 2).T / [[per_epoch or 1], [1]])
-        return [_Curve(label, y, x, **options)] if len(y) else []
+        return [Curve(label, y, x, **options)] if len(y) else []
 
-    def shares(name: str, label: str, colour: str = "one") -> list[_Curve]:
+    def shares(name: str, label: str, colour: str = "one") -> list[Curve]:
         last = share(epochs[-1].get(name)) if epochs else ""
         found = measured(epochs, name, f"{label} {last}", colour=colour)
         if before.get(name) is None:
             return found
-        untrained = _Curve(f"untrained {share(before[name])}", [before[name]], colour=colour, style="dash")
+        untrained = Curve(f"untrained {share(before[name])}", [before[name]], colour=colour, style="dash")
         return [*found, untrained] if epochs[-1] is not before else [untrained]
 
     knn = shares("knn_top1", "top-1")
     if chance is None or chance < 0.2:  # with up to five classes, one of five guesses is always right
         knn += shares("knn_top5", "top-5", "two")
     if knn and chance is not None:
-        knn.append(_Curve(f"chance {share(chance)}", [chance], colour="ink", style="dot"))
+        knn.append(Curve(f"chance {share(chance)}", [chance], colour="ink", style="dot"))
     loss = measured(steps, "loss", "each step", style="faint")
     # A mean stands for the middle of its epoch.
     middles = [line | {"step": line["step"] - (per_epoch or 0) / 2} for line in epochs if line["epoch"]]
@@ -100,7 +103,7 @@ def curves(steps: list[dict], epochs: list[dict], chance: float | None) -> str:
     end = max((line["step"] for line in [*steps[-1:], *epochs[-1:]]), default=0) / (per_epoch or 1)
     # The first plot fills a row if the others come in pairs.
     cards = [
-        _card(title, panels, unit, end or 1.0, wide=not index and len(plots) % 2 == 1)
+        card(title, panels, unit, end or 1.0, wide=not index and len(plots) % 2 == 1)
         for index, (title, panels) in enumerate(plots.items())
     ]
     return f'<div class="plots">{"".join(cards)}</div>' if cards else ""
@@ -121,9 +124,24 @@ def _thin(points: np.ndarray, most: int = 400) -> np.ndarray:
     return points if groups is None else np.stack([group.mean(axis=1) for group in groups], axis=1)
 
 
-def _card(title: str, panels: list, unit: str, end: float, *, wide: bool) -> str:
+def card(
+    title: str, panels: Sequence[tuple[Sequence[Curve], str]], unit: str, end: float, *, wide: bool = False
+) -> str:
+    """A plot with its title and key.
+
+    Args:
+        title: of the plot.
+        panels: curves and the scale of the y axis of each panel: share, linear, log, auto (log where values
+            span much) or zero (from 0).
+        unit: of the x axis.
+        end: of the x axis, which begins at 0.
+        wide: whether it fills the width of a broad page.
+
+    Returns:
+        HTML.
+    """
     keys = [
-        f'<span><i class="{curve.style}" style="color: var(--{curve.colour})"></i>{curve.label}</span>'
+        f'<span><i class="{curve.style}" style="color: var(--{curve.colour})"></i>{escape(curve.label)}</span>'
         for curves, _ in panels
         for curve in curves
         if curve.label
@@ -164,7 +182,7 @@ def _svg(
     return svg
 
 
-def _draw(axes: Axes, curves: list[_Curve], scale: str, ticks: int) -> None:
+def _draw(axes: Axes, curves: list[Curve], scale: str, ticks: int) -> None:
     values = np.concatenate([np.asarray(curve.y, float) for curve in curves])
     low, high = values.min(), values.max()
     if low > 0 and (scale == "log" or (scale == "auto" and high > 50 * low)):

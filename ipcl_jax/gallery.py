@@ -1,4 +1,4 @@
-"""Pictures of a run: what the network sees, and what it finds alike."""
+"""Pictures for a page: what a network sees, and what it finds alike."""
 
 import jax
 import numpy as np
@@ -9,7 +9,8 @@ from ipcl_jax.config import Train, Views
 from ipcl_jax.decoding import upright
 from ipcl_jax.loading import eval_batches
 from ipcl_jax.monitoring import Embedded, nearest_images
-from ipcl_jax.report import ContactSheet, Neighbours
+from ipcl_jax.page import Neighbours
+from ipcl_jax.report import ContactSheet
 from ipcl_jax.sources import Source
 from ipcl_jax.training import Bank
 from ipcl_jax.views import make_views
@@ -27,7 +28,7 @@ def contact_sheet(images: Source, config: Train, *, n_images: int = 6) -> Contac
         Images and views as uint8.
     """
     chosen = np.linspace(0, len(images) - 1, min(n_images, len(images))).astype(int)
-    batch = _read(images, chosen, config)
+    batch = _read(images, chosen, config.data.canvas)
     views = jax.jit(make_views, static_argnames="options")(
         jax.random.key(config.seed), batch["canvas"], batch["size"], options=config.views
     )
@@ -79,13 +80,31 @@ def neighbours(
         Images as uint8, with class names if there are classes.
     """
     queries, near, cosines = nearest_images(embedded, bank)
-    shape = near.shape
-    asked, found = _read(held_out, queries, config), _read(images, near.ravel(), config)
-    pictures = _upright(found)
-    names = None
+    return pairs(held_out, queries, images, near, cosines, canvas=config.data.canvas)
+
+
+def pairs(
+    held_out: Source, queries: np.ndarray, images: Source, near: np.ndarray, cosines: np.ndarray, *,
+    canvas: tuple[int, int],
+) -> Neighbours:  # fmt: skip
+    """Some images with others that lie nearest to them.
+
+    Args:
+        held_out: where the first come from.
+        queries: `[Q]` their places there.
+        images: where the others come from.
+        near: `[Q, n]` their places there.
+        cosines: `[Q, n]`.
+        canvas: (H, W), H <= W, that pictures are decoded to, in pixels.
+
+    Returns:
+        Images as uint8, with class names if there are classes.
+    """
+    asked, found = _read(held_out, queries, canvas), _read(images, near.ravel(), canvas)
+    pictures, names = _upright(found), None
     if images.classes:
         names = [[images.classes[label] for label in labels] for labels in (asked["label"], found["label"])]
-    rows = [slice(i * shape[1], (i + 1) * shape[1]) for i in range(shape[0])]
+    rows = [slice(i * near.shape[1], (i + 1) * near.shape[1]) for i in range(len(near))]
     return Neighbours(
         queries=_upright(asked),
         neighbours=[pictures[row] for row in rows],
@@ -95,17 +114,19 @@ def neighbours(
     )
 
 
+def read_images(source: Source, indices: np.ndarray, *, canvas: tuple[int, int]) -> list[np.ndarray]:
+    """Images of a source, each `[h, w, 3]` uint8 and small enough for a canvas (H, W), H <= W."""
+    return _upright(_read(source, indices, canvas))
+
+
 def to_uint8(views: Array, options: Views) -> np.ndarray:
     """Normalised views `[..., S, S, 3]` as pictures, uint8."""
     pixels = np.asarray(views) * np.asarray(options.std) + np.asarray(options.mean)
     return np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
 
 
-def _read(source: Source, indices: np.ndarray, config: Train) -> dict[str, np.ndarray]:
-    data = config.data
-    return next(
-        eval_batches(source, batch_size=len(indices), canvas=data.canvas, threads=1, indices=indices)
-    )
+def _read(source: Source, indices: np.ndarray, canvas: tuple[int, int]) -> dict[str, np.ndarray]:
+    return next(eval_batches(source, batch_size=len(indices), canvas=canvas, threads=1, indices=indices))
 
 
 def _upright(batch: dict[str, np.ndarray]) -> list[np.ndarray]:

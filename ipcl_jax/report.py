@@ -3,24 +3,20 @@
 Equal runs give equal pages.
 """
 
-import base64
 import dataclasses
-import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from string import Template
 
 import numpy as np
-from PIL import Image
 
 from ipcl_jax.config import Train
 from ipcl_jax.curves import curves, share
+from ipcl_jax.page import Neighbours, image, list_table, neighbour_rows, section, write_page
 from ipcl_jax.readout.spread import collapse_warning
-from ipcl_jax.record import read_metrics
+from ipcl_jax.record import METRICS, read_metrics
 
 _RETRIEVAL = (
     "Instance retrieval asks, for two fresh views of each held-out image, how often the nearest of all "
@@ -38,22 +34,6 @@ class ContactSheet:
     """Each `[h, w, 3]` uint8."""
     views: np.ndarray
     """`[images, n, S, S, 3]` uint8, before normalisation."""
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """Validation images and the training images whose embeddings lie nearest."""
-
-    queries: Sequence[np.ndarray]
-    """Q images, each `[h, w, 3]` uint8."""
-    neighbours: Sequence[Sequence[np.ndarray]]
-    """For each query its nearest training images, best first."""
-    cosines: np.ndarray
-    """`[Q, neighbours]`."""
-    query_labels: Sequence[str] | None = None
-    """Class names; None without labels."""
-    neighbour_labels: Sequence[Sequence[str]] | None = None
-    """Class names; None without labels."""
 
 
 def write_report(
@@ -96,30 +76,34 @@ def write_report(
         )
     drawn = curves(steps, epochs, chance)
     body = [
-        _section("Training", _RETRIEVAL if "retrieval" in before | now else "", drawn or _EMPTY),
-        _section("Views", *_contact_sheet(contact_sheet)) if contact_sheet else "",
-        _section("Nearest neighbours", *_neighbours(neighbours)) if neighbours else "",
-        _section("Configuration", *_config(config)),
-        _section("Environment", "", f'<div class="section whole card">{_table(environment)}</div>'),
-        _section(
+        section("Training", _RETRIEVAL if "retrieval" in before | now else "", drawn or _EMPTY),
+        section("Views", *_contact_sheet(contact_sheet)) if contact_sheet else "",
+        section("Nearest neighbours", *neighbour_rows(neighbours)) if neighbours else "",
+        section("Configuration", *_config(config)),
+        section("Environment", "", f'<div class="section whole card">{list_table(environment)}</div>'),
+        section(
             "Going on",
             "This command takes the run up from its newest checkpoint.",
             f'<div class="card"><pre><code>{escape(resume)}</code></pre></div>',
         ),
     ]
-    template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
-    page = template.substitute(
-        name=escape(config.name),
-        status="finished" if done >= config.epochs else "in progress" if steps else "not started",
-        lead=escape(lead),
-        percent=f"{100 * min(1, done / config.epochs):.0f}",
-        tiles="\n".join(_tiles(config, steps, before, now, chance)),
-        alerts="\n".join(f'<p class="alert">{escape(text)}</p>' for text in _alerts(config, steps, now)),
-        body="\n".join(filter(None, body)),
+    percent = f"{100 * min(1, done / config.epochs):.0f}"
+    head = [
+        f'<div class="track" role="progressbar" aria-label="Epochs done" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{percent}"><div style="width: {percent}%"></div></div>',
+        '<div class="tiles">', *_tiles(config, steps, before, now, chance), "</div>",
+        *(f'<p class="alert">{escape(text)}</p>' for text in _alerts(config, steps, now)),
+    ]  # fmt: skip
+    path = run_dir / "report.html"
+    write_page(
+        path,
+        title=config.name,
+        kicker="finished" if done >= config.epochs else "in progress" if steps else "not started",
+        lead=lead,
+        head="\n".join(head),
+        body=body,
+        footer=f"Every number on this page is in {METRICS} beside it.",
     )
-    path, partial = run_dir / "report.html", run_dir / "report.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
     return path
 
 
@@ -178,9 +162,9 @@ def _contact_sheet(sheet: ContactSheet) -> tuple[str, str]:
     columns = f'style="grid-template-columns: 1.2fr repeat({n}, minmax(0, 1fr))"'
     rows = [f'<div class="row head" {columns}><div>image</div><div>views</div></div>']
     for number, (original, views) in enumerate(zip(sheet.originals, sheet.views, strict=True), 1):
-        cells = [f'<figure class="first">{_img(original, f"image {number}")}</figure>']
+        cells = [f'<figure class="first">{image(original, f"image {number}")}</figure>']
         cells += [
-            f'<figure class="plain">{_img(view, f"image {number}, view {index}")}</figure>'
+            f'<figure class="plain">{image(view, f"image {number}, view {index}")}</figure>'
             for index, view in enumerate(views, 1)
         ]
         rows.append(f'<div class="row" {columns}>{"".join(cells)}</div>')
@@ -188,46 +172,7 @@ def _contact_sheet(sheet: ContactSheet) -> tuple[str, str]:
     return about, f'<div class="pictures card">{"".join(rows)}</div>'
 
 
-def _neighbours(found: Neighbours) -> tuple[str, str]:
-    labelled = found.query_labels is not None and found.neighbour_labels is not None
-    rows = []
-    for q, (query, near) in enumerate(zip(found.queries, found.neighbours, strict=True)):
-        columns = f'style="grid-template-columns: 1.2fr repeat({len(near)}, minmax(0, 1fr))"'
-        own = found.query_labels[q] if labelled else ""
-        picture = _img(query, "held-out image" + f": {own}" * bool(own))
-        cells = [f'<figure class="first">{picture}<figcaption>{_class(own)}</figcaption></figure>']
-        for i, image in enumerate(near):
-            label, cosine = (found.neighbour_labels[q][i] if labelled else ""), f"{found.cosines[q][i]:.2f}"
-            frame = "plain" if not labelled else "framed right" if label == own else "framed wrong"
-            picture = _img(image, f"neighbour {i + 1}{': ' * bool(label)}{label}, cosine {cosine}")
-            cells.append(
-                f'<figure class="{frame}">{picture}<figcaption>{_class(label)}'
-                f'<span class="cosine">{cosine}</span></figcaption></figure>'
-            )
-        rows.append(f'<div class="row" {columns}>{"".join(cells)}</div>')
-    about = "Held-out images, and the training images whose embeddings have the highest cosine with theirs."
-    about += " Green frames: the same class; orange: another." if labelled else ""
-    return about, f'<div class="pictures pairs card">{"".join(rows)}</div>'
-
-
-def _img(image: np.ndarray, alt: str, side: int = 176) -> str:
-    picture, file = Image.fromarray(image).convert("RGB"), io.BytesIO()
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    picture.save(file, "JPEG", quality=84, optimize=True)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}">'
-
-
-def _class(name: str) -> str:
-    return f'<span class="class" title="{escape(name)}">{escape(name)}</span>' if name else ""
-
-
 # --- words and tables --------------------------------------------------------------------
-
-
-def _section(title: str, about: str, content: str) -> str:
-    about = f'<p class="about">{escape(about)}</p>' if about else ""
-    return f"<section><h2>{title}</h2>{about}{content}</section>"
 
 
 def _config(config: Train) -> tuple[str, str]:
@@ -242,18 +187,9 @@ def _config(config: Train) -> tuple[str, str]:
     cards = []
     for group, items in groups.items():
         own = {key for where, key in changed if where == group}
-        cards.append(f'<div class="section card"><h3>{group}</h3>{_table(items, own)}</div>')
+        cards.append(f'<div class="section card"><h3>{group}</h3>{list_table(items, own)}</div>')
     about = "Bold values depart from the defaults." if changed else ""
     return about, f'<div class="sections">{"".join(cards)}</div>'
-
-
-def _table(items: Mapping[str, str], marked: set[str] = frozenset()) -> str:
-    rows = (
-        f'<tr><th scope="row">{escape(name)}</th>'
-        f'<td{" class=set" * (name in marked)}>{escape(str(value))}</td></tr>'
-        for name, value in items.items()
-    )
-    return f"<table>{''.join(rows)}</table>"
 
 
 def _value(value: object) -> str:

@@ -141,17 +141,20 @@ class Sourced:
 
     Args:
         source: from `sources.open_source`.
+        places: which of its images, in this order; by default all.
     """
 
-    def __init__(self, source: Source):
-        self._source, self.names = source, [source.describe(i) for i in range(len(source))]
+    def __init__(self, source: Source, places: Sequence[int] | None = None):
+        self._source, self._places = source, range(len(source)) if places is None else places
+        self.names = [source.describe(i) for i in self._places]
 
     @property
     def categories(self) -> list[str]:
-        return [self._source.classes[label] if label >= 0 else "" for label in self._source.labels()]
+        labels = self._source.labels()[np.asarray(self._places)]
+        return [self._source.classes[label] if label >= 0 else "" for label in labels]
 
     def __getitem__(self, i: int) -> bytes | np.ndarray:
-        return self._source[i][0]
+        return self._source[self._places[i]][0]
 
 
 class _Rows:

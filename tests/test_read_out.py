@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from commands import refused, run
 from PIL import Image
 from scipy.spatial.distance import squareform
 
@@ -20,58 +19,6 @@ from ipcl_jax.readout.knn import KNNReadout
 from ipcl_jax.readout.rsa import rdm
 from ipcl_jax.sources import open_source
 from ipcl_jax.stimuli import make_transform
-
-SCRIPTS = Path(__file__).parents[1] / "experiments"
-
-
-def environment(cache: Path) -> dict[str, str]:
-    changed = os.environ | {"COLUMNS": "200", "JAX_PLATFORMS": "cpu", "IPCL_JAX_CACHE": str(cache)}
-    changed.pop("XLA_FLAGS", None)  # one device, as a user has
-    return changed
-
-
-def run(script: str, *arguments, code: int = 0, cache: Path) -> str:
-    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
-    done = subprocess.run(
-        command, text=True, env=environment(cache), capture_output=True, cwd=cache, timeout=300
-    )
-    text = done.stdout + done.stderr
-    assert done.returncode == code, text
-    assert "Traceback" not in text
-    return text
-
-
-# Runs several commands in one process, which starts JAX once.
-IN_TURN = """
-import json, runpy, sys
-commands, sys.path[0] = json.loads(sys.argv[1]), sys.argv[2]
-for command in commands:
-    sys.argv = command
-    try:
-        runpy.run_path(command[0], run_name="__main__")
-    except SystemExit as end:
-        print("exit code", end.code, file=sys.stderr)
-"""
-
-
-def refused(cache: Path, *commands: tuple) -> list[str]:
-    """The line that each command says which can't do what was asked; none of them leaves a file behind."""
-    before = kept(cache)
-    texts = [[str(SCRIPTS / script), *map(str, arguments)] for script, *arguments in commands]
-    done = subprocess.run(
-        [sys.executable, "-c", IN_TURN, json.dumps(texts), str(SCRIPTS)], text=True, env=environment(cache),
-        capture_output=True, cwd=cache, timeout=300,
-    )  # fmt: skip
-    lines = done.stderr.splitlines()
-    assert lines[1::2] == ["exit code 2"] * len(commands) and len(lines) == 2 * len(commands), done.stderr
-    assert all(line.startswith("error: ") for line in lines[::2])
-    assert kept(cache) == before
-    return lines[::2]
-
-
-def kept(cache: Path) -> set[Path]:
-    return {path for path in cache.rglob("*") if path.is_file() and "compiled" not in path.parts}
-
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
@@ -229,7 +176,7 @@ def test_what_makes_no_sense_is_refused(model, images, brain, cache, tmp_path):
     (tmp_path / "one").mkdir()
     Image.new("RGB", (70, 70)).save(tmp_path / "one" / "1.png")
     labelled, out = (model, "--data.source", images), ("--out", cache / "rsa")
-    stimuli = model, brain["images"], *out
+    stimuli, report = (model, brain["images"], *out), (*labelled, *out)
     cases = [
         (
             ("knn.py", *labelled, "--k", 50),
@@ -245,6 +192,14 @@ def test_what_makes_no_sense_is_refused(model, images, brain, cache, tmp_path):
         (("rsa.py", *stimuli, "--brain", tmp_path / "none.npz"), "There is no file"),
         (("rsa.py", *stimuli, "--and", tmp_path / "none"), "none"),
         (("rsa.py", model, tmp_path / "one", *out), "1 images are too few"),
+        (("report.py", *report), "--k is 200; it must lie between 1 and 36, the images that can vote"),
+        (("report.py", *report, "--k", 5, "--layer", "fc9"), "fc9"),
+        (("report.py", *report, "--k", 5, "--layers", "fc9"), "fc9"),
+        (("report.py", *report, "--k", 5, "--chosen", 18), "--chosen 18 is none of the held-out images, 0 to 17"),
+        (("report.py", *report, "--k", 5, "--shown", 4), "a map takes 8 or more"),
+        (("report.py", *report, "--k", 5, "--linear", tmp_path), "not the folder of a linear read-out"),
+        (("report.py", model, tmp_path / "none", *report[1:], "--k", 5), "none"),
+        (("report.py", *labelled, "--k", 5, "--out", tmp_path / "one"), "is there already"),
     ]
     said = refused(cache, *(command for command, _ in cases))
     for line, (command, message) in zip(said, cases, strict=True):
@@ -256,7 +211,7 @@ def test_images_without_labels_or_of_one_class_are_refused(model, images, cache,
     for split in ("train", "val"):
         (tmp_path / "one" / split).mkdir(parents=True)
         (tmp_path / "one" / split / "red").symlink_to(root / split / "red")
-    scripts = [("knn.py", model), ("linear.py", model)]
+    scripts = [("knn.py", model), ("linear.py", model), ("report.py", model, "--k", 5)]
     one = refused(cache, *((*script, "--data.source", f"folder:{tmp_path}/one") for script in scripts))
     assert all("only one class, red" in line for line in one)
     none = refused(cache, *((*script, "--data.source", f"folder:{root}/train/red") for script in scripts))
@@ -272,10 +227,11 @@ def test_features_that_are_not_numbers_are_refused(images, brain, cache, tmp_pat
         cache,
         ("knn.py", *labelled, "--layer", "fc7", "--k", 5),
         ("linear.py", *labelled, "--batch-size", 6),
+        ("report.py", *labelled, "--layer", "fc7", "--k", 5),
         ("rsa.py", tmp_path / "broken.safetensors", brain["images"], "--layers", "fc7"),
     )
-    assert all("fc7 of" in line and "0.png is not a finite number everywhere" in line for line in said[:2])
-    assert "images are not finite numbers; the first is in row 0" in said[2]
+    assert all("fc7 of" in line and "0.png is not a finite number everywhere" in line for line in said[:3])
+    assert "images are not finite numbers; the first is in row 0" in said[3]
 
 
 def test_the_cache_knows_what_it_holds(model, images, tmp_path):

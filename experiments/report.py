@@ -1,0 +1,305 @@
+"""Report on models: what can be read out of them, on one page with pictures.
+
+    python experiments/report.py ipcl1 runs/ipcl_smoke --data.source folder:/data/imagenet256 --out report
+    python experiments/report.py ipcl16 runs/ipcl_smoke --data.source sample --k 20 --out report
+    python experiments/report.py ipcl1 --data.source sample --k 20 --linear runs/linear-ipcl1 --out report
+
+The folder then holds report.html, which needs no other file, and scores.json. Activations are kept in the
+cache, so that a second report of the same models is quick.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+# The package of that name comes before this folder's convert.py.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+from ipcl_jax.checkpoints import CONFIG
+from ipcl_jax.compilation import set_up_compiler
+from ipcl_jax.config import ConfigError, Data
+from ipcl_jax.encoder import Encoder
+from ipcl_jax.gallery import pairs, read_images
+from ipcl_jax.models.checks import check_layers
+from ipcl_jax.readout.kernels import layer_kernels
+from ipcl_jax.readout.knn import NOWHERE, Rows, nearest, vote
+from ipcl_jax.readout.rsa import to_rdm
+from ipcl_jax.record import read_metrics
+from ipcl_jax.sources import Source
+from ipcl_jax.stimulus_sets import Sourced
+from ipcl_jax.zoo import MODELS
+from read_out import (
+    REFUSALS,
+    THREADS,
+    Images,
+    Preprocessing,
+    Subject,
+    check_new,
+    new_folder,
+    open_both,
+    open_subject,
+    progress_bar,
+)
+from report_page import Findings, write_findings
+from table import published as published_of_recipe
+
+FEWEST = 8  # held-out images; below that there is nothing to map
+NEIGHBOURS = 5  # shown of each chosen image
+THUMBNAIL = (96, 192)  # canvas of the pictures
+
+
+@dataclass(frozen=True)
+class Report:
+    """Report on models: what can be read out of them, on one page with pictures."""
+
+    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Released models' names, PyTorch or safetensors files, or folders of runs."""
+    data: Data = field(default_factory=lambda: Data(threads=THREADS))
+    """Images with labels."""
+    layer: str | None = None
+    """Layer of kNN, neighbours and map; by default each model's last one (l2norm, for a model with one)."""
+    k: int = 200
+    """Neighbours that vote."""
+    temperature: float = 0.07
+    """Divides similarities before the exponential."""
+    linear: tuple[Path, ...] = ()
+    """Folders of linear read-outs (linear.py) of these models, to be shown beside them."""
+    layers: tuple[str, ...] = ()
+    """Layers whose RDMs are drawn; by default six, from the first to the last."""
+    chosen: tuple[int, ...] = ()
+    """Held-out images whose neighbours are shown, by their place from 0; by default six, spread evenly."""
+    shown: int = 300
+    """Held-out images on the map and in RDMs, spread evenly."""
+    transform: Preprocessing = "stimulus"
+    """Shorter side to the model's size, or (validation) to 8/7 of it, before the centre is cut out."""
+    size: int | None = None
+    """Side of the images in pixels; by default that of each model's training."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Of the activations in the cache."""
+    batch_size: int = 64
+    """Images at a time through the model."""
+    seed: int = 0
+    """Of the map."""
+    out: Path = Path("report")
+    """Folder to write; it must not be there yet."""
+
+
+def measure(options: Report, console: Console) -> list[Findings]:
+    """Looks at each model in turn, and writes the folder; returns what was found."""
+    check_new(options.out)
+    train, held_out = open_both(options.data)
+    linear = check(options, train, held_out)
+    models = tuple(dict.fromkeys(options.models))
+    found = [
+        examine(Path(model), title, train, held_out, linear, options, console)
+        for model, title in zip(models, titles_of(models), strict=True)
+    ]
+    with new_folder(options.out) as part:
+        write_findings(part / "report.html", found, options.data.source, train.classes, len(train))
+        scores = [findings.scores for findings in found]
+        (part / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    return found
+
+
+def check(options: Report, train: Source, held_out: Source) -> dict[str, dict[str, float]]:
+    """Refuses what can't be done, before any long work; returns linear read-outs by weights' sha256."""
+    if not options.models:
+        raise ConfigError("No models given; give names, files, or folders of runs.")
+    if not 1 <= options.k <= len(train):
+        raise ConfigError(
+            f"--k is {options.k}; it must lie between 1 and {len(train)}, the images that can vote."
+        )
+    if options.temperature <= 0:
+        raise ConfigError(f"--temperature is {options.temperature}; it must be above 0.")
+    if min(options.shown, len(held_out)) < FEWEST:
+        raise ConfigError(
+            f"--shown is {options.shown}, of {len(held_out)} held-out images; a map takes {FEWEST} or more."
+        )
+    if wrong := [place for place in options.chosen if not 0 <= place < len(held_out)]:
+        raise ConfigError(f"--chosen {wrong[0]} is none of the held-out images, 0 to {len(held_out) - 1}.")
+    if importlib.util.find_spec("sklearn") is None:
+        raise ModuleNotFoundError(
+            "The map needs scikit-learn, which is not installed: pip install 'ipcl_jax[brain]'"
+        )
+    linear = dict(read_linear(folder, options) for folder in options.linear)
+    digests = set()
+    for model in options.models:
+        encoder = open_subject(model, options.transform, options.size).encoder
+        check_layers(tuple(filter(None, (options.layer, *options.layers))), encoder.layer_names)
+        digests |= {encoder.digest()} if linear else set()
+    if strangers := [folder for folder in options.linear if read_linear(folder, options)[0] not in digests]:
+        raise ConfigError(f"--linear {strangers[0]} is the read-out of none of these models.")
+    return linear
+
+
+def read_linear(folder: Path, options: Report) -> tuple[str, dict[str, float]]:
+    """The weights' sha256 of a linear read-out, and its last accuracies by name (`fc7_top1`)."""
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        digest, source, layers = config["weights_sha256"], config["data"]["source"], config["layers"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"--linear {folder} is not the folder of a linear read-out (linear.py).") from None
+    if source != options.data.source:
+        raise ConfigError(f"--linear {folder} is of other images: {source}, not {options.data.source}.")
+    _, epochs = read_metrics(folder)
+    if not epochs:
+        raise ConfigError(f"--linear {folder} has not measured anything yet.")
+    names = [f"{layer}_{top}" for layer in layers for top in ("top1", "top5")]
+    return digest, {name: epochs[-1][name] for name in names}
+
+
+def titles_of(models: tuple[str, ...]) -> list[str]:
+    """The last part of each model's name or path; all of it where two would be called the same."""
+    short = [Path(model).name or model for model in models]
+    return [name if short.count(name) == 1 else model for name, model in zip(short, models, strict=True)]
+
+
+def examine(
+    path: Path, title: str, train: Source, held_out: Source, linear: dict, options: Report, console: Console
+) -> Findings:
+    """Everything that the page says about one model."""
+    subject = open_subject(os.fspath(path), options.transform, options.size)
+    encoder, digest = subject.encoder, subject.encoder.digest()
+    layer = options.layer or encoder.layer_names[-1]
+    references, tests = (
+        features_of(subject, source, layer, options, console) for source in (train, held_out)
+    )
+    asked = np.flatnonzero(tests.used)  # places of what can be read
+    queries, labels = tests.queries()
+    groups = np.zeros(len(asked), int), np.where(references.used, 1, NOWHERE)
+    similarities, rows = nearest(queries, references.values, k=options.k, groups=groups)
+    n_classes = len(train.classes)
+    ranked = vote(similarities, references.labels[rows], options.temperature, n_classes=n_classes)
+    hits = np.asarray(ranked) == labels[:, None]  # [M, 5]
+    total, right = (np.bincount(labels, weights, minlength=n_classes) for weights in (None, hits[:, 0]))
+    chosen = np.flatnonzero(np.isin(asked, options.chosen)) if options.chosen else _spread(len(asked), 6)
+    near = rows[chosen, :NEIGHBOURS]
+    shown = _spread(len(asked), options.shown)
+    shown = shown[np.argsort(labels[shown], kind="stable")]  # classes side by side
+    if unseen := sorted(set(options.chosen) - set(asked.tolist())):
+        raise ConfigError(f"--chosen {unseen[0]} can't be read: {held_out.describe(unseen[0])}")
+    trained_on, published = origin(path, subject)
+    return Findings(
+        title=title,
+        about=repr(encoder).strip("<>").removeprefix("Encoder "),
+        scores={
+            "model": title, "trained_on": trained_on, "weights_sha256": digest, "layer": layer,
+            "images": options.data.source, "transform": str(subject.transform), "k": options.k,
+            "temperature": options.temperature, "references": int(references.used.sum()), "queries": len(asked),
+            "knn_top1": float(hits[:, 0].mean()), "knn_top5": float(hits.any(1).mean()),
+            "by_class": {
+                name: right[place] / total[place] for place, name in enumerate(train.classes) if total[place]
+            },
+            "linear": linear.get(digest, {}), "published": published,
+            "knn_by_epoch": [
+                [line["epoch"], line["knn_top1"]]
+                for line in read_metrics(path)[1]
+                if line.get("knn_top1") is not None
+            ],
+        },
+        neighbours=pairs(
+            held_out, asked[chosen], train, near, similarities[chosen, : near.shape[1]], canvas=THUMBNAIL
+        ),
+        points=flatten(rows_of(queries, shown), options.seed),
+        thumbnails=read_images(held_out, asked[shown], canvas=THUMBNAIL),
+        labels=labels[shown],
+        rdms=rdms_of(subject, Sourced(held_out, asked[shown]), options, console),
+        categories=[train.classes[label] for label in labels[shown]],
+        filters=first_kernel(encoder),
+    )  # fmt: skip
+
+
+def origin(path: Path, subject: Subject) -> tuple[str, dict[str, float | None]]:
+    """What a model was trained on, and its published scores in percent: its own, or those of a run's recipe."""
+    if subject.encoder.name in MODELS:
+        record = MODELS[subject.encoder.name]
+        words = (text for text in (record.trained_on, record.notes) if text not in ("", "–"))
+        return ": ".join(words), subject.published
+    if not (path / CONFIG).is_file():
+        return "", {}
+    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    score = published_of_recipe(config["name"])
+    return f"{config['data']['source']}: {config['name']}", {"knn": 100 * score} if score else {}
+
+
+def features_of(subject: Subject, source: Source, layer: str, options: Report, console: Console) -> Images:
+    """A layer of all images of a source."""
+    found = subject.features(
+        source, [layer], console, threads=options.data.threads, dtype=options.dtype,
+        batch_size=options.batch_size,
+    )  # fmt: skip
+    return Images([found[layer]], [source.labels()])
+
+
+def rows_of(features: Rows, places: np.ndarray) -> np.ndarray:
+    """Some rows of features that may lie on disk, which gives them in its own order only."""
+    ascending = np.sort(places)
+    return np.asarray(features[ascending])[np.searchsorted(ascending, places)]
+
+
+def rdms_of(subject: Subject, stimuli: Sourced, options: Report, console: Console) -> dict[str, np.ndarray]:
+    """RDMs (1 - r) of layers, `[N, N]` each."""
+    blocks = [name for name in subject.encoder.layer_names if "." not in name]
+    layers = options.layers or tuple(blocks[place] for place in _spread(len(blocks), 6))
+    with progress_bar(console, "RDMs") as progress:
+        kernels = layer_kernels(
+            subject.encoder, stimuli, subject.transform, layers, ["correlation"], threads=options.data.threads,
+            batch_size=options.batch_size, progress=progress,
+        )  # fmt: skip
+    return {layer: to_rdm(kernels[layer]["correlation"], "correlation") for layer in layers}
+
+
+def flatten(features: np.ndarray, seed: int) -> np.ndarray:
+    """A two-dimensional map of features `[N, ...]`: `[N, 2]`, by t-SNE of cosine distances.
+
+    Source: van der Maaten & Hinton 2008, as scikit-learn computes it.
+    """
+    from sklearn.manifold import TSNE
+
+    flat = np.asarray(features, np.float32).reshape(len(features), -1)
+    perplexity = min(30, (len(flat) - 1) / 3)
+    return TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=seed).fit_transform(flat)
+
+
+def first_kernel(encoder: Encoder) -> np.ndarray:
+    """The filters that look at the image itself, `[h, w, 3, N]`."""
+    kernels = (
+        np.asarray(layer["kernel"]) for layer in encoder.variables["params"].values() if "kernel" in layer
+    )
+    return next(kernel for kernel in kernels if kernel.ndim == 4 and kernel.shape[2] == 3)
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """Up to that many places of a list, from the first to the last, spread evenly."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int)
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    options, console = tyro.cli(Report), Console()
+    set_up_compiler()
+    try:
+        found = measure(options, console)
+    except REFUSALS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for findings in found:
+        scores = findings.scores
+        console.print(
+            f"{findings.title}: kNN of {scores['layer']} {scores['knn_top1']:.1%}, top-5 {scores['knn_top5']:.1%}"
+        )
+    console.print(f"Report: {options.out / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
