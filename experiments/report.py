@@ -129,14 +129,18 @@ def check(options: Report, train: Source, held_out: Source) -> dict[str, dict[st
         raise ModuleNotFoundError(
             "The map needs scikit-learn, which is not installed: pip install 'ipcl_jax[brain]'"
         )
-    linear = dict(read_linear(folder, options) for folder in options.linear)
-    digests = set()
+    linear, folders = {}, {}
+    for folder in options.linear:
+        digest, scores = read_linear(folder, options)
+        linear[digest] = linear.get(digest, {}) | scores
+        folders[digest] = folder
     for model in options.models:
         encoder = open_subject(model, options.transform, options.size).encoder
         check_layers(tuple(filter(None, (options.layer, *options.layers))), encoder.layer_names)
-        digests |= {encoder.digest()} if linear else set()
-    if strangers := [folder for folder in options.linear if read_linear(folder, options)[0] not in digests]:
-        raise ConfigError(f"--linear {strangers[0]} is the read-out of none of these models.")
+        if linear:
+            folders.pop(encoder.digest(), None)
+    for folder in folders.values():
+        raise ConfigError(f"--linear {folder} is the read-out of none of these models.")
     return linear
 
 
