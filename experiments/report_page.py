@@ -7,12 +7,12 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-from geometry_figures import draw_rdms
 from PIL import Image
-from report_figures import draw_filters, draw_map, frames
 
+from geometry_figures import draw_rdms
 from ipcl_jax.curves import Curve, card, share
 from ipcl_jax.page import Neighbours, embedded, neighbour_rows, section, write_page
+from report_figures import draw_filters, draw_map, frames
 
 _COLOURS, _STYLES = ("one", "two", "three", "four", "five"), ("line", "dash", "dot")
 OPEN = 3  # up to so many models the page shows at once, of more it unfolds one at a click

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import configs
 import tyro
 from rich.console import Console
 from rich.table import Table as RichTable
-from table_figure import SUFFIXES, Course, draw
 
+import configs
 from ipcl_jax.checkpoints import CONFIG
 from ipcl_jax.config import ConfigError
 from ipcl_jax.record import read_metrics
+from table_figure import SUFFIXES, Course, draw
 
 # Left out where no run has them.
 _OPTIONAL = ("kNN before", "published kNN", "accuracy")

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from time import monotonic, perf_counter
 
-import configs
 import jax
 
+import configs
 from ipcl_jax import processes
 from ipcl_jax.checkpoints import Checkpoints, claim_folder
 from ipcl_jax.compilation import set_up_compiler
@@ -35,7 +35,6 @@ from ipcl_jax.sources import open_source
 from ipcl_jax.training import TrainState, batch_sharding, compile_steps, make_mesh
 from ipcl_jax.validation import validate
 from ipcl_jax.workers import choose_workers
-
 
 _HEADLINES = {
     "top1": "held-out accuracy top-1",

@@ -10,9 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import configs
 from PIL import Image, UnidentifiedImageError
 
+import configs
 from ipcl_jax.config import ConfigError, Train
 from ipcl_jax.gallery import contact_sheet, draw_sheet
 from ipcl_jax.sources import open_source

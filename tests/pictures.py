@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import torch
-import torch_views
 from PIL import Image
 
+import torch_views
 from ipcl_jax import views
 from ipcl_jax.config import Views
 

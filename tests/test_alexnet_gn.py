@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+
+from ipcl_jax.models import AlexNetGN
+from ipcl_jax.models.layers import BatchNorm, adaptive_average_pool
 from torch_twin import (
     TorchAlexNetGN,
     all_layers,
@@ -16,9 +19,6 @@ from torch_twin import (
     to_flax,
     to_torch,
 )
-
-from ipcl_jax.models import AlexNetGN
-from ipcl_jax.models.layers import BatchNorm, adaptive_average_pool
 
 MODEL = AlexNetGN()
 # Both sides sum up to 9,216 float32 products in different orders; that leaves about 2e-6 of a layer's

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-import torch_views
-from pictures import photograph
 
+import torch_views
 from ipcl_jax import colour
+from pictures import photograph
 
 # One colour operation in float32: a few roundings of 6e-8; contrast adds those of a mean, hue those
 # of two divisions.

@@ -13,7 +13,6 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.append(str(EXPERIMENTS))
 
 import configs  # noqa: E402
-
 from ipcl_jax.checkpoints import Checkpoints, claim_folder  # noqa: E402
 from ipcl_jax.config import ConfigError, Data, Train, to_json  # noqa: E402
 from ipcl_jax.loading import TrainBatches  # noqa: E402

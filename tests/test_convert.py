@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 import torch
-from torch_resnet import TorchResNet
-from torch_twin import TorchAlexNetGN, all_layers, channel_first, channel_last, shake
 
 from convert import CheckpointError, convert_torch_checkpoint, open_encoder, save_torch, to_torch_state_dict
 from ipcl_jax import Encoder, extract, load_encoder, save_encoder, zoo
 from ipcl_jax.config import IMAGENET_MEAN, ConfigError
+from torch_resnet import TorchResNet
+from torch_twin import TorchAlexNetGN, all_layers, channel_first, channel_last, shake
 
 SMALL = 32  # width of fc6 and fc7 where only the form of a file counts
 SCRIPT = Path(__file__).parents[1] / "experiments" / "convert.py"

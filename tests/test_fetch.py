@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_convert import Payload, twin
 
 import convert.fetch
 from convert import CheckpointError, DownloadError, convert_torch_checkpoint
 from ipcl_jax import zoo
+from test_convert import Payload, twin
 
 ROOT = Path(__file__).parents[1]
 RECORD = zoo.MODELS["ipcl1"]

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from torch_twin import one_cycle
 
 from ipcl_jax.config import LinearProbe, Model, Optim, Schedule
 from ipcl_jax.encoder import untrained
 from ipcl_jax.extraction import extract
 from ipcl_jax.readout.linear import LinearReadout, init_heads, learn, probe_step, rank_classes, views_for
 from ipcl_jax.views import make_views
+from torch_twin import one_cycle
 
 STEPS, CLASSES = 50, 7
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch_twin import TorchIPCL
 
 from ipcl_jax.objective import (
     category_loss,
@@ -20,6 +19,7 @@ from ipcl_jax.objective import (
     similarities,
     update_queue,
 )
+from torch_twin import TorchIPCL
 
 B, N_VIEWS, DIM, K, N_IMAGES = 6, 5, 32, 50, 1000
 VALUES = dict(n_views=N_VIEWS, n_images=N_IMAGES)

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+
 import torch_views
+from ipcl_jax import optics, views
+from ipcl_jax.config import ConfigError, Train, Views
+from ipcl_jax.validation import validate
 from pictures import (
     all_kinds,
     drawn,
@@ -20,10 +24,6 @@ from pictures import (
     render_views,
     without_normalising,
 )
-
-from ipcl_jax import optics, views
-from ipcl_jax.config import ConfigError, Train, Views
-from ipcl_jax.validation import validate
 
 # Weights that add up to 1 and values in [0, 1]: a few roundings of 6e-8, for each of two axes.
 SUMS = 1e-6

@@ -92,9 +92,9 @@ def experiments(monkeypatch):
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_written(originals, tmp_path, experiments):
-    import prepare
     from rich.console import Console
 
+    import prepare
     from ipcl_jax.config import ConfigError
 
     def refused(match: str, src: Path, dst: Path, **options) -> None:

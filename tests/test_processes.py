@@ -14,12 +14,12 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
-from ten_steps import CONFIG, ten_steps
-from test_train import TRAINER, leaves, run
 
 from ipcl_jax import training
 from ipcl_jax.checkpoints import Checkpoints
 from ipcl_jax.record import read_metrics
+from ten_steps import CONFIG, ten_steps
+from test_train import TRAINER, leaves, run
 
 SMALL = (
     "--config ipcl_smoke --epochs 1 --batch-size 56 --views.per-image 2 --model.fc-dim 64 --monitor.no-baseline "

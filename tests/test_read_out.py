@@ -7,10 +7,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from commands import refused, run
 from PIL import Image
 from scipy.spatial.distance import squareform
 
+from commands import refused, run
 from ipcl_jax import extract, load_encoder, save_encoder
 from ipcl_jax.config import Model
 from ipcl_jax.encoder import untrained
@@ -19,6 +19,7 @@ from ipcl_jax.readout.knn import KNNReadout
 from ipcl_jax.readout.rsa import rdm
 from ipcl_jax.sources import open_source
 from ipcl_jax.stimuli import make_transform
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:

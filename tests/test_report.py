@@ -3,7 +3,6 @@ import re
 
 import numpy as np
 import pytest
-from pages import Page, stands_alone
 from rich.console import Console
 
 from ipcl_jax.config import Data, Optim, Train
@@ -11,6 +10,7 @@ from ipcl_jax.curves import curves
 from ipcl_jax.page import Neighbours
 from ipcl_jax.record import Record
 from ipcl_jax.report import ContactSheet, write_report
+from pages import Page, stands_alone
 
 CLASSES = ["<b>&", "cup"]
 

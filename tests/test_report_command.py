@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import SCRIPTS, refused, run
-from pages import Page, stands_alone
 
+from commands import SCRIPTS, refused, run
 from ipcl_jax import Encoder, extract, load_encoder, save_encoder
 from ipcl_jax.checkpoints import Checkpoints, claim_folder
 from ipcl_jax.config import Data, Model, Train, Views
@@ -20,6 +19,7 @@ from ipcl_jax.sources import open_source
 from ipcl_jax.stimuli import make_transform
 from ipcl_jax.training import compile_steps, make_mesh
 from ipcl_jax.zoo import MODELS
+from pages import Page, stands_alone
 
 SMALL = "--data.source", "sample", "--k", 20, "--size", 64, "--shown", 28
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from jax.sharding import NamedSharding, PartitionSpec
 from scipy import stats
-from torch_resnet import TorchResNet, to_flax, weather
-from torch_twin import all_layers, channel_first, channel_last, images
 
 from ipcl_jax import training
 from ipcl_jax.checkpoints import Checkpoints
 from ipcl_jax.config import ConfigError, Model, Objective, Optim, Schedule, Train, Views
 from ipcl_jax.models import AlexNetGN, ResNet, make_model
 from ipcl_jax.validation import validate
+from torch_resnet import TorchResNet, to_flax, weather
+from torch_twin import all_layers, channel_first, channel_last, images
 
 
 @functools.cache

@@ -10,7 +10,13 @@ import numpy as np
 import optax
 import pytest
 import torch
-from ten_steps import B, SIDE, as_dtype, smooth_views
+
+from ipcl_jax import training
+from ipcl_jax.config import Model, Objective, Optim, Schedule, Train, Views
+from ipcl_jax.models import make_model
+from ipcl_jax.objective import prototypes
+from ipcl_jax.views import center_views
+from ten_steps import SIDE, B, as_dtype, smooth_views
 from torch_twin import (
     TorchAlexNetGN,
     TorchIPCL,
@@ -19,12 +25,6 @@ from torch_twin import (
     to_flax,
     to_torch,
 )
-
-from ipcl_jax import training
-from ipcl_jax.config import Model, Objective, Optim, Schedule, Train, Views
-from ipcl_jax.models import make_model
-from ipcl_jax.objective import prototypes
-from ipcl_jax.views import center_views
 
 N_VIEWS, N_IMAGES, PER_EPOCH = 5, 32, 4
 CONFIG = Train(

@@ -10,6 +10,9 @@ import scipy.stats
 import torch
 import torch.nn.functional as F
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ipcl_jax import colour, views
+from ipcl_jax.config import Views
 from pictures import (
     all_kinds,
     drawn,
@@ -21,9 +24,6 @@ from pictures import (
     render_views,
     without_normalising,
 )
-
-from ipcl_jax import colour, views
-from ipcl_jax.config import Views
 
 # A pixel in [0, 1] carries float32's 6e-8 through some 250 additions and a chain of four colour
 # operations, each of which may multiply it: 6e-7 was seen. A wrong weight or sector costs 1e-2.

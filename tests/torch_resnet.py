@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import nn
+
 from torch_twin import L2Norm, shake
 
 Norm = Callable[[int], nn.Module]

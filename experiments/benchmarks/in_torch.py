@@ -69,6 +69,7 @@ def views(images: list[np.ndarray], choices: list[dict], options: Views) -> Call
 def _views(images: list[np.ndarray], choices: list[dict], options: Views) -> Callable:
     """As `views`, but `[views, 3, S, S]` tensors."""
     import torch
+
     import torch_views
 
     mean, std = (torch.tensor(values)[:, None, None] for values in (options.mean, options.std))
@@ -92,6 +93,7 @@ def fc7(checkpoint: str, files: list[str]) -> Callable[[], np.ndarray]:
     keeps its output.
     """
     import torch
+
     from torch_twin import TorchAlexNetGN
 
     model = TorchAlexNetGN().eval()
@@ -133,6 +135,7 @@ def step(
         material: either the views `[B*n, S, S, 3]` to train on each time, or what `views` takes, to make them.
     """
     import torch
+
     from torch_twin import TorchAlexNetGN, TorchIPCL, TorchTraining, channel_first, to_torch
 
     model = TorchAlexNetGN()

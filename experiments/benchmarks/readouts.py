@@ -5,11 +5,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import extract as extraction
 import h5py
 import numpy as np
 from rich.console import Console
 
+import extract as extraction
 from benchmarks import in_torch
 from benchmarks.in_torch import Beside
 from benchmarks.material import write_jpegs

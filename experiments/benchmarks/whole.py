@@ -7,11 +7,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import configs
 import jax
-import train as trainer
 import tyro
 
+import configs
+import train as trainer
 from benchmarks.turns import Measured, Memory, finish
 from ipcl_jax.record import read_metrics
 

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import tyro
-from config_file import read_config
 
+from config_file import read_config
 from ipcl_jax.config import ConfigError, Train, near_miss
 
 RECIPES = {path.stem: path for path in sorted(Path(__file__).parent.glob("[a-z]*.py"))}
