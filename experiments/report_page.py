@@ -110,10 +110,11 @@ def _bar(value: float | None) -> str:
 
 
 def _scores(found: Sequence[Findings]) -> str:
-    linear = list(dict.fromkeys(name for findings in found for name in findings.scores["linear"]))
+    names = dict.fromkeys(name for findings in found for name in findings.scores["linear"])
+    linear = [name for name in names if name.endswith("_top1")]
     heads = [
         "model", "trained on", "layer", "kNN top-1", "top-5", "published kNN", "published linear",
-        *(f"linear, {name.replace('_top1', ' top-1').replace('_top5', ' top-5')}" for name in linear),
+        *(f"linear top-1, {name.removesuffix('_top1')}" for name in linear),
     ]  # fmt: skip
     rows = [[_cell(head, "th") for head in heads]]
     for findings in found:
