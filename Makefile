@@ -15,6 +15,8 @@ demo:
 test:
 	$(PYTHON) -m venv --clear .venv-test
 	.venv-test/bin/pip install -q -c constraints.txt -e '.[test]'
+	.venv-test/bin/ruff check
+	.venv-test/bin/mypy
 	.venv-test/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 clean:

@@ -112,6 +112,7 @@ def _released(record: zoo.Released, cache: Path, *, base_url: str | None, progre
 
 def _convert(path: Path, digest: str, chosen: dict) -> Encoder:
     tensors, description = read_torch(path)
+    known: dict
     record = next((r for r in zoo.MODELS.values() if r.sha256 and digest.startswith(r.sha256)), None)
     if record:
         model, known = record.model, {"name": record.name, "mean": record.mean, "std": record.std}

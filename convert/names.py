@@ -72,12 +72,9 @@ def _module(path: tuple[str, ...], model: Model) -> str:
 
 
 def _layout(path: tuple[str, ...], shape: tuple[int, ...]) -> Tensor:
-    if len(shape) == 4:
-        axes = (2, 3, 1, 0)
-    elif path[-2:] == ("fc6_linear", "kernel"):
+    axes: tuple[int, ...] = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[len(shape)]
+    if path[-2:] == ("fc6_linear", "kernel"):
         inputs, outputs = shape
         return Tensor(path, (outputs, inputs), (outputs, inputs // 36, 6, 6), (2, 3, 1, 0), shape)
-    else:
-        axes = (1, 0) if len(shape) == 2 else (0,)
     torch_shape = tuple(shape[place] for place in np.argsort(axes))
     return Tensor(path, torch_shape, torch_shape, axes, shape)

@@ -54,9 +54,9 @@ def _line_of_config(path: Path) -> int | str:
     """Where a file last names its config."""
     lines = []
     for node in ast.walk(ast.parse(path.read_bytes())):
-        assigned = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == "config"
-        if assigned or (isinstance(node, ast.alias) and "config" in (node.asname, node.name)):
-            lines.append(node.lineno)
+        match node:
+            case ast.Name(id="config", ctx=ast.Store()) | ast.alias(name="config") | ast.alias(asname="config"):
+                lines.append(node.lineno)
     return max(lines, default="?")
 
 

@@ -93,8 +93,8 @@ def measure(options: KNN, console: Console) -> dict:
     if options.protocol == "held-out":
         references, tests = images(train), images(held_out)
         queries, labels = tests.queries()
-        groups = np.zeros(len(queries), int), np.where(references.used, 1, NOWHERE)
-        runs = [knn_scores(queries, labels, references.values, references.labels, groups=groups, **kinds)]
+        apart = np.zeros(len(queries), int), np.where(references.used, 1, NOWHERE)
+        runs = [knn_scores(queries, labels, references.values, references.labels, groups=apart, **kinds)]
     else:
         references = images(train, held_out)
         queries, labels = references.queries()
@@ -126,8 +126,8 @@ def _check(options: KNN, total: int) -> None:
     )
     if wrong := [k for k in options.k if not 1 <= k <= voters]:
         raise ConfigError(f"--k is {wrong[0]}; it must lie between 1 and {voters}, the images that can vote.")
-    if wrong := [tau for tau in options.temperature if tau <= 0]:
-        raise ConfigError(f"--temperature is {wrong[0]}; it must be above 0.")
+    if frozen := [tau for tau in options.temperature if tau <= 0]:
+        raise ConfigError(f"--temperature is {frozen[0]}; it must be above 0.")
 
 
 def _summary(runs: list[list[Score]]) -> list[dict]:

@@ -152,7 +152,8 @@ class Probe:
         self, heads, done: int, record: Record, checkpoints: Checkpoints, interruption: Interruption
     ) -> int:
         """Steps until the end or a signal, saves what it came to, and returns the steps done."""
-        config, metrics, saved_at, known = self.config, None, monotonic(), 0
+        config, saved_at, known = self.config, monotonic(), 0
+        metrics: dict | None = None
 
         def settle() -> None:
             """Keeps the metrics of the last step, for which it waits until the device is done."""
@@ -192,7 +193,8 @@ class Probe:
 
     def _measure(self, epoch: int, step: int, heads, record: Record) -> None:
         """Accuracy of each head on the held-out images."""
-        metrics, lines = {}, []
+        metrics: dict[str, float] = {}
+        lines = []
         for layer, features in self.tests.items():
             hits = rank_classes(heads.params[layer], features.values) == self.labels[:, None]
             top1, top5 = (float(hits[features.readable, :n].any(1).mean()) for n in (1, 5))

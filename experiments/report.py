@@ -129,7 +129,8 @@ def check(options: Report, train: Source, held_out: Source) -> dict[str, dict[st
         raise ModuleNotFoundError(
             "The map needs scikit-learn, which is not installed: pip install 'ipcl_jax[brain]'"
         )
-    linear, folders = {}, {}
+    linear: dict[str, dict[str, float]] = {}
+    folders: dict[str, Path] = {}
     for folder in options.linear:
         digest, scores = read_linear(folder, options)
         linear[digest] = linear.get(digest, {}) | scores

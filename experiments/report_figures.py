@@ -13,7 +13,7 @@ _FRAME, _GAP = 2, 2
 def frames(labels: np.ndarray) -> dict[int, str]:
     """A colour for each class that occurs, `#rrggbb` by label; none if there are more than twenty."""
     known = [int(label) for label in np.unique(labels) if label >= 0]
-    palette = matplotlib.colormaps["tab20"].colors
+    palette = matplotlib.color_sequences["tab20"]
     if len(known) > len(palette):
         return {}
     return {label: matplotlib.colors.to_hex(colour) for label, colour in zip(known, palette, strict=False)}

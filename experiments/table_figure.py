@@ -7,6 +7,7 @@ from typing import NamedTuple
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ipcl_jax.curves import share
@@ -43,8 +44,7 @@ def draw(knn: Sequence[Course], loss: Sequence[Course], path: Path) -> None:
     with matplotlib.rc_context(_STYLE):
         letters = max(len(_short(course.run)) for course in knn)
         size = (9.5 + 0.016 * _SIZE * letters, max(4.8, 1.5 + 0.24 * len(knn)))  # room for names
-        figure = Figure(figsize=size, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
         panels = figure.subplots(1, 2)
         _draw(panels[0], "kNN top-1 of held-out images", knn, lambda value, _: f"{100 * value:.4g} %")
         _draw(panels[1], "Loss, mean of the epoch", loss, lambda value, _: f"{value:,.4g}")

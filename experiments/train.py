@@ -27,6 +27,7 @@ from ipcl_jax.gallery import contact_sheet, neighbours
 from ipcl_jax.interruption import Interruption
 from ipcl_jax.loading import TrainBatches, UnreadableImages, eval_batches, on_devices, steps_per_epoch
 from ipcl_jax.monitoring import embed_images, measure
+from ipcl_jax.page import Neighbours
 from ipcl_jax.profiling import Trace
 from ipcl_jax.readout.spread import collapse_warning
 from ipcl_jax.record import WAITS, Record, Silence, read_metrics
@@ -79,7 +80,7 @@ class Run:
         )
         self.agreed = processes.Agreement(self.mesh)
         self.contact_sheet = contact_sheet(self.images, config) if processes.is_first() else None
-        self.neighbours = None  # until the first read-out
+        self.neighbours: Neighbours | None = None  # until the first read-out
         self.stopped: signal.Signals | None = None
 
     def _refuse_unlabelled(self) -> None:
@@ -143,8 +144,9 @@ class Run:
         measured = {line["epoch"] for line in read_metrics(self.folder)[1]}
         epoch, rest = divmod(start, self.per_epoch)
         baseline = self.config.monitor.baseline and 0 not in measured
-        unmeasured = epoch and not rest and epoch not in measured  # killed between saving and measuring
-        baseline, unmeasured = map(processes.told_by_first, (baseline, unmeasured))  # it writes the metrics
+        unmeasured = epoch > 0 and not rest and epoch not in measured  # killed between saving and measuring
+        todo = map(processes.told_by_first, (baseline, unmeasured))  # it writes the metrics
+        baseline, unmeasured = map(bool, todo)
         if baseline:
             record.say("Measuring the untrained network: an epoch of views, forward only.")
             untrained = self.steps.init()

@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 # Stand-ins that matplotlib writes, and the names under which the page's style sheet has the colours.
@@ -20,7 +21,7 @@ _COLOURS = {
     "one": "#010101", "two": "#020202", "three": "#030303", "four": "#040404", "five": "#050505",
     "grid": "#060606", "ink": "#070707",
 }  # fmt: skip
-_STYLES = {
+_STYLES: dict[str, dict] = {
     "line": dict(linewidth=1.8),
     "fine": dict(linewidth=1.1),
     "faint": dict(linewidth=1.1, alpha=0.45),
@@ -155,15 +156,15 @@ def card(
 
 
 def _svg(
-    panels: list, unit: str, end: float, *, title: str, inches: tuple[float, float] = (4.9, 2.6)
+    panels: Sequence, unit: str, end: float, *, title: str, inches: tuple[float, float] = (4.9, 2.6)
 ) -> str:
     """Draws panels one above the other, from 0 to `end` of the unit."""
     # Ids are those of the whole page, so each drawing needs its own.
     identity = f"{re.sub('[^a-z]+', '-', title.lower())}-{inches[0]:.0f}"
     style = {"svg.fonttype": "none", "svg.hashsalt": identity, "font.size": 9.5, "path.simplify": True}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=inches, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04, hspace=0.12)
+        layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.04, hspace=0.12)
+        figure = Figure(figsize=inches, layout=layout)
         all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
         for axes, (curves, scale) in zip(all_axes, panels, strict=True):
             _draw(axes, curves, scale, ticks=5 if len(panels) == 1 else 3)

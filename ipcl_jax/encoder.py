@@ -261,7 +261,7 @@ def export_orbax(encoder: Encoder, folder: str | Path) -> None:
         )
 
 
-def _flat(tree: dict) -> dict[str, np.ndarray]:
+def _flat(tree: dict) -> dict:
     """Variables by names such as `params/fc7_linear/kernel`."""
     leaves = flatten_dict(tree, sep="/")
     return {

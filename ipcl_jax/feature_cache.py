@@ -117,7 +117,8 @@ def _complete(
     missing = {name: file for name, file in files.items() if not file.complete}
     if not missing:
         return
-    total, problems = len(stimuli.names), {}
+    problems: dict[int, str] = {}
+    total = len(stimuli.names)
     batches = stream(
         encoder, stimuli, transform, dict.fromkeys(missing), batch_size=batch_size, threads=threads,
         start=min(file.rows for file in missing.values()),

@@ -126,7 +126,7 @@ def _to_zarr(file: h5py.File, path: Path) -> None:
 
 
 def _to_mat(file: h5py.File, path: Path) -> None:
-    variables = {"attributes": json.dumps(_attributes(file))}
+    variables: dict[str, object] = {"attributes": json.dumps(_attributes(file))}
     for name, dataset in file.items():
         variable = name.replace(".", "_")
         if _is_text(dataset):

@@ -126,7 +126,7 @@ class _Load:
         size = np.ones((len(index), 2), np.int32)
         label = np.full(len(index), -1, np.int32)
         valid = np.zeros(len(index), bool)
-        unreadable = {}
+        unreadable: dict[int, str] = {}
         # A file is decoded here first. libjpeg-turbo writes around the cache where memory is aligned to
         # 32 bytes; as the pixels are copied at once, an odd place is a tenth faster.
         scratch = np.empty(4 * math.prod(self._canvas) * 3 + 64, np.uint8)
@@ -314,7 +314,7 @@ def on_devices(batches: Iterable[Batch], sharding: jax.sharding.Sharding) -> Ite
     Yields:
         The same batches as global arrays.
     """
-    coming = deque()
+    coming: deque[dict[str, jax.Array]] = deque()
     for batch in batches:
         coming.append(jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch))
         if len(coming) > _AHEAD:

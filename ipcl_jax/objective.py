@@ -2,10 +2,10 @@
 
 Each view is drawn to the prototype of its own image (the mean embedding of the
 image's views) and pushed from a queue of earlier embeddings, by noise-contrastive
-estimation. The supervised twin of a model learns its images' categories instead. Rows of embeddings are ordered image by image: row b * n + v is view v
-of image b.
+estimation. The supervised twin of a model learns its images' categories instead. Rows of
+embeddings are ordered image by image: row b * n + v is view v of image b.
 
-Sources: Konkle & Alvarez 2022, Methods; for the criterion, Wu et al. 2018 (non-parametric
+Source: Konkle & Alvarez 2022, Methods; for the criterion, Wu et al. 2018 (non-parametric
 instance discrimination).
 """
 

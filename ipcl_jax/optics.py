@@ -8,7 +8,9 @@ Source: the options of the reference's trainer. It publishes their names and ran
 open what lies beyond a view's edge, and how a window fades, the docstrings say what is done here.
 """
 
+import functools
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +66,10 @@ def blur(rgb: Array, sigma: Array, *, reach: int) -> Array:
         side = rgb.shape[axis]
         margin = [(reach, reach) if axis == i else (0, 0) for i in range(3)]
         wide = jnp.pad(rgb, margin, mode="reflect")
-        rgb = sum(kernel[i] * jax.lax.slice_in_dim(wide, i, i + side, axis=axis) for i in range(len(kernel)))
+        rgb = functools.reduce(
+            operator.add,
+            (kernel[i] * jax.lax.slice_in_dim(wide, i, i + side, axis=axis) for i in range(len(kernel))),
+        )
     return rgb
 
 
@@ -118,7 +123,7 @@ def fade(rgb: Array, *, edge: float, distortion: float, outside: float) -> Array
     side = rgb.shape[0]
     down, across = _offsets(side) * _stretch(side, distortion) / (side / 2)
     faded = np.clip((np.hypot(down, across) - (1 - edge)) / edge, 0, 1)
-    share = np.float32(0.5 + 0.5 * np.cos(np.pi * faded))[:, None]  # [S, 1, S]
+    share = (0.5 + 0.5 * np.cos(np.pi * faded)).astype(np.float32)[:, None]  # [S, 1, S]
     return share * rgb + (1 - share) * outside
 
 

@@ -192,6 +192,7 @@ def _course(
     """
     if options.name == "constant":
         return jnp.asarray(middle, float)
+    corner: float
     if options.name == "one_cycle":
         corner, last = int(n_batches * options.pct_start), n_batches
     else:

@@ -3,7 +3,7 @@
 import base64
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -41,7 +41,7 @@ def section(title: str, about: str, content: str, *, level: int = 2) -> str:
     return f"<section><h{level}>{escape(title)}</h{level}>{about}{content}</section>"
 
 
-def list_table(items: Mapping[str, object], marked: set[str] = frozenset()) -> str:
+def list_table(items: Mapping[str, object], marked: Set[str] = frozenset()) -> str:
     """Names and values, one a row; the marked ones stand out."""
     rows = (
         f'<tr><th scope="row">{escape(name)}</th>'
@@ -84,14 +84,16 @@ class Neighbours:
 def neighbour_rows(found: Neighbours) -> tuple[str, str]:
     """What is to be seen, in words, and a row of pictures for each query."""
     labelled = found.query_labels is not None and found.neighbour_labels is not None
+    classes = found.query_labels or [""] * len(found.queries)
+    near_classes = found.neighbour_labels or [[""] * len(near) for near in found.neighbours]
     rows = []
     for q, (query, near) in enumerate(zip(found.queries, found.neighbours, strict=True)):
         columns = f'style="grid-template-columns: 1.2fr repeat({len(near)}, minmax(0, 1fr))"'
-        own = found.query_labels[q] if labelled else ""
+        own = classes[q]
         picture = image(query, "held-out image" + f": {own}" * bool(own))
         cells = [f'<figure class="first">{picture}<figcaption>{_class(own)}</figcaption></figure>']
         for i, neighbour in enumerate(near):
-            label, cosine = (found.neighbour_labels[q][i] if labelled else ""), f"{found.cosines[q][i]:.2f}"
+            label, cosine = near_classes[q][i], f"{found.cosines[q][i]:.2f}"
             frame = "plain" if not labelled else "framed right" if label == own else "framed wrong"
             picture = image(neighbour, f"neighbour {i + 1}{': ' * bool(label)}{label}, cosine {cosine}")
             cells.append(

@@ -62,7 +62,8 @@ class Record:
         self._dir = Path(run_dir)
         self._total, self._per_epoch, self._start = total_steps, steps_per_epoch, start_step
         self._epochs = -(-total_steps // steps_per_epoch)
-        self._console, self._bar = console or Console(), None
+        self._console = console or Console()
+        self._bar: Progress | None = None
         self._shown_at = -math.inf
         self._done, self._views = start_step, 0.0
         self._window: deque[tuple[float, float]] = deque()  # time, views so far
@@ -269,7 +270,7 @@ def _tensorboard(folder: Path, start_step: int):
     # from us, and a second framework in the process costs seconds and memory.
     with contextlib.ExitStack() as stack:
         if "torch" not in sys.modules:
-            sys.modules["torch"] = None
+            sys.modules["torch"] = None  # type: ignore[assignment]
             stack.callback(sys.modules.pop, "torch")
         import tensorboardX
     purge = start_step + 1 if start_step else None

@@ -7,8 +7,9 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import grain
 import h5py
@@ -38,8 +39,9 @@ Ways to give images:
 class StimulusSet(Protocol):
     """Images in a fixed order."""
 
-    names: Sequence[str]
-    """One for each image: a path relative to the folder, a row, or a place in a dataset."""
+    @property
+    def names(self) -> Sequence[str]:
+        """One for each image: a path relative to the folder, a row, or a place in a dataset."""
 
     @property
     def categories(self) -> list[str]:
@@ -167,7 +169,7 @@ class _Rows:
             self._data = h5py.File(path)[dataset]
         except (KeyError, OSError) as error:
             raise ConfigError(f"{path} has no dataset {dataset!r} ({error}).{_datasets(path)}") from None
-        shape = getattr(self._data, "shape", ())
+        shape: tuple[int, ...] = getattr(self._data, "shape", ())
         if (
             len(shape) not in (3, 4)
             or (len(shape) == 4 and shape[3] not in (1, 3))
@@ -192,14 +194,14 @@ def _parse_rows(text: str | None, total: int) -> list[int]:
     """Row numbers of `0:10,25,-1`; all without a text."""
     if text is None:
         return list(range(total))
-    rows = []
+    rows: list[int] = []
     for part in text.split(","):
         try:
-            ends = [int(end) if end.strip() else None for end in part.split(":")]
-            if len(ends) == 1:
-                rows.append(range(total)[ends[0]])
-            else:
+            if ":" in part:
+                ends = [int(end) if end.strip() else None for end in part.split(":")]
                 rows += range(total)[slice(*ends)]
+            else:
+                rows.append(range(total)[int(part)])
         except (ValueError, TypeError, IndexError):
             raise ConfigError(
                 f"[{text}] names no rows of a dataset of {total} images: {part!r} is neither a number below "
@@ -225,7 +227,8 @@ def find_damage(stimuli: StimulusSet, *, threads: int) -> dict[int, str]:
     """
     if isinstance(stimuli[0], np.ndarray):  # not files; reading them all would take long and show nothing
         return {}
-    damage, total = {}, len(stimuli.names)
+    damage: dict[int, str] = {}
+    total = len(stimuli.names)
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, total, 4096):  # a million tasks at once would fill the memory
             places = range(start, min(start + 4096, total))
@@ -261,7 +264,8 @@ def _in_words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-class StimulusBatch(NamedTuple):
+@dataclass(frozen=True)
+class StimulusBatch:
     """Consecutive stimuli; the last batch is filled up by repeating its last image.
 
     Attributes:
@@ -296,7 +300,8 @@ def stimulus_batches(
     def load(first: int) -> StimulusBatch:
         pixels = np.zeros((batch_size, transform.size, transform.size, 3), np.uint8)
         count = min(batch_size, total - first)
-        digests, problems = [""] * count, {}
+        digests = [""] * count
+        problems: dict[int, str] = {}
         for k in range(count):
             try:
                 image = stimuli[first + k]

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ def stream(
     )
     # Two at a time: a CPU's cores then have work where one batch leaves them idle, between its layers.
     with ThreadPoolExecutor(_IN_FLIGHT) as workers:
-        ahead = deque()
+        ahead: deque[Future] = deque()
         for batch in batches:
             ahead.append(workers.submit(layers_of, batch))
             if len(ahead) > _IN_FLIGHT:

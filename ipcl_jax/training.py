@@ -47,8 +47,7 @@ class Bank:
         return jax.tree.map(lambda bank, value: bank.at[row].set(value.astype(bank.dtype)), self, new)
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything that a run changes, as one pytree."""
 
     step: Array  # int32: batches done

@@ -93,8 +93,13 @@ def center_views(canvas: Array, sizes: Array, options: Views) -> Array:
 class Channels(Protocol):
     """What has a mean and a std for each channel of [0, 1]: options of views, or a trained model."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Subtracted from each channel."""
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Divides each channel after that."""
 
 
 def normalize(images: Array, options: Channels) -> Array:

@@ -73,12 +73,12 @@ def _views(images: list[np.ndarray], choices: list[dict], options: Views) -> Cal
     import torch_views
 
     mean, std = (torch.tensor(values)[:, None, None] for values in (options.mean, options.std))
-    images = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in images]
+    pictures = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in images]
 
     def render() -> torch.Tensor:
         rendered = []
-        for b, image in enumerate(images):
-            image = image.float() / 255
+        for b, picture in enumerate(pictures):
+            image = picture.float() / 255
             for choice in choices[b * options.per_image : (b + 1) * options.per_image]:
                 rendered.append((torch_views.view(image, choice, options.size) - mean) / std)
         return torch.stack(rendered)
@@ -162,10 +162,10 @@ def kneighbours(queries: np.ndarray, references: np.ndarray, k: int) -> Callable
     import torch
     from torch.nn.functional import normalize
 
-    queries, references = (normalize(torch.from_numpy(x)) for x in (queries, references))
+    asked, known = (normalize(torch.from_numpy(x)) for x in (queries, references))
 
     def search() -> np.ndarray:
-        chunks = (torch.topk(chunk @ references.T, k).indices for chunk in queries.split(128))
+        chunks = (torch.topk(chunk @ known.T, k).indices for chunk in asked.split(128))
         return torch.cat(list(chunks)).numpy()
 
     return search

@@ -50,7 +50,7 @@ def loading(
         seconds: length of a turn.
         json: file to write the figures to.
     """
-    costs = {"loader": [], "bare": []}  # us of processor time an image
+    costs: dict[str, list[float]] = {"loader": [], "bare": []}  # us of processor time an image
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
             write_jpegs(Path(folder), images)

@@ -66,7 +66,7 @@ def step(
         return count / (time.perf_counter() - start)
 
     def build() -> Beside:
-        material = (np.asarray(views),)
+        material: tuple = (np.asarray(views),)
         if with_views:
             drawn = choices_of(training.step_key(config, first.step), batch["size"], config.views)
             material = pixels, drawn, config.views

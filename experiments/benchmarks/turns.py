@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from ipcl_jax.config import ConfigError
 
 Against = Literal["torch"]
 
-_SUMMARIES = {"median": statistics.median, "lowest": min, "highest": max}
+_SUMMARIES: dict[str, Callable[..., float]] = {"median": statistics.median, "lowest": min, "highest": max}
 
 
 @dataclass
@@ -31,14 +31,14 @@ class Measured:
     unit: str = ""
     columns: tuple[str, ...] = ()
     turns: list[tuple[float, ...]] = field(default_factory=list)
-    facts: dict[str, float | int | str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Median, lowest and highest of each column, and of the ratio of the first two in a turn."""
         columns = dict(zip(self.columns, zip(*self.turns, strict=True), strict=True))
         if len(self.columns) > 1:
             ours, theirs = self.columns[:2]
-            columns["ratio"] = [a / b for a, b in zip(columns[ours], columns[theirs], strict=True)]
+            columns["ratio"] = tuple(a / b for a, b in zip(columns[ours], columns[theirs], strict=True))
         return {
             name: {how: function(values) for how, function in _SUMMARIES.items()}
             for name, values in columns.items()

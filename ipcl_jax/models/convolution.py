@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +33,10 @@ def convolve(x: Array, kernel: Array, strides: tuple, padding: list, **options) 
     across = [(x.shape[1 + i] + sum(padding[i]) - kernel.shape[i]) // strides[i] + 1 for i in (0, 1)]
     if min(across) < kernel.shape[0]:
         pixels = _by_place(x, kernel.shape, across, strides, padding)
-        return sum(values @ kernel[place] for place, values in pixels.items())
+        return functools.reduce(operator.add, (values @ kernel[at] for at, values in pixels.items()))
 
-    plain = functools.partial(
-        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
-    )
+    def plain(x: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
     def backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
         x, kernel = saved

@@ -117,16 +117,19 @@ def _largest(x: Array, mean: Array, steep: Array) -> tuple[Array, Array]:
     """Where `(x - mean) * steep` is largest in each window: x - mean there, and the place, 4 * row + column."""
     batch, height, width, channels = x.shape
     rows, columns = ((extent - _SIDE) // _STRIDE + 1 for extent in (height, width))
-    largest = distance = place = None
-    for row, column in itertools.product(range(_SIDE), repeat=2):
+
+    def distances(row: int, column: int) -> Array:
         ends = (row + _STRIDE * (rows - 1) + 1, column + _STRIDE * (columns - 1) + 1)
-        here = (
-            jax.lax.slice(x, (0, row, column, 0), (batch, *ends, channels), (1, _STRIDE, _STRIDE, 1)) - mean
-        )
-        value = here * steep
-        if largest is None:
-            largest, distance, place = value, here, jnp.zeros(value.shape, jnp.uint8)
+        strides = (1, _STRIDE, _STRIDE, 1)
+        return jax.lax.slice(x, (0, row, column, 0), (batch, *ends, channels), strides) - mean
+
+    distance = distances(0, 0)
+    largest, place = distance * steep, jnp.zeros(distance.shape, jnp.uint8)
+    for row, column in itertools.product(range(_SIDE), repeat=2):
+        if row == column == 0:
             continue
+        here = distances(row, column)
+        value = here * steep
         larger = value > largest
         largest = jnp.where(larger, value, largest)
         distance = jnp.where(larger, here, distance)
@@ -145,7 +148,7 @@ def _to_places(values: Array, place: Array, height: int, width: int) -> Array:
     around = ((0, 0), (1, down - rows), (1, across - columns), (0, 0))
     values, place = jnp.pad(values, around), jnp.pad(place, around)
     parity = jnp.arange(_STRIDE, dtype=jnp.uint8)
-    total = 0
+    total = jnp.zeros((), values.dtype)
     for up in (0, 1):  # whether the window begins a block further up
         for left in (0, 1):
             window = (

@@ -58,16 +58,15 @@ def stages(arch: str) -> dict[str, list[Block]]:
     1x1 before it, as in the paper.
     """
     counts, bottleneck = ARCHITECTURES[arch]
-    found = {}
+    found: dict[str, list[Block]] = {}
     for i, count in enumerate(counts):
         layer, width = f"layer{i + 1}", 64 * 2**i
         found[layer] = []
         for place in range(count):
             stride = 2 if i and not place else 1
+            convs: tuple[Conv, ...] = (Conv(width, 3, stride), Conv(width, 3, 1))
             if bottleneck:
                 convs = (Conv(width, 1, 1), Conv(width, 3, stride), Conv(4 * width, 1, 1))
-            else:
-                convs = (Conv(width, 3, stride), Conv(width, 3, 1))
             changes = not place and (i or bottleneck)  # of resnet18, layer1 finds its 64 channels
             downsample = Conv(convs[-1].features, 1, stride) if changes else None
             found[layer].append(Block(f"{layer}.{place}", convs, downsample))

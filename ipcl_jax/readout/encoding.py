@@ -89,6 +89,9 @@ class RidgeReadout:
             X: `[N, ...]` features; each image's are flattened.
             Y: `[N, V]` responses.
 
+        Returns:
+            This object.
+
         Raises:
             ValueError: if X and Y don't go together, something isn't finite, or a penalty isn't above 0.
         """

@@ -30,9 +30,11 @@ NOWHERE = -1  # group of references that are nobody's neighbours
 class Rows(Protocol):
     """An array `[N, ...]` in memory, on a device or on disk (`h5py.Dataset`, `np.memmap`)."""
 
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(N, ...)`."""
 
-    def __getitem__(self, rows: slice) -> ArrayLike:
+    def __getitem__(self, rows: slice | np.ndarray) -> ArrayLike:
         """Some rows."""
 
 

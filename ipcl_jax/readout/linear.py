@@ -170,7 +170,7 @@ class LinearReadout:
     batch_size: int = 256
     seed: int = 0
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> "LinearReadout":
+    def fit(self, X: Rows, y: ArrayLike) -> "LinearReadout":
         """Trains the head.
 
         Args:

@@ -151,7 +151,7 @@ def _open(spec: str) -> tuple[Path, dict[str, np.ndarray], str | None]:
 
 
 def _from_hdf5(path: Path) -> dict[str, np.ndarray]:
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     with h5py.File(path) as file:
         matlab = file.userblock_size >= 512
 
@@ -177,7 +177,7 @@ def _from_matlab(file: h5py.File, item: h5py.Dataset, value: np.ndarray) -> np.n
 
 
 def _flatten(tree: dict, prefix: str = "") -> dict[str, np.ndarray]:
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, value in tree.items():
         if name.startswith("__"):
             continue
@@ -206,7 +206,7 @@ def _as_square(array: np.ndarray) -> np.ndarray | None:
 
 
 def _choose(path: Path, arrays: dict, name: str | None, usual: Sequence[str], fits) -> str:
-    if name in arrays:
+    if name and name in arrays:
         return name
     if name is None:
         fitting = [key for key, array in arrays.items() if fits(array)]
