@@ -1,13 +1,12 @@
 """Released files: downloaded once, checked, and kept."""
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ipcl_jax.cache import CACHE_VARIABLE
+from ipcl_jax.cache import CACHE_VARIABLE, sha256
 from ipcl_jax.zoo import BASE_URL, Released
 
 URL_VARIABLE = "IPCL_JAX_URL"
@@ -104,12 +103,6 @@ def is_web_page(path: Path) -> bool:
     """Whether a file begins as HTML does, such as a server's error message."""
     with open(path, "rb") as file:
         return file.read(512).lstrip()[:1] == b"<"
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from convert.checkpoint import CheckpointError, from_torch, guess_model, read_torch
-from convert.fetch import fetch, sha256
+from convert.fetch import fetch
 from ipcl_jax import zoo
-from ipcl_jax.cache import cache_folder
+from ipcl_jax.cache import cache_folder, sha256
 from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, ConfigError, Model, near_miss
 from ipcl_jax.encoder import SUFFIX, Encoder, load_encoder, save_encoder, untrained
 

@@ -128,6 +128,8 @@ class Probe:
                     f"{self.config.name}: heads on {', '.join(self.config.layers)}, {len(self.images):,} images from "
                     f"{self.config.data.source}, {len(self.labels):,} held out; writing to {self.folder}"
                 )
+                for damage in checkpoints.damaged:
+                    record.warn(damage)
                 if resumes:
                     record.say(f"Going on after step {done:,} of {self.total:,}.")
                     epoch, rest = divmod(done, self.per_epoch)

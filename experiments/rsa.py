@@ -32,7 +32,7 @@ from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.encoding import encode, reliability_ceiling, versa
 from ipcl_jax.readout.kernels import Metric, kernel_of, layer_kernels
 from ipcl_jax.readout.measurements import Responses, read_rdms, read_responses
-from ipcl_jax.readout.rsa import Comparison, check_comparison, cka, compare_rdms, to_rdm
+from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, kernel_cka, to_rdm
 from ipcl_jax.stimulus_sets import StimulusSet, find_damage, open_stimuli
 from read_out import (
     REFUSALS,
@@ -187,7 +187,7 @@ def measure(options: RSA, console: Console) -> dict:
         scores["other_model"] = subjects[1].encoder.name or options.also
     for kind in ("biased", "debiased"):
         scores[f"cka_{kind}"] = {
-            row: {column: cka(a, b, debiased=kind == "debiased") for column, b in columns.items()}
+            row: {column: kernel_cka(a, b, debiased=kind == "debiased") for column, b in columns.items()}
             for row, a in linear.items()
         }
     write(options.out, rdms, stimuli, scores)

@@ -113,6 +113,8 @@ class Run:
                     f"{len(self.held_out):,} held out; writing to {self.folder}"
                 )
                 self._choose_workers(record)
+                for damage in checkpoints.damaged:
+                    record.warn(damage)
                 if resumes:
                     record.say(f"Going on after step {start:,} of {self.total:,}.")
                 try:

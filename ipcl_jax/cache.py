@@ -1,5 +1,6 @@
-"""Where files are kept that can be had again: released models, compiled programs."""
+"""Where files are kept that can be had again: released models, compiled programs; and what tells files apart."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -19,3 +20,9 @@ def cache_folder(folder: str | Path | None = None) -> Path:
         return Path(folder).expanduser()
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(home).expanduser() / "ipcl_jax"
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

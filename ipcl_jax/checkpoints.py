@@ -3,7 +3,11 @@
 A state's own step number says where the images go on, so nothing else is stored.
 """
 
+import contextlib
 import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -12,9 +16,11 @@ import orbax.checkpoint as ocp
 from jax import Array
 
 from ipcl_jax import processes
+from ipcl_jax.cache import sha256
 from ipcl_jax.config import ConfigError, LinearProbe, Train, differences, to_json
 
 CONFIG = "config.json"
+SEAL = "sha256.json"
 
 
 class State(Protocol):
@@ -71,18 +77,29 @@ def claim_folder(config: Train | LinearProbe, default: str | None = None) -> Pat
 
 
 class Checkpoints:
-    """The newest checkpoints of a run, in `run_dir/checkpoints`.
+    """The newest checkpoints of a run, in `run_dir/checkpoints`; use it in a `with` statement.
 
-    Opening removes what a killed process left half-written.
+    Opening removes what a killed process left half-written, and keeps every other process out of
+    the folder. A complete checkpoint is sealed by the sha256 of its files, in the background.
 
     Args:
         run_dir: the run's folder.
         keep: how many to keep; an older one goes only after a newer one is complete.
+
+    Attributes:
+        damaged: what was found wrong with newer checkpoints than the one that was restored.
+
+    Raises:
+        ConfigError: while another process is at work in the folder.
     """
 
     def __init__(self, run_dir: Path, *, keep: int):
+        self._run_dir = Path(run_dir).absolute()
+        self.damaged: list[str] = []
+        self._lock = _occupy(self._run_dir) if processes.is_first() else None
+        self._sealer = ThreadPoolExecutor(1)
         self._manager = ocp.CheckpointManager(
-            (Path(run_dir) / "checkpoints").absolute(),
+            self._run_dir / "checkpoints",
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.LatestN(keep),
                 cleanup_tmp_directories=True,
@@ -98,9 +115,10 @@ class Checkpoints:
         step = int(state.step)
         if step != self.latest_step():
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+            self._seal()  # the one before, which is complete by now
 
     def restore(self, shapes: State) -> State:
-        """Reads the newest checkpoint.
+        """Reads the newest checkpoint that is sound; what isn't is put aside, as `damaged-STEP` in the run's folder.
 
         Args:
             shapes: shapes, dtypes and shardings of the state, such as `training.Steps.state`.
@@ -110,21 +128,102 @@ class Checkpoints:
 
         Raises:
             FileNotFoundError: if there is no complete checkpoint.
+            ConfigError: if all are damaged.
         """
-        step = self.latest_step()
-        if step is None:
+        if self.latest_step() is None:
             raise FileNotFoundError(f"No complete checkpoint in {self._manager.directory}.")
-        state = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-        copy = jax.jit(lambda state: jax.tree.map(jax.numpy.copy, state), out_shardings=shardings)
-        return copy(state)  # in buffers of JAX's own, which a step may donate
+        while (step := self.latest_step()) is not None:
+            reason = find_damage(self._folder(step)) if processes.is_first() else ""
+            if not processes.told_by_first(bool(reason)):
+                try:
+                    state = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
+                except Exception as error:  # Orbax has no common class for what can be wrong with files
+                    if jax.process_count() > 1:
+                        raise  # the others may have read it
+                    reason = str(error).splitlines()[0]
+                else:
+                    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+                    copy = jax.jit(lambda state: jax.tree.map(jax.numpy.copy, state), out_shardings=shardings)
+                    return copy(state)  # in buffers of JAX's own, which a step may donate
+            self._put_aside(step, reason)
+        raise ConfigError("\n".join([f"No checkpoint of {self._run_dir} can be read.", *self.damaged]))
+
+    def _put_aside(self, step: int, reason: str) -> None:
+        place = self._run_dir / f"damaged-{step}"
+        self.damaged.append(f"The checkpoint of step {step:,} is damaged and now {place}: {reason}")
+        if processes.is_first():
+            shutil.rmtree(place, ignore_errors=True)  # of an earlier time
+            self._folder(step).rename(place)
+        processes.meet(f"put checkpoint {step} aside")
+        self._manager.reload()
+
+    def _folder(self, step: int) -> Path:
+        return self._run_dir / "checkpoints" / str(step)
+
+    def _seal(self) -> None:
+        if processes.is_first():
+            for step in ocp.utils.checkpoint_steps(self._run_dir / "checkpoints"):
+                if not (self._folder(step) / SEAL).exists():
+                    self._sealer.submit(seal, self._folder(step))
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk; raises what went wrong while writing."""
         self._manager.wait_until_finished()
+        self._seal()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_) -> None:
         self._manager.close()
+        self._sealer.shutdown()
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def seal(folder: Path) -> None:
+    """Notes the sha256 of each file of a complete checkpoint in it."""
+    with contextlib.suppress(FileNotFoundError):  # a newer one has taken its place
+        partial = folder / (SEAL + ".partial")
+        partial.write_text(json.dumps(_digests(folder), indent=1) + "\n", encoding="utf-8")
+        partial.replace(folder / SEAL)
+
+
+def find_damage(folder: Path) -> str:
+    """What is wrong with a sealed checkpoint; empty if nothing is, or it has no seal."""
+    try:
+        sealed = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        found = _digests(folder)
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        return str(error)
+    lost = sorted(sealed.keys() - found.keys())
+    changed = sorted(name for name in sealed.keys() & found.keys() if sealed[name] != found[name])
+    if not lost and not changed:
+        return ""
+    return f"{(lost + changed)[0]} is {'missing' if lost else 'not what was written'}"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(SEAL))
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+def _occupy(folder: Path) -> int | None:
+    """Keeps other processes out of a folder until it is closed; a killed process lets go of it."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ConfigError(
+            f"Another process is at work in {folder}. Wait until it ends, or stop it, or give another --out."
+        ) from None
+    except OSError:  # some network file systems can't lock a folder
+        pass
+    return handle

@@ -64,7 +64,9 @@ def test_public_names_explain_themselves(thing):
                 assert shape, f"{function.__qualname__}: shape of {parameter.name}"
         returns = signature.return_annotation
         if not brief and returns not in (None, "None"):
-            assert "Returns" in said or "Yields" in said, f"{function.__qualname__} doesn't say what it returns"
+            assert "Returns" in said or "Yields" in said, (
+                f"{function.__qualname__} doesn't say what it returns"
+            )
         if "    raise " in inspect.getsource(function):
             assert "Raises" in said, f"{function.__qualname__} doesn't say what it raises"
 

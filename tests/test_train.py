@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,13 @@ def leaves(folder: Path) -> dict[str, np.ndarray]:
         jax.tree_util.keystr(path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
+
+
+def same_bits(folder: Path, other: Path) -> None:
+    """The newest checkpoints of two runs hold the same."""
+    expected, found = leaves(folder), leaves(other)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def steps_written(folder: Path) -> int:
@@ -155,9 +163,25 @@ def test_stopping_early_and_going_on_is_one_run(unbroken, tmp_path):
     assert "Nearest neighbours" not in (again / "report.html").read_text()  # nothing is measured yet
     code, out, err = run(*SHORT, "--out", str(again))
     assert code == 0 and "Going on after step 11" in out, err
-    expected, found = leaves(folder), leaves(again)
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    same_bits(folder, again)
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(unbroken, tmp_path):
+    folder, _ = unbroken
+    again = tmp_path / "run"
+    shutil.copytree(folder, again)
+    newest = max((again / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 3] ^= 1
+    largest.write_bytes(content)
+    with Checkpoints(again, keep=2):
+        code, _, err = run(*SHORT, "--out", str(again))
+        assert code == 2 and "Another process is at work" in err
+    code, out, err = run(*SHORT, "--out", str(again))
+    assert code == 0 and f"The checkpoint of step {newest.name} is damaged" in out, err
+    assert steps_written(again) == int(newest.name) and (again / f"damaged-{newest.name}").is_dir()
+    same_bits(folder, again)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):

@@ -162,16 +162,30 @@ def _quietly(seed: int):
         np.random.set_state(state)
 
 
-def cka(kernel: np.ndarray, other: np.ndarray, *, debiased: bool = False) -> float:
-    """Centred kernel alignment of two linear kernels of the same images.
+def cka(features: ArrayLike, other: ArrayLike, *, debiased: bool = False) -> float:
+    """Linear centred kernel alignment of two layers, or models, on the same images.
 
     Args:
-        kernel: `[N, N]`, `linear` of `kernels`.
-        other: `[N, N]`.
+        features: `[N, ...]`; each image's are flattened.
+        other: `[N, ...]`, of any width.
         debiased: estimate what infinitely many images would give; needs N > 3, and can fall below 0.
 
     Returns:
         1 for geometries that are equal up to rotation and scale; near 0 (biased: above) for unrelated ones.
+
+    Raises:
+        ValueError: for different numbers of images, too few, or features that are not finite.
+    """
+    return kernel_cka(kernel_matrix(features, "linear"), kernel_matrix(other, "linear"), debiased=debiased)
+
+
+def kernel_cka(kernel: np.ndarray, other: np.ndarray, *, debiased: bool = False) -> float:
+    """Centred kernel alignment of two linear kernels of the same images; see `cka`.
+
+    Args:
+        kernel: `[N, N]`, `linear` of `kernels`.
+        other: `[N, N]`.
+        debiased: as there.
 
     Raises:
         ValueError: for kernels of different sizes or too few images.
