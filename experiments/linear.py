@@ -213,12 +213,12 @@ def main() -> int:
     options, console = tyro.cli(Linear), Console()
     try:
         return Probe(options, command, console).train()
-    except UnreadableImages as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except REFUSALS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (UnreadableImages, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

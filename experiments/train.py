@@ -315,7 +315,7 @@ def main() -> int:
         if config.distributed:
             processes.join(config.hosts)
         return Run(config, command).train()
-    except (ConfigError, UnreadableImages, Diverged) as error:
+    except (ConfigError, UnreadableImages, Diverged, OSError) as error:
         code = 2 if isinstance(error, ConfigError) else 1
         if jax.distributed.is_initialized():
             processes.abandon(str(error), code)

@@ -23,6 +23,10 @@ CONFIG = "config.json"
 SEAL = "sha256.json"
 
 
+class SaveFailed(OSError):
+    """A checkpoint can't be written; those before it are kept."""
+
+
 class State(Protocol):
     """A pytree that says how many batches it has seen."""
 
@@ -111,11 +115,27 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: State) -> None:
-        """Saves a state; returns once it is copied, and writes while training goes on."""
+        """Saves a state; returns once it is copied, and writes while training goes on.
+
+        Raises:
+            SaveFailed: if the disk has no room for it, or the one before could not be written.
+        """
         step = int(state.step)
-        if step != self.latest_step():
+        if step == self.latest_step():
+            return
+        size, free = (
+            sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+            shutil.disk_usage(self._run_dir).free,
+        )
+        if free < size:
+            raise self._failed(
+                f"there is no room: it takes {size / 1e6:,.0f} MB, {free / 1e6:,.0f} are free", step
+            )
+        try:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
-            self._seal()  # the one before, which is complete by now
+        except Exception as error:  # of this save, or of the one before, in the background
+            raise self._failed(str(error), step) from error
+        self._seal()  # the one before, which is complete by now
 
     def restore(self, shapes: State) -> State:
         """Reads the newest checkpoint that is sound; what isn't is put aside, as `damaged-STEP` in the run's folder.
@@ -167,15 +187,33 @@ class Checkpoints:
                     self._sealer.submit(seal, self._folder(step))
 
     def wait(self) -> None:
-        """Blocks until what was saved is on disk; raises what went wrong while writing."""
-        self._manager.wait_until_finished()
+        """Blocks until what was saved is on disk.
+
+        Raises:
+            SaveFailed: if it could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(str(error)) from error
         self._seal()
+
+    def _failed(self, reason: str, step: int | None = None) -> SaveFailed:
+        """What to say when a checkpoint can't be written."""
+        kept = max(ocp.utils.checkpoint_steps(self._manager.directory), default=None)
+        newest = "There is none yet" if kept is None else f"The newest one that is whole is of step {kept:,}"
+        what = "A checkpoint" if step is None else f"The checkpoint of step {step:,}"
+        return SaveFailed(
+            f"{what} can't be written to {self._run_dir}: {reason}. {newest}. Make room, or see to the disk, and "
+            "give the same command."
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        with contextlib.suppress(Exception) if kind else contextlib.nullcontext():  # the first error counts
+            self._manager.close()
         self._sealer.shutdown()
         if self._lock is not None:
             os.close(self._lock)

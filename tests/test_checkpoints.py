@@ -1,5 +1,7 @@
 """Checkpoints that are damaged, and folders that are taken."""
 
+import shutil
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from jax import Array
 
-from ipcl_jax.checkpoints import SEAL, Checkpoints
+from ipcl_jax.checkpoints import SEAL, Checkpoints, SaveFailed
 from ipcl_jax.config import ConfigError
 
 
@@ -119,3 +121,25 @@ def test_one_process_at_a_time(folder):
     with Checkpoints(folder, keep=2), pytest.raises(ConfigError, match="Another process is at work"):
         Checkpoints(folder, keep=2)
     assert restored(folder) == (2, [])
+
+
+def test_a_full_disk_keeps_what_is_there(folder, monkeypatch):
+    with Checkpoints(folder, keep=2) as checkpoints:
+        monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1000))
+        with pytest.raises(SaveFailed, match="step 3 can't be written.*no room.*whole is of step 2"):
+            checkpoints.save(state_of(3))
+    monkeypatch.undo()
+    assert restored(folder) == (2, [])
+
+
+def test_what_goes_wrong_while_writing_is_said_once(folder):
+    def broken():
+        raise ValueError("a broken disk")
+
+    with (
+        pytest.raises(SaveFailed, match="A checkpoint can't be written.*a broken disk"),
+        Checkpoints(folder, keep=2) as checkpoints,
+    ):
+        checkpoints.save(state_of(3))
+        checkpoints._manager.wait_until_finished = broken  # which closing asks again
+        checkpoints.wait()
