@@ -25,7 +25,14 @@ from ipcl_jax.compilation import set_up_compiler
 from ipcl_jax.config import ConfigError, Train
 from ipcl_jax.gallery import contact_sheet, neighbours
 from ipcl_jax.interruption import Interruption
-from ipcl_jax.loading import TrainBatches, UnreadableImages, eval_batches, on_devices, steps_per_epoch
+from ipcl_jax.loading import (
+    TOLERATED,
+    TrainBatches,
+    UnreadableImages,
+    eval_batches,
+    on_devices,
+    steps_per_epoch,
+)
 from ipcl_jax.monitoring import embed_images, measure
 from ipcl_jax.page import Neighbours
 from ipcl_jax.profiling import Trace
@@ -250,7 +257,7 @@ class Run:
         config = self.config
         batches = eval_batches(
             self.held_out, batch_size=config.batch_size, canvas=config.data.canvas,
-            threads=config.data.threads, shard=processes.shard(),
+            threads=config.data.threads, shard=processes.shard(), tolerated=TOLERATED,
         )
         embedded = embed_images(self.steps.embed, state.variables, batches, self.sharding)
         bank = processes.whole(state.bank, self.mesh)

@@ -21,6 +21,7 @@ from ipcl_jax.config import ConfigError, LinearProbe, Train, differences, to_jso
 
 CONFIG = "config.json"
 SEAL = "sha256.json"
+_PATIENCE = 30 * 86400  # seconds until a save counts as hung
 
 
 class SaveFailed(OSError):
@@ -107,6 +108,8 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.LatestN(keep),
                 cleanup_tmp_directories=True,
+                # Orbax looks at the clock of the wall, which may be set by a day in the middle of a save.
+                async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE),
             ),
         )
 

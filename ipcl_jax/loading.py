@@ -275,6 +275,7 @@ def eval_batches(
     threads: int,
     indices: Sequence[int] | None = None,
     shard: tuple[int, int] = (0, 1),
+    tolerated: float = 1.0,
 ) -> Iterator[Batch]:
     """Every image once, in order, in batches of one shape.
 
@@ -285,10 +286,14 @@ def eval_batches(
         threads: decoding threads.
         indices: which images, by default all.
         shard: which part of each batch is this process's, and of how many parts.
+        tolerated: share of the images that may be unreadable.
 
     Yields:
         Batches with one more array, valid `[B]` bool. It is False where an image is
         unreadable, and where the last batch is filled up by repeating its last image.
+
+    Raises:
+        UnreadableImages: if more are.
     """
     wanted = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
     groups = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
@@ -297,8 +302,12 @@ def eval_batches(
     rows = slice(part * batch_size // parts, (part + 1) * batch_size // parts)
     padded = [np.pad(group, (0, batch_size - len(group)), mode="edge")[rows] for group in groups]
     iterator = iter(grain.MapDataset.source(padded).map(load).to_iter_dataset(_read_options(threads)))
+    unreadable: dict[int, str] = {}
     try:
-        for group, (batch, valid, _) in zip(groups, iterator, strict=True):
+        for group, (batch, valid, problems) in zip(groups, iterator, strict=True):
+            unreadable |= problems
+            if len(unreadable) > tolerated * len(wanted):
+                raise UnreadableImages(unreadable, len(wanted))
             yield batch | {"valid": valid & (np.arange(batch_size) < len(group))[rows]}
     finally:
         iterator.close()

@@ -1,7 +1,7 @@
 """Threads or processes to decode with: whichever is faster here."""
 
 import os
-import time
+from time import perf_counter
 
 from ipcl_jax.loading import TrainBatches
 from ipcl_jax.sources import Source
@@ -36,10 +36,10 @@ def choose_workers(
         ) as batches:
             for _ in range(2 * (workers or threads)):  # what was made ahead does not count
                 next(batches)
-            start, images = time.perf_counter(), 0
-            while time.perf_counter() - start < TRIAL:
+            start, images = perf_counter(), 0
+            while perf_counter() - start < TRIAL:
                 images += len(next(batches)["index"])
-            speeds[workers] = images / (time.perf_counter() - start)
+            speeds[workers] = images / (perf_counter() - start)
     best = max(speeds, key=speeds.get)
     tried = f"{speeds[0]:,.0f} images/s with {threads} threads, {speeds[processes]:,.0f} with {processes} processes"
     return best, f"Decoding with {f'{best} processes' if best else f'{threads} threads'}: {tried}."

@@ -336,3 +336,10 @@ def test_two_batches_are_on_their_way():
         assert isinstance(batch["index"], jax.Array) and int(batch["index"][0]) == i
         assert asked == list(range(min(i + 3, 5)))
     assert i == 4
+
+
+def test_too_many_unreadable_images_end_a_read_out():
+    source = Images(10, unreadable=(3, 5))
+    assert len(list(eval_batches(source, batch_size=5, canvas=(8, 16), threads=1, tolerated=0.2))) == 2
+    with pytest.raises(UnreadableImages, match="2 of 10 images can't be read"):
+        list(eval_batches(source, batch_size=5, canvas=(8, 16), threads=1, tolerated=0.1))

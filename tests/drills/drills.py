@@ -1,0 +1,374 @@
+"""Fault drills: what becomes of a run, an extraction or a read-out when the machine lets it down.
+
+    python tests/drills/drills.py --tries 20 --out docs/drills.md
+
+Every fault happens to the commands as a user starts them. A try has survived if, once the fault is over, the same
+command ends in the same bits as one that nothing happened to (or, where it must not go on, says why in one line); it
+has lost something if anything that was written before the fault is gone.
+"""
+
+import contextlib
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from commands import SCRIPTS, environment
+from ipcl_jax import save_encoder
+from ipcl_jax.checkpoints import Checkpoints
+from ipcl_jax.config import Model
+from ipcl_jax.encoder import untrained
+from ipcl_jax.record import read_metrics
+
+SMALL_RUN = (
+    "--config ipcl_smoke --epochs 1 --batch-size 29 --views.per-image 2 --model.fc-dim 64 "
+    "--objective.queue-size 64 --monitor.no-baseline --checkpoints.minutes 0.001"
+).split()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a fault.
+
+    Attributes:
+        fault: what happened.
+        tries: how often.
+        survived: how often all was well in the end.
+        lost: how often something that had been written was gone.
+        note: why it was not tried, or what went wrong.
+    """
+
+    fault: str
+    tries: int
+    survived: int
+    lost: int = 0
+    note: str = ""
+
+    def row(self) -> str:
+        """A line of the table."""
+        return f"| {self.fault} | {self.tries} | {self.survived} | {self.lost} | {self.note} |"
+
+
+class Lab:
+    """A folder with small images and a small model, and the results that nothing happened to."""
+
+    def __init__(self, place: Path, seed: int = 0):
+        self.place, self.random = place, random.Random(seed)
+        rng = np.random.default_rng(seed)
+        for split, count in (("train", 60), ("val", 20)):
+            for name in ("a", "b", "c"):
+                folder = place / "images" / split / name
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    Image.fromarray(rng.integers(0, 256, (90, 120, 3), np.uint8)).save(folder / f"{i}.png")
+        save_encoder(untrained(Model(fc_dim=64), name="small", size=64), place / "small.safetensors")
+        self._whole: dict[str, tuple[Path, float]] = {}
+
+    def start(self, script: str, *arguments: str | Path, **changes: str) -> subprocess.Popen:
+        """Starts a command."""
+        return subprocess.Popen(
+            [sys.executable, str(SCRIPTS / script), *map(str, arguments)], text=True, cwd=self.place,
+            env=environment(self.place / "cache") | changes, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def run(self, script: str, *arguments: str | Path, **changes: str) -> tuple[int, str]:
+        """Runs a command to its end; its exit code and what it said."""
+        process = self.start(script, *arguments, **changes)
+        said, _ = process.communicate(timeout=300)
+        return process.returncode, said
+
+    def whole(self, kind: str) -> tuple[Path, float]:
+        """What a command makes that nothing happens to, and the seconds it takes (with compiled programs)."""
+        if kind not in self._whole:
+            for name in ("first", "whole"):  # the first one compiles
+                out, begin = self.place / f"{kind}-{name}{SUFFIX[kind]}", time.monotonic()
+                code, said = self.run(*self.command(kind, out))
+                assert code == 0, said
+            self._whole[kind] = out, time.monotonic() - begin
+        return self._whole[kind]
+
+    def command(self, kind: str, out: Path) -> tuple:
+        """The command of a kind, and where it writes."""
+        model = self.place / "small.safetensors"
+        return {
+            "training": ("train.py", *SMALL_RUN, "--data.source", "folder:images", "--out", out),
+            "extraction": ("extract.py", model, "images", "--layers", "conv_block_5", "fc7", "--batch-size", "8",
+                           "--out", out),
+            "linear": ("linear.py", model, "--data.source", "folder:images", "--epochs", "2", "--batch-size", "6",
+                       "--optim.lr", "0.1", "--checkpoints.minutes", "0.001", "--out", out),
+            "shrinking": ("prepare.py", "images", out, "--size", "64"),
+        }[kind]  # fmt: skip
+
+
+SUFFIX = {"training": "", "extraction": ".h5", "linear": "", "shrinking": ""}
+
+
+def same(kind: str, a: Path, b: Path) -> bool:
+    """Whether two results are the same, bit for bit."""
+    if kind == "extraction":
+        return a.read_bytes() == b.read_bytes()
+    if kind == "shrinking":
+        files = [sorted(path.relative_to(x) for path in x.rglob("*") if path.is_file()) for x in (a, b)]
+        return files[0] == files[1] and all(
+            (a / name).read_bytes() == (b / name).read_bytes() for name in files[0]
+        )
+    one, other = arrays(a), arrays(b)
+    equal = one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+    return equal and numbers(a) == numbers(b)
+
+
+def numbers(folder: Path) -> list[dict]:
+    """The metrics of a run but for times."""
+    measured = [line for lines in read_metrics(folder) for line in lines]
+    return [
+        {name: value for name, value in line.items() if "wait" not in name and "second" not in name and "input" not in name}
+        for line in measured
+    ]  # fmt: skip
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Every array of a run's newest checkpoint."""
+    from test_train import leaves
+
+    return leaves(folder)
+
+
+# --- faults ------------------------------------------------------------------------------
+
+
+def killed(lab: Lab, kind: str, tries: int) -> Outcome:
+    """SIGKILL at a random moment, and the same command again."""
+    whole, seconds = lab.whole(kind)
+    survived = lost = 0
+    for number in range(tries):
+        out = lab.place / f"{kind}-killed{SUFFIX[kind]}"
+        process = lab.start(*lab.command(kind, out))
+        time.sleep(lab.random.uniform(0.1, 1.0) * seconds)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        steps = done(out)
+        code, said = lab.run(*lab.command(kind, out))
+        survived += code == 0 and same(kind, whole, out)
+        lost += done(out) < steps
+        if code:
+            print(f"{kind}, try {number}: {said[-2000:]}")
+        shutil.rmtree(out, ignore_errors=True)
+        out.unlink(missing_ok=True)
+    return Outcome(f"{kind} killed (SIGKILL) at a random moment", tries, survived, lost)
+
+
+def done(out: Path) -> int:
+    """Steps that a run has saved; nothing else counts them."""
+    folder = out / "checkpoints"
+    return (
+        max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0)
+        if folder.is_dir()
+        else 0
+    )
+
+
+def damaged(lab: Lab, tries: int) -> Outcome:
+    """A random byte of a random file of the newest checkpoint is flipped, or the file is gone."""
+    whole, _ = lab.whole("training")
+    survived = lost = 0
+    for number in range(tries):
+        out = lab.place / "training-damaged"
+        shutil.copytree(whole, out)
+        newest = out / "checkpoints" / str(done(out))
+        victim = lab.random.choice(
+            sorted(path for path in newest.rglob("*") if path.is_file() and path.stat().st_size)
+        )
+        content = bytearray(victim.read_bytes())
+        content[lab.random.randrange(len(content))] ^= 1 << lab.random.randrange(8)
+        victim.unlink() if number % 2 else victim.write_bytes(content)
+        code, said = lab.run(*lab.command("training", out))
+        told = "is damaged" in said or victim.name == "sha256.json"  # a lost seal is no damage
+        survived += code == 0 and told and same("training", whole, out)
+        lost += not told and not same("training", whole, out)
+        shutil.rmtree(out)
+    return Outcome("newest checkpoint: a bit flipped, or a file missing", tries, survived, lost)
+
+
+def occupied(lab: Lab, tries: int) -> Outcome:
+    """A second process is started in the folder of a run that is under way."""
+    whole, _ = lab.whole("training")
+    survived = 0
+    for _ in range(tries):
+        out = lab.place / "training-occupied"
+        shutil.copytree(whole, out)
+        with Checkpoints(out, keep=2):
+            code, said = lab.run(*lab.command("training", out))
+        survived += code == 2 and "Another process is at work" in said and same("training", whole, out)
+        shutil.rmtree(out)
+    return Outcome("second process in a run's folder", tries, survived)
+
+
+def vanished(lab: Lab, tries: int) -> Outcome:
+    """The folder of images is gone in mid-run, and comes back."""
+    whole, seconds = lab.whole("training")
+    images, away, survived, lost = lab.place / "images", lab.place / "away", 0, 0
+    for _ in range(tries):
+        out = lab.place / "training-vanished"
+        process = lab.start(*lab.command("training", out))
+        deadline = time.monotonic() + 60
+        while len(read_metrics(out)[0]) < 2 and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        images.rename(away)
+        said, _ = process.communicate(timeout=120)
+        steps = done(out)
+        away.rename(images)
+        told = process.returncode in (0, 1) and "Traceback" not in said  # 0: all images had been read by then
+        if not told:
+            print(said[-3000:])
+        code, _ = lab.run(*lab.command("training", out))
+        survived += told and code == 0 and same("training", whole, out)
+        lost += done(out) < steps
+        shutil.rmtree(out)
+    return Outcome("images disappear in mid-run, and come back", tries, survived, lost)
+
+
+def jumping(lab: Lab, tries: int) -> Outcome:
+    """The clock is set forwards and back by a day, every second."""
+    whole, _ = lab.whole("training")
+    folder, survived, lost = lab.place / "clock", 0, 0
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(
+        "import time\nnow = time.time\ntime.time = lambda: now() + 86400 * (int(time.monotonic()) % 3 - 1)\n"
+    )
+    paths = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    for _ in range(tries):
+        out = lab.place / "training-jumping"
+        code, said = lab.run(*lab.command("training", out), PYTHONPATH=paths)
+        told = code == 0 or (code == 1 and "give the same command" in said and "Traceback" not in said)
+        steps = done(out)
+        code, _ = lab.run(*lab.command("training", out))
+        survived += told and code == 0 and same("training", whole, out)
+        lost += done(out) < steps
+        shutil.rmtree(out)
+    return Outcome("clock set forwards and back by a day, every second", tries, survived, lost)
+
+
+def infinite(lab: Lab, tries: int) -> Outcome:
+    """The loss stops being a number."""
+    survived = 0
+    for _ in range(tries):
+        out = lab.place / "training-infinite"
+        wild = "--optim.lr", "1e30", "--schedule.name", "constant"
+        code, said = lab.run(*lab.command("training", out), *wild)
+        survived += code == 1 and "the loss is" in said and "At step" in said and "Traceback" not in said
+        shutil.rmtree(out, ignore_errors=True)
+    return Outcome("loss is not a number: stops, names the step, saves nothing of it", tries, survived)
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, megabytes: int) -> Iterator[Callable]:
+    """A disk of that size at a place; gives a function that changes how it is mounted."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
+    subprocess.run(mount, check=True, capture_output=True)
+    try:
+        yield lambda option: subprocess.run(["mount", "-o", f"remount,{option}", str(place)], check=True)
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+        place.rmdir()
+
+
+def full(lab: Lab, tries: int) -> Outcome:
+    """The disk is full during a save; then there is room."""
+    whole, _ = lab.whole("training")
+    fault, survived, lost = "disk full during a save, then room again", 0, 0
+    for _ in range(tries):
+        try:
+            with small_disk(lab.place / "disk", 75) as remount:
+                out = lab.place / "disk" / "run"
+                code, said = lab.run(*lab.command("training", out))
+                steps = done(out)
+                told = code == 1 and "no room" in said and "Traceback" not in said
+                remount("size=600m")
+                code, _ = lab.run(*lab.command("training", out))
+                survived += told and code == 0 and same("training", whole, out)
+                lost += done(out) < steps
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            return Outcome(fault, 0, 0, note="needs the right to mount")
+    return Outcome(fault, tries, survived, lost)
+
+
+def read_only(lab: Lab, tries: int) -> Outcome:
+    """The run's folder can't be written to; then it can."""
+    whole, _ = lab.whole("training")
+    fault, survived = "run's folder is read-only, then writable", 0
+    for _ in range(tries):
+        try:
+            with small_disk(lab.place / "disk", 600) as remount:
+                out = lab.place / "disk" / "run"
+                assert lab.run(*lab.command("training", out), "--max-steps", "3")[0] == 0
+                remount("ro")
+                code, said = lab.run(*lab.command("training", out))
+                told = code == 1 and "Read-only" in said and "Traceback" not in said
+                remount("rw")
+                code, _ = lab.run(*lab.command("training", out))
+                survived += told and code == 0 and same("training", whole, out)
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            return Outcome(fault, 0, 0, note="needs the right to mount")
+    return Outcome(fault, tries, survived)
+
+
+DRILLS: dict[str, Callable[[Lab, int], Outcome]] = {
+    "killed training": lambda lab, tries: killed(lab, "training", tries),
+    "killed extraction": lambda lab, tries: killed(lab, "extraction", tries),
+    "killed linear": lambda lab, tries: killed(lab, "linear", tries),
+    "killed shrinking": lambda lab, tries: killed(lab, "shrinking", tries),
+    "damaged": damaged,
+    "full": full,
+    "read-only": read_only,
+    "occupied": occupied,
+    "vanished": vanished,
+    "infinite": infinite,
+    "jumping": jumping,
+}
+ONCE = ("full", "read-only", "occupied", "vanished", "infinite", "jumping")
+"""Faults without a moment or a place to draw; a quarter of the tries will do."""
+
+
+def main(
+    tries: int = 20, out: Path | None = None, only: tuple[str, ...] = (), place: Path | None = None
+) -> None:
+    """Goes through all faults and prints the table.
+
+    Args:
+        tries: of each fault that has a random moment or place; a quarter of the others.
+        out: file to write the table to.
+        only: names of some drills.
+        place: an empty folder to work in; by default a temporary one.
+    """
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        lab = Lab(place or Path(folder))
+        lines = ["| fault | tries | survived | lost | |", "|---|---|---|---|---|"]
+        for name in only or DRILLS:
+            lines.append(DRILLS[name](lab, max(1, tries // 4) if name in ONCE else tries).row())
+            print(lines[-1], flush=True)
+    if out:
+        out.write_text(
+            f"# Fault drills\n\n{__doc__.split(chr(10) * 2)[2].strip()}\n\n" + "\n".join(lines) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax misses a file that it doesn't need
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    tyro.cli(main)
