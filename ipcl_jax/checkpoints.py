@@ -101,6 +101,7 @@ class Checkpoints:
     def __init__(self, run_dir: Path, *, keep: int):
         self._run_dir = Path(run_dir).absolute()
         self.damaged: list[str] = []
+        self._run_dir.mkdir(parents=True, exist_ok=True)
         self._lock = _occupy(self._run_dir) if processes.is_first() else None
         self._sealer = ThreadPoolExecutor(1)
         self._manager = ocp.CheckpointManager(
@@ -217,6 +218,7 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         with contextlib.suppress(Exception) if kind else contextlib.nullcontext():  # the first error counts
             self._manager.close()
+        self._seal()
         self._sealer.shutdown()
         if self._lock is not None:
             os.close(self._lock)

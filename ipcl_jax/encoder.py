@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ipcl_jax.checkpoints import find_damage
 from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, ConfigError, Model
 from ipcl_jax.models import make_model
 
@@ -211,9 +212,15 @@ def _load_run(folder: Path) -> Encoder:
     steps = ocp.utils.checkpoint_steps(folder / "checkpoints") if (folder / "checkpoints").is_dir() else []
     if not steps:
         raise ConfigError(f"The run in {folder} has no complete checkpoint yet.")
+    newest = folder / "checkpoints" / str(max(steps))
+    if reason := find_damage(newest):
+        raise ConfigError(
+            f"Checkpoint {newest.name} of the run in {folder} is damaged: {reason}. The command that trained it takes "
+            "the one before and goes on from there."
+        )
     variables = expected_variables(Model(**config["model"]))
     try:
-        state = _restore(folder / "checkpoints" / str(max(steps)) / "default", variables)
+        state = _restore(newest / "default", variables)
         description = {
             "model": config["model"], "mean": config["views"]["mean"], "std": config["views"]["std"],
             "size": config["views"]["size"], "name": config["name"], "steps": max(steps),

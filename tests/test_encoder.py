@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ipcl_jax import Encoder, load_encoder, save_encoder
-from ipcl_jax.checkpoints import Checkpoints, claim_folder
+from ipcl_jax.checkpoints import SEAL, Checkpoints, claim_folder
 from ipcl_jax.config import ConfigError, Data, Model, Objective, Train, Views
 from ipcl_jax.encoder import describe, expected_variables, untrained
 from ipcl_jax.training import compile_steps, make_mesh
@@ -115,7 +115,10 @@ def test_a_run_loads_as_an_encoder(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, encoder.variables, expected)
     assert sorted(path for path in folder.rglob("*")) == before  # reading leaves no trace
     (folder / "checkpoints" / "5" / "default" / "_METADATA").write_text("{")
-    with pytest.raises(ConfigError, match="Checkpoint 5 of the run"):
+    with pytest.raises(ConfigError, match="Checkpoint 5 of the run.*_METADATA is not what was written"):
+        load_encoder(folder)
+    (folder / "checkpoints" / "5" / SEAL).unlink()
+    with pytest.raises(ConfigError, match="Checkpoint 5 of the run.*can't be read"):
         load_encoder(folder)
 
 
