@@ -12,6 +12,7 @@ import itertools
 import multiprocessing
 import os
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -113,8 +114,18 @@ def _written(
         yield from itertools.chain.from_iterable(map(write, tasks))
         return
     context = multiprocessing.get_context("spawn")  # the progress bar's thread does not survive a fork
-    with ProcessPoolExecutor(options.processes, context) as pool:
+    with ProcessPoolExecutor(options.processes, context, initializer=_end_with_parent) as pool:
         yield from itertools.chain.from_iterable(pool.map(write, tasks))
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, however that ended; it would wait for work forever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_all(

@@ -127,19 +127,17 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest_step():
             return
-        size, free = (
-            sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
-            shutil.disk_usage(self._run_dir).free,
-        )
+        self.wait()  # for the one before, which takes room too
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._run_dir).free
         if free < size:
             raise self._failed(
                 f"there is no room: it takes {size / 1e6:,.0f} MB, {free / 1e6:,.0f} are free", step
             )
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
-        except Exception as error:  # of this save, or of the one before, in the background
+        except Exception as error:
             raise self._failed(str(error), step) from error
-        self._seal()  # the one before, which is complete by now
 
     def restore(self, shapes: State) -> State:
         """Reads the newest checkpoint that is sound; what isn't is put aside, as `damaged-STEP` in the run's folder.

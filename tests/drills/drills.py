@@ -158,7 +158,7 @@ def killed(lab: Lab, kind: str, tries: int) -> Outcome:
         process = lab.start(*lab.command(kind, out))
         time.sleep(lab.random.uniform(0.1, 1.0) * seconds)
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.communicate(timeout=60)  # nobody is left who holds its output
         steps = done(out)
         code, said = lab.run(*lab.command(kind, out))
         survived += code == 0 and same(kind, whole, out)
