@@ -1,12 +1,11 @@
 """Released files: downloaded once, checked, and kept."""
 
-import contextlib
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from ipcl_jax.cache import CACHE_VARIABLE, sha256
+from ipcl_jax.locks import alone_in
 from ipcl_jax.zoo import BASE_URL, Released
 
 URL_VARIABLE = "IPCL_JAX_URL"
@@ -45,7 +44,7 @@ def fetch(
         raise DownloadError(
             f"The cache folder {cache} can't be made ({error.strerror}); give another by ${CACHE_VARIABLE}."
         ) from None
-    with _alone_in(cache):
+    with alone_in(cache):  # two downloads at once would cost time
         if target.exists():
             if (digest := sha256(target)).startswith(record.sha256):
                 return target, digest
@@ -103,20 +102,3 @@ def is_web_page(path: Path) -> bool:
     """Whether a file begins as HTML does, such as a server's error message."""
     with open(path, "rb") as file:
         return file.read(512).lstrip()[:1] == b"<"
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Waits until no other process holds the folder, and holds it; a killed process lets go."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows: two downloads at once cost time, and nothing else
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems can't lock a folder
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

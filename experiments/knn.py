@@ -7,6 +7,7 @@
 Activations are kept in the cache, so a second look at them is quick.
 """
 
+import functools
 import json
 import os
 import statistics
@@ -23,11 +24,10 @@ from rich.table import Table
 # The package of that name comes before this folder's convert.py.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-from ipcl_jax.compilation import set_up_compiler
 from ipcl_jax.config import ConfigError, Data
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.knn import NOWHERE, Normalize, Score, knn_scores, stratified_folds
-from read_out import REFUSALS, THREADS, Images, Preprocessing, open_both, open_subject
+from read_out import THREADS, Preprocessing, images_of, open_both, open_subject, run_command
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,7 @@ def measure(options: KNN, console: Console) -> dict:
     train, held_out = open_both(options.data)
     _check(options, len(train) + (len(held_out) if options.protocol != "held-out" else 0))
 
-    def images(*sources) -> Images:
-        found = [
-            subject.features(
-                source, [layer], console, threads=options.data.threads, dtype=options.dtype,
-                batch_size=options.batch_size,
-            )[layer]
-            for source in sources
-        ]  # fmt: skip
-        return Images(found, [source.labels() for source in sources])
-
+    images = functools.partial(images_of, subject, layer, options, console)
     kinds = dict(
         n_classes=len(train.classes), k=options.k, temperature=options.temperature,
         normalize=options.normalize,
@@ -141,8 +132,8 @@ def _summary(runs: list[list[Score]]) -> list[dict]:
     return found
 
 
-def show(found: dict, console: Console) -> None:
-    """Prints the scores."""
+def show(found: dict, options: KNN, console: Console) -> None:
+    """Prints the scores, and writes them to a file if one was asked for."""
     published = f", published on ImageNet: {found['published']} %" if found["published"] else ""
     console.print(
         f"{found['model'] or 'model'}, {found['layer']}: {found['queries']:,} images asked, {found['references']:,} "
@@ -160,22 +151,9 @@ def show(found: dict, console: Console) -> None:
             f"{score['top5']:.1%}",
         )
     console.print(table)
-
-
-def main() -> int:
-    """Runs the command line; returns the exit code."""
-    options, console = tyro.cli(KNN), Console()
-    set_up_compiler()
-    try:
-        found = measure(options, console)
-    except REFUSALS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    show(found, console)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(KNN, measure, show))

@@ -2,18 +2,21 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import h5py
 import numpy as np
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from convert import CheckpointError, DownloadError, open_encoder
+from ipcl_jax.compilation import set_up_compiler
 from ipcl_jax.config import SMALLEST_IMAGE, ConfigError, Data
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.feature_cache import Features, cached_features
@@ -96,6 +99,49 @@ class Images:
         if self.used.all():
             return self.values, self.labels
         return self.values[:][self.used], self.labels[self.used]
+
+
+def images_of(subject: Subject, layer: str, options, console: Console, *sources: Source) -> Images:
+    """A layer of all images of some sources.
+
+    Args:
+        subject: the model.
+        layer: its name.
+        options: of the script: data.threads, dtype and batch_size count.
+        console: for the progress bar.
+        sources: of the images.
+    """
+    found = [
+        subject.features(
+            source, [layer], console, threads=options.data.threads, dtype=options.dtype,
+            batch_size=options.batch_size,
+        )[layer]
+        for source in sources
+    ]  # fmt: skip
+    return Images(found, [source.labels() for source in sources])
+
+
+def run_command(kind: type, measure: Callable, show: Callable) -> int:
+    """Parses a command line, measures, and shows what was found.
+
+    Args:
+        kind: dataclass of the options.
+        measure: takes the options and a console.
+        show: takes what was measured, the options and the console.
+
+    Returns:
+        The exit code: 2 if what was asked for is refused, in one line.
+    """
+    options: Any = tyro.cli(kind)
+    console = Console()
+    set_up_compiler()
+    try:
+        found = measure(options, console)
+    except REFUSALS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    show(found, options, console)
+    return 0
 
 
 @contextmanager

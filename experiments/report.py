@@ -24,7 +24,6 @@ from rich.console import Console
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from ipcl_jax.checkpoints import CONFIG
-from ipcl_jax.compilation import set_up_compiler
 from ipcl_jax.config import ConfigError, Data
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.gallery import pairs, read_images
@@ -37,16 +36,16 @@ from ipcl_jax.sources import Source
 from ipcl_jax.stimulus_sets import Sourced
 from ipcl_jax.zoo import MODELS
 from read_out import (
-    REFUSALS,
     THREADS,
-    Images,
     Preprocessing,
     Subject,
     check_new,
+    images_of,
     new_folder,
     open_both,
     open_subject,
     progress_bar,
+    run_command,
 )
 from report_page import Findings, write_findings
 from table import published as published_of_recipe
@@ -175,9 +174,7 @@ def examine(
     subject = open_subject(os.fspath(path), options.transform, options.size)
     encoder, digest = subject.encoder, subject.encoder.digest()
     layer = options.layer or encoder.layer_names[-1]
-    references, tests = (
-        features_of(subject, source, layer, options, console) for source in (train, held_out)
-    )
+    references, tests = (images_of(subject, layer, options, console, source) for source in (train, held_out))
     asked = np.flatnonzero(tests.used)  # places of what can be read
     queries, labels = tests.queries()
     groups = np.zeros(len(asked), int), np.where(references.used, 1, NOWHERE)
@@ -236,15 +233,6 @@ def origin(path: Path, subject: Subject) -> tuple[str, dict[str, float | None]]:
     return f"{config['data']['source']}: {config['name']}", {"knn": 100 * score} if score else {}
 
 
-def features_of(subject: Subject, source: Source, layer: str, options: Report, console: Console) -> Images:
-    """A layer of all images of a source."""
-    found = subject.features(
-        source, [layer], console, threads=options.data.threads, dtype=options.dtype,
-        batch_size=options.batch_size,
-    )  # fmt: skip
-    return Images([found[layer]], [source.labels()])
-
-
 def rows_of(features: Rows, places: np.ndarray) -> np.ndarray:
     """Some rows of features that may lie on disk, which gives them in its own order only."""
     ascending = np.sort(places)
@@ -288,23 +276,15 @@ def _spread(count: int, most: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
-def main() -> int:
-    """Runs the command line; returns the exit code."""
-    options, console = tyro.cli(Report), Console()
-    set_up_compiler()
-    try:
-        found = measure(options, console)
-    except REFUSALS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def show(found: list[Findings], options: Report, console: Console) -> None:
+    """Prints the scores, and where the page is."""
     for findings in found:
         scores = findings.scores
         console.print(
             f"{findings.title}: kNN of {scores['layer']} {scores['knn_top1']:.1%}, top-5 {scores['knn_top5']:.1%}"
         )
     console.print(f"Report: {options.out / 'report.html'}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(Report, measure, show))

@@ -26,7 +26,6 @@ from rich.table import Table
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from geometry_figures import draw_alignment, draw_layers, draw_rdms
-from ipcl_jax.compilation import set_up_compiler
 from ipcl_jax.config import ConfigError
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.encoding import encode, reliability_ceiling, versa
@@ -35,7 +34,6 @@ from ipcl_jax.readout.measurements import Responses, read_rdms, read_responses
 from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, kernel_cka, to_rdm
 from ipcl_jax.stimulus_sets import StimulusSet, find_damage, open_stimuli
 from read_out import (
-    REFUSALS,
     THREADS,
     Preprocessing,
     Subject,
@@ -43,6 +41,7 @@ from read_out import (
     new_folder,
     open_subject,
     progress_bar,
+    run_command,
 )
 
 FEWEST = 8  # images; below that there is nothing to compare
@@ -209,7 +208,7 @@ def write(out: Path, rdms: dict[str, np.ndarray], stimuli: StimulusSet, scores: 
             draw_layers({name: scores[name] for name in measures}, part / "layers.png")
 
 
-def show(scores: dict, out: Path, console: Console) -> None:
+def show(scores: dict, options: RSA, console: Console) -> None:
     """Prints the scores, one row a layer."""
     measures = [name for name in ("rsa", "encoding", "versa") if name in scores]
     if measures:
@@ -219,21 +218,9 @@ def show(scores: dict, out: Path, console: Console) -> None:
         bounds = [scores[name]["ceiling"] for name in measures]
         table.add_row("noise ceiling", *("–" if b is None else f"{b[0]:.3f} to {b[1]:.3f}" for b in bounds))
         console.print(table)
-    console.print(f"Wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
-
-
-def main() -> int:
-    """Runs the command line; returns the exit code."""
-    options, console = tyro.cli(RSA), Console()
-    set_up_compiler()
-    try:
-        scores = measure(options, console)
-    except REFUSALS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    show(scores, options.out, console)
-    return 0
+    made = sorted(path.name for path in options.out.iterdir())
+    console.print(f"Wrote {options.out}: {', '.join(made)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(RSA, measure, show))

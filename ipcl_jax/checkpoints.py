@@ -5,7 +5,6 @@ A state's own step number says where the images go on, so nothing else is stored
 
 import contextlib
 import json
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from jax import Array
 from ipcl_jax import processes
 from ipcl_jax.cache import sha256
 from ipcl_jax.config import ConfigError, LinearProbe, Train, differences, to_json
+from ipcl_jax.locks import alone_in
 
 CONFIG = "config.json"
 SEAL = "sha256.json"
@@ -102,8 +102,16 @@ class Checkpoints:
         self._run_dir = Path(run_dir).absolute()
         self.damaged: list[str] = []
         self._run_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = _occupy(self._run_dir) if processes.is_first() else None
-        self._sealer = ThreadPoolExecutor(1)
+        self._open = contextlib.ExitStack()
+        if processes.is_first():
+            try:
+                self._open.enter_context(alone_in(self._run_dir, wait=False))
+            except BlockingIOError:
+                raise ConfigError(
+                    f"Another process is at work in {self._run_dir}. Wait until it ends, or stop it, or give another "
+                    "--out."
+                ) from None
+        self._sealer = self._open.enter_context(ThreadPoolExecutor(1))
         self._manager = ocp.CheckpointManager(
             self._run_dir / "checkpoints",
             options=ocp.CheckpointManagerOptions(
@@ -183,10 +191,10 @@ class Checkpoints:
         return self._run_dir / "checkpoints" / str(step)
 
     def _seal(self) -> None:
-        if processes.is_first():
-            for step in ocp.utils.checkpoint_steps(self._run_dir / "checkpoints"):
-                if not (self._folder(step) / SEAL).exists():
-                    self._sealer.submit(seal, self._folder(step))
+        """Seals what is complete and isn't sealed; in the sealer's one thread, so each but once."""
+        for step in ocp.utils.checkpoint_steps(self._run_dir / "checkpoints"):
+            if not (self._folder(step) / SEAL).exists():
+                seal(self._folder(step))
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk.
@@ -198,7 +206,11 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as error:
             raise self._failed(str(error)) from error
-        self._seal()
+        self._seal_later()
+
+    def _seal_later(self) -> None:
+        if processes.is_first():
+            self._sealer.submit(self._seal)
 
     def _failed(self, reason: str, step: int | None = None) -> SaveFailed:
         """What to say when a checkpoint can't be written."""
@@ -216,10 +228,8 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         with contextlib.suppress(Exception) if kind else contextlib.nullcontext():  # the first error counts
             self._manager.close()
-        self._seal()
-        self._sealer.shutdown()
-        if self._lock is not None:
-            os.close(self._lock)
+        self._seal_later()
+        self._open.close()
 
 
 def seal(folder: Path) -> None:
@@ -249,22 +259,3 @@ def find_damage(folder: Path) -> str:
 def _digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(SEAL))
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-
-
-def _occupy(folder: Path) -> int | None:
-    """Keeps other processes out of a folder until it is closed; a killed process lets go of it."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows
-        return None
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise ConfigError(
-            f"Another process is at work in {folder}. Wait until it ends, or stop it, or give another --out."
-        ) from None
-    except OSError:  # some network file systems can't lock a folder
-        pass
-    return handle

@@ -151,20 +151,16 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 
 def killed(lab: Lab, kind: str, tries: int) -> Outcome:
     """SIGKILL at a random moment, and the same command again."""
-    whole, seconds = lab.whole(kind)
+    _, seconds = lab.whole(kind)
     survived = lost = 0
-    for number in range(tries):
+    for _ in range(tries):
         out = lab.place / f"{kind}-killed{SUFFIX[kind]}"
         process = lab.start(*lab.command(kind, out))
         time.sleep(lab.random.uniform(0.1, 1.0) * seconds)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)  # nobody is left who holds its output
-        steps = done(out)
-        code, said = lab.run(*lab.command(kind, out))
-        survived += code == 0 and same(kind, whole, out)
-        lost += done(out) < steps
-        if code:
-            print(f"{kind}, try {number}: {said[-2000:]}")
+        well, gone = goes_on(lab, kind, out)
+        survived, lost = survived + well, lost + gone
         shutil.rmtree(out, ignore_errors=True)
         out.unlink(missing_ok=True)
     return Outcome(f"{kind} killed (SIGKILL) at a random moment", tries, survived, lost)
@@ -172,12 +168,16 @@ def killed(lab: Lab, kind: str, tries: int) -> Outcome:
 
 def done(out: Path) -> int:
     """Steps that a run has saved; nothing else counts them."""
-    folder = out / "checkpoints"
-    return (
-        max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0)
-        if folder.is_dir()
-        else 0
-    )
+    return max((int(path.name) for path in out.glob("checkpoints/*") if path.name.isdigit()), default=0)
+
+
+def goes_on(lab: Lab, kind: str, out: Path) -> tuple[bool, bool]:
+    """The same command again: does it end as if nothing had happened, and are steps gone that were saved?"""
+    steps = done(out)
+    code, said = lab.run(*lab.command(kind, out))
+    if code:
+        print(said[-3000:])
+    return code == 0 and same(kind, lab.whole(kind)[0], out), done(out) < steps
 
 
 def damaged(lab: Lab, tries: int) -> Outcome:
@@ -218,7 +218,7 @@ def occupied(lab: Lab, tries: int) -> Outcome:
 
 def vanished(lab: Lab, tries: int) -> Outcome:
     """The folder of images is gone in mid-run, and comes back."""
-    whole, seconds = lab.whole("training")
+    lab.whole("training")  # while the images are there
     images, away, survived, lost = lab.place / "images", lab.place / "away", 0, 0
     for _ in range(tries):
         out = lab.place / "training-vanished"
@@ -228,21 +228,19 @@ def vanished(lab: Lab, tries: int) -> Outcome:
             time.sleep(0.02)
         images.rename(away)
         said, _ = process.communicate(timeout=120)
-        steps = done(out)
         away.rename(images)
         told = process.returncode in (0, 1) and "Traceback" not in said  # 0: all images had been read by then
         if not told:
             print(said[-3000:])
-        code, _ = lab.run(*lab.command("training", out))
-        survived += told and code == 0 and same("training", whole, out)
-        lost += done(out) < steps
+        well, gone = goes_on(lab, "training", out)
+        survived, lost = survived + (told and well), lost + gone
         shutil.rmtree(out)
     return Outcome("images disappear in mid-run, and come back", tries, survived, lost)
 
 
 def jumping(lab: Lab, tries: int) -> Outcome:
     """The clock is set forwards and back by a day, every second."""
-    whole, _ = lab.whole("training")
+    lab.whole("training")  # before anything happens
     folder, survived, lost = lab.place / "clock", 0, 0
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(
@@ -253,10 +251,8 @@ def jumping(lab: Lab, tries: int) -> Outcome:
         out = lab.place / "training-jumping"
         code, said = lab.run(*lab.command("training", out), PYTHONPATH=paths)
         told = code == 0 or (code == 1 and "give the same command" in said and "Traceback" not in said)
-        steps = done(out)
-        code, _ = lab.run(*lab.command("training", out))
-        survived += told and code == 0 and same("training", whole, out)
-        lost += done(out) < steps
+        well, gone = goes_on(lab, "training", out)
+        survived, lost = survived + (told and well), lost + gone
         shutil.rmtree(out)
     return Outcome("clock set forwards and back by a day, every second", tries, survived, lost)
 
@@ -288,19 +284,17 @@ def small_disk(place: Path, megabytes: int) -> Iterator[Callable]:
 
 def full(lab: Lab, tries: int) -> Outcome:
     """The disk is full during a save; then there is room."""
-    whole, _ = lab.whole("training")
+    lab.whole("training")  # before anything happens
     fault, survived, lost = "disk full during a save, then room again", 0, 0
     for _ in range(tries):
         try:
             with small_disk(lab.place / "disk", 75) as remount:
                 out = lab.place / "disk" / "run"
                 code, said = lab.run(*lab.command("training", out))
-                steps = done(out)
                 told = code == 1 and "no room" in said and "Traceback" not in said
                 remount("size=600m")
-                code, _ = lab.run(*lab.command("training", out))
-                survived += told and code == 0 and same("training", whole, out)
-                lost += done(out) < steps
+                well, gone = goes_on(lab, "training", out)
+                survived, lost = survived + (told and well), lost + gone
         except (subprocess.CalledProcessError, FileNotFoundError):
             return Outcome(fault, 0, 0, note="needs the right to mount")
     return Outcome(fault, tries, survived, lost)
@@ -308,7 +302,7 @@ def full(lab: Lab, tries: int) -> Outcome:
 
 def read_only(lab: Lab, tries: int) -> Outcome:
     """The run's folder can't be written to; then it can."""
-    whole, _ = lab.whole("training")
+    lab.whole("training")  # before anything happens
     fault, survived = "run's folder is read-only, then writable", 0
     for _ in range(tries):
         try:
@@ -319,8 +313,7 @@ def read_only(lab: Lab, tries: int) -> Outcome:
                 code, said = lab.run(*lab.command("training", out))
                 told = code == 1 and "Read-only" in said and "Traceback" not in said
                 remount("rw")
-                code, _ = lab.run(*lab.command("training", out))
-                survived += told and code == 0 and same("training", whole, out)
+                survived += told and goes_on(lab, "training", out)[0]
         except (subprocess.CalledProcessError, FileNotFoundError):
             return Outcome(fault, 0, 0, note="needs the right to mount")
     return Outcome(fault, tries, survived)
