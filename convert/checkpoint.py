@@ -1,6 +1,5 @@
 """From a PyTorch checkpoint to an encoder, and from an encoder to PyTorch's state_dict."""
 
-import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -14,7 +13,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from convert.fetch import is_web_page
 from convert.names import counters, torch_tensors
 from ipcl_jax.config import Model
+from ipcl_jax.description import read_model
 from ipcl_jax.encoder import Encoder, describe
+from ipcl_jax.files import whole
 
 if TYPE_CHECKING:
     import torch
@@ -57,15 +58,23 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict]:
             f"{path} holds no state_dict: {wrong}. Expected is what torch.save(model.state_dict(), file) "
             "writes, alone or in a dict under the key 'state_dict'."
         )
+    if not isinstance(description, Mapping):
+        raise CheckpointError(
+            f"{path} has no description of a model under {DESCRIPTION!r}, but a {type(description).__name__}."
+        )
     arrays, problems = {}, []
-    for name, tensor in _network(tensors).items():
+    network = _network(tensors)
+    # A tensor may repeat one value without end.
+    if sum(tensor.numel() * tensor.element_size() for tensor in network.values()) > path.stat().st_size:
+        raise CheckpointError(f"{path} says that it holds more numbers than fit into its size.")
+    for name, tensor in network.items():
         try:
             arrays[name] = tensor.detach().numpy()
         except (TypeError, RuntimeError):  # NumPy has no bfloat16, and no sparse or quantised tensors
             problems.append(f"wrong: {name} is {tensor.layout} {tensor.dtype}, expected dense torch.float32")
     if problems:
         raise CheckpointError(f"{path} has tensors of a kind that no model here has:", tuple(problems))
-    return arrays, description
+    return arrays, dict(description)
 
 
 def _unpickle(path: Path) -> object:
@@ -79,9 +88,9 @@ def _unpickle(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if wanted := re.search(r"(?:GLOBAL|global:?|function|class) (?:GLOBAL )?([\w.]+\.\w+)", str(error)):
+        if wanted := re.search(r"GLOBAL ([\w.]+)|(?:function|class) ([\w.]+\.\w+)", str(error)):
             raise CheckpointError(
-                f"{path} is refused, and nothing of it was run: to open it, {wanted[1]} would have to be called, "
+                f"{path} is refused, and nothing of it was run: to open it, {wanted[1] or wanted[2]} would have to be called, "
                 "and a file of weights needs no code. If you trust where it comes from, load it in PyTorch "
                 "yourself and write its tensors anew with torch.save({'state_dict': ...}, file)."
             ) from None
@@ -166,8 +175,9 @@ def from_torch(tensors: Mapping[str, np.ndarray], description: dict, *, origin: 
     Raises:
         CheckpointError: listing every tensor that is missing, unexpected, of another shape or
             type, or not finite.
+        ValueError: if the description is not one.
     """
-    model = Model(**description["model"])
+    model = read_model(description["model"])
     expected, counts = torch_tensors(model), counters(model)
     if not expected.keys() & tensors.keys():
         raise CheckpointError(
@@ -234,9 +244,5 @@ def save_torch(encoder: Encoder, path: Path) -> None:
     """
     import torch
 
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as part:
         torch.save({"state_dict": to_torch_state_dict(encoder), DESCRIPTION: encoder.description()}, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,12 +1,19 @@
 """Released files: downloaded once, checked, and kept."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
 
 from ipcl_jax.cache import CACHE_VARIABLE, sha256
 from ipcl_jax.locks import alone_in
 from ipcl_jax.zoo import BASE_URL, Released
+
+if TYPE_CHECKING:
+    import pooch
+    import requests
 
 URL_VARIABLE = "IPCL_JAX_URL"
 TIMEOUT = 30.0  # seconds without a byte before a server counts as silent
@@ -35,7 +42,8 @@ def fetch(
         The file and its sha256.
 
     Raises:
-        DownloadError: if the server can't be reached, refuses, or sends something else.
+        DownloadError: if the server can't be reached, refuses, or sends something else; or if the address
+            (or where it leads on to) is neither https nor on this machine.
     """
     target = cache / Path(record.file).name
     try:
@@ -50,7 +58,24 @@ def fetch(
                 return target, digest
             target.unlink()  # damaged since it was checked
         url = (base_url or os.environ.get(URL_VARIABLE) or BASE_URL).rstrip("/") + "/"
+        _check_address(url)
         return target, _download(record, url, target, progress=progress)
+
+
+def _check_address(url: str) -> None:
+    """Refuses a server whose answer others could change on its way.
+
+    Raises:
+        DownloadError: if it is neither asked by https nor on this machine.
+    """
+    scheme, host = "", None
+    with contextlib.suppress(ValueError):  # not even an address
+        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+    if scheme != "https" and not (scheme == "http" and host in ("localhost", "127.0.0.1", "::1")):
+        raise DownloadError(
+            f"{url} is not asked: models are downloaded by https only (or http from this machine itself). "
+            f"Give another address by ${URL_VARIABLE}, or download the file yourself and give its path."
+        )
 
 
 def _download(record: Released, url: str, target: Path, *, progress: bool) -> str:
@@ -63,7 +88,13 @@ def _download(record: Released, url: str, target: Path, *, progress: bool) -> st
             f"Downloading {record.name} needs pooch, which is not installed: pip install 'ipcl_jax[convert]'."
         ) from None
 
-    transfer = pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT, chunk_size=1 << 20)
+    def follow(answer: "requests.Response", **_: object) -> None:
+        if answer.is_redirect:
+            _check_address(urljoin(answer.url, answer.headers["location"]))
+
+    transfer = pooch.HTTPDownloader(
+        progressbar=progress, timeout=TIMEOUT, chunk_size=1 << 20, hooks={"response": follow}
+    )
     digest = ""
 
     def transfer_and_check(address: str, file: str, pup: "pooch.Pooch") -> None:
@@ -79,6 +110,8 @@ def _download(record: Released, url: str, target: Path, *, progress: bool) -> st
     try:
         pup = pooch.create(folder, url, registry={record.file: None}, retry_if_failed=TRIES - 1)
         Path(pup.fetch(record.file, downloader=transfer_and_check)).replace(target)
+    except DownloadError:
+        raise
     except (ValueError, RequestException, OSError) as error:
         raise DownloadError(
             f"{record.name} could not be downloaded from {url}{record.file} in {TRIES} tries: {error}. "

@@ -7,8 +7,10 @@ from convert.checkpoint import CheckpointError, from_torch, guess_model, read_to
 from convert.fetch import fetch
 from ipcl_jax import zoo
 from ipcl_jax.cache import cache_folder, sha256
-from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, ConfigError, Model, near_miss
+from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, ConfigError, near_miss
+from ipcl_jax.description import read_model
 from ipcl_jax.encoder import SUFFIX, Encoder, load_encoder, save_encoder, untrained
+from ipcl_jax.files import at_home
 
 Channels = tuple[float, float, float]
 
@@ -58,7 +60,7 @@ def convert_torch_checkpoint(
     chosen = {name: value for name, value in options.items() if value is not None}
     record = zoo.MODELS.get(str(name_or_path))
     if record is None:
-        path = Path(name_or_path).expanduser()
+        path = at_home(name_or_path)
         if not path.is_file():
             found = "is a folder" if path.is_dir() else "is no file"
             raise ConfigError(
@@ -85,7 +87,7 @@ def open_encoder(name_or_path: str | Path) -> Encoder:
     Raises:
         ConfigError, DownloadError, CheckpointError, ModuleNotFoundError: as those two.
     """
-    path = Path(name_or_path).expanduser()
+    path = at_home(name_or_path)
     if str(name_or_path) not in zoo.MODELS and (path.is_dir() or (path.is_file() and path.suffix == SUFFIX)):
         return load_encoder(path)
     return convert_torch_checkpoint(name_or_path)
@@ -112,12 +114,21 @@ def _released(record: zoo.Released, cache: Path, *, base_url: str | None, progre
 
 def _convert(path: Path, digest: str, chosen: dict) -> Encoder:
     tensors, description = read_torch(path)
+    try:
+        return _encoder_of(tensors, description, path, digest, chosen)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path} can't be read as a model: {error}") from None
+
+
+def _encoder_of(tensors: dict, description: dict, path: Path, digest: str, chosen: dict) -> Encoder:
     known: dict
     record = next((r for r in zoo.MODELS.values() if r.sha256 and digest.startswith(r.sha256)), None)
     if record:
         model, known = record.model, {"name": record.name, "mean": record.mean, "std": record.std}
     elif description:
-        model, known = Model(**description["model"]), description
+        model, known = read_model(description.get("model")), description
     else:
         model = guess_model(tensors)
         known = {"name": path.name.split(".")[0], "mean": IMAGENET_MEAN, "std": IMAGENET_STD}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 # The package of that name comes before this folder's convert.py.
@@ -21,6 +20,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 from convert import CheckpointError, DownloadError, open_encoder, save_torch
 from ipcl_jax.config import ConfigError
 from ipcl_jax.encoder import export_orbax, save_encoder
+from ipcl_jax.files import at_home
+from ipcl_jax.record import make_console
 from ipcl_jax.zoo import MODELS
 
 
@@ -56,7 +57,7 @@ def convert(options: Convert) -> str:
         raise ConfigError("No model given; give a name, a file or a run's folder, or --list.")
     if options.out is None:
         raise ConfigError("Nowhere to write to; give --out.")
-    out = options.out.expanduser()
+    out = at_home(options.out)
     if out.exists():
         raise ConfigError(f"{out} is there already; give another --out, or remove it.")
     if not out.absolute().parent.is_dir():
@@ -71,7 +72,7 @@ def main() -> int:
     options = tyro.cli(Convert)
     try:
         if options.list:
-            Console().print(released_models(), "kNN and linear: published ImageNet top-1 in percent.")
+            make_console().print(released_models(), "kNN and linear: published ImageNet top-1 in percent.")
         else:
             print(convert(options))
     except (ConfigError, CheckpointError, DownloadError, ModuleNotFoundError) as error:

@@ -29,9 +29,11 @@ from ipcl_jax.config import SMALLEST_IMAGE, ConfigError
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.extraction import Pool, plan
 from ipcl_jax.features import FeatureFile, Layer
+from ipcl_jax.files import at_home
 from ipcl_jax.formats import Format, check_format, export
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.projection import make_projection
+from ipcl_jax.record import make_console
 from ipcl_jax.stimuli import make_transform
 from ipcl_jax.stimulus_sets import (
     StimulusSet,
@@ -229,7 +231,7 @@ def layers_of(options: Extract, encoder: Encoder, size: int) -> tuple[dict[str, 
 def main() -> int:
     """Runs the command line; returns the exit code."""
     options = tyro.cli(Extract)
-    console = Console()
+    console = make_console()
     try:
         extraction = Extraction(options, console)
         stimuli = options.images and open_stimuli(options.images, split=options.split, dir=options.data_dir)
@@ -238,7 +240,7 @@ def main() -> int:
             return 0
         if not stimuli or options.out is None:
             raise ConfigError("Give images and --out FILE, or --list-layers.")
-        extraction.run(stimuli, options.out.expanduser())
+        extraction.run(stimuli, at_home(options.out))
     except (ConfigError, CheckpointError, DownloadError, ModuleNotFoundError, OverflowError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -35,7 +35,7 @@ from ipcl_jax.interruption import Interruption
 from ipcl_jax.loading import TrainBatches, UnreadableImages, on_devices, steps_per_epoch
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.linear import init_heads, probe_step, rank_classes, views_for
-from ipcl_jax.record import Record, read_metrics
+from ipcl_jax.record import Record, make_console, read_metrics
 from ipcl_jax.training import batch_sharding, make_mesh
 from ipcl_jax.validation import validate
 from read_out import REFUSALS, open_both, open_subject
@@ -210,7 +210,7 @@ def main() -> int:
     """Runs the command line; returns the exit code."""
     command = shlex.join(["python", *sys.argv])
     set_up_compiler()
-    options, console = tyro.cli(Linear), Console()
+    options, console = tyro.cli(Linear), make_console()
     try:
         return Probe(options, command, console).train()
     except REFUSALS as error:

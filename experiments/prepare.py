@@ -27,9 +27,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from ipcl_jax.config import ConfigError
 from ipcl_jax.decoding import decode
+from ipcl_jax.files import at_home, whole
+from ipcl_jax.record import make_console
 from ipcl_jax.sources import find_images
-
-_PART = ".part"  # a file that is still being written: hidden, and with this suffix
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def prepare(options: Prepare, console: Console) -> list[str]:
     Raises:
         ConfigError: if there is nothing to do or it would overwrite images.
     """
-    src, dst = options.src.expanduser().resolve(), options.dst.expanduser().resolve()
+    src, dst = at_home(options.src).resolve(), at_home(options.dst).resolve()
     names = _plan(options, src, dst)
-    for leftover in dst.rglob(f".*{_PART}"):
+    for leftover in dst.rglob(".*.part"):  # of a process that was killed
         leftover.unlink()
     missing = [(name, target) for name, target in names if not (dst / target).exists()]
     if len(missing) < len(names):
@@ -141,9 +141,8 @@ def _write(source: Path, target: Path, size: int, quality: int) -> str | None:
     except Exception as error:  # damaged files raise almost anything, and must not end the run
         return str(error) or type(error).__name__
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}{_PART}")
-    part.write_bytes(file)
-    part.replace(target)
+    with whole(target) as part:
+        part.write_bytes(file)
     return None
 
 
@@ -175,7 +174,7 @@ def shrink(image: bytes, *, size: int, quality: int) -> bytes:
 def main() -> int:
     """Runs the command line; returns the exit code."""
     options = tyro.cli(Prepare)
-    console = Console()
+    console = make_console()
     try:
         unreadable = prepare(options, console)
     except ConfigError as error:

@@ -1,7 +1,6 @@
 """What the scripts that read models out have in common: the model, the images, and a bar while both meet."""
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,8 @@ from ipcl_jax.compilation import set_up_compiler
 from ipcl_jax.config import SMALLEST_IMAGE, ConfigError, Data
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.feature_cache import Features, cached_features
+from ipcl_jax.files import whole
+from ipcl_jax.record import make_console
 from ipcl_jax.sources import Source, check_labelled, open_source
 from ipcl_jax.stimuli import Transform, make_transform
 from ipcl_jax.zoo import MODELS
@@ -133,7 +134,7 @@ def run_command(kind: type, measure: Callable, show: Callable) -> int:
         The exit code: 2 if what was asked for is refused, in one line.
     """
     options: Any = tyro.cli(kind)
-    console = Console()
+    console = make_console()
     set_up_compiler()
     try:
         found = measure(options, console)
@@ -148,13 +149,9 @@ def run_command(kind: type, measure: Callable, show: Callable) -> int:
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder to fill, which gets its name once it is whole; nothing is left of it after an error."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    part.mkdir()
-    try:
+    with whole(out) as part:
+        part.mkdir()
         yield part
-        part.replace(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def check_new(out: Path) -> None:
@@ -166,7 +163,7 @@ def check_new(out: Path) -> None:
 @contextmanager
 def progress_bar(console: Console, title: str) -> Iterator:
     """A bar that appears once there is something to show; gives a function of how many are done, of how many."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = None
 

@@ -21,7 +21,8 @@ from rich.table import Table as RichTable
 import configs
 from ipcl_jax.checkpoints import CONFIG
 from ipcl_jax.config import ConfigError
-from ipcl_jax.record import read_metrics
+from ipcl_jax.files import at_home
+from ipcl_jax.record import make_console, read_metrics
 from table_figure import SUFFIXES, Course, draw
 
 # Left out where no run has them.
@@ -104,7 +105,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         ConfigError: if a folder holds no run.
     """
-    paths = list(dict.fromkeys(folder.expanduser().absolute() for folder in folders))
+    paths = list(dict.fromkeys(at_home(folder).absolute() for folder in folders))
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
@@ -177,11 +178,11 @@ def _width(table: RichTable) -> int:
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
-    options, console = tyro.cli(Table, description=__doc__), Console()
+    options, console = tyro.cli(Table, description=__doc__), make_console()
     try:
         if not options.runs:
             raise ConfigError("No runs given; give one or several folders of runs.")
-        out = options.out and options.out.expanduser()
+        out = options.out and at_home(options.out)
         if out and out.suffix.lower() not in SUFFIXES:
             raise ConfigError(f"--out is {out}; a figure's name ends in {', '.join(SUFFIXES)}.")
         if out and not out.absolute().parent.is_dir():

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 import configs
 from ipcl_jax.config import ConfigError, Train
+from ipcl_jax.files import at_home
 from ipcl_jax.gallery import contact_sheet, draw_sheet
 from ipcl_jax.sources import open_source
 from ipcl_jax.validation import validate
@@ -55,7 +56,7 @@ def draw(config: Sheet) -> Path:
 
 
 def _picture_path(out: str) -> Path:
-    path = Path(out).expanduser()
+    path = at_home(out)
     if path.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"--out is {out}; a picture's name ends in {', '.join(_SUFFIXES)}.")
     if path.is_dir():

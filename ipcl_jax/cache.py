@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
+
+from ipcl_jax.files import at_home
 
 CACHE_VARIABLE = "IPCL_JAX_CACHE"
 
@@ -14,12 +17,13 @@ def cache_folder(folder: str | Path | None = None) -> Path:
         folder: the choice of the caller.
 
     Returns:
-        `folder`, or $IPCL_JAX_CACHE, or ipcl_jax in $XDG_CACHE_HOME or ~/.cache.
+        `folder`, or $IPCL_JAX_CACHE, or ipcl_jax in $XDG_CACHE_HOME or ~/.cache, or where a user has no home,
+        in the folder for temporary files.
     """
     if folder := folder or os.environ.get(CACHE_VARIABLE):
-        return Path(folder).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "ipcl_jax"
+        return at_home(folder)
+    home = at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return (Path(tempfile.gettempdir()) if home.parts[0] == "~" else home) / "ipcl_jax"
 
 
 def sha256(path: Path) -> str:

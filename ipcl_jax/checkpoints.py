@@ -17,6 +17,7 @@ from jax import Array
 from ipcl_jax import processes
 from ipcl_jax.cache import sha256
 from ipcl_jax.config import ConfigError, LinearProbe, Train, differences, to_json
+from ipcl_jax.files import at_home, read_json, whole
 from ipcl_jax.locks import alone_in
 
 CONFIG = "config.json"
@@ -48,10 +49,10 @@ def check_folder(config: Train | LinearProbe, default: str | None = None) -> Pat
         ConfigError: if it holds something else: another run (its differences are named), or
             files that are not a run's.
     """
-    folder = Path(config.out or default or f"runs/{config.name}").expanduser()
+    folder = at_home(config.out or default or f"runs/{config.name}")
     path = folder / CONFIG
     if path.exists():
-        if found := differences(config, json.loads(path.read_text(encoding="utf-8"))):
+        if found := differences(config, read_json(path)):
             listing = "\n  ".join(found)
             raise ConfigError(
                 f"{folder} holds a run with another config:\n  {listing}\n"
@@ -235,19 +236,17 @@ class Checkpoints:
 def seal(folder: Path) -> None:
     """Notes the sha256 of each file of a complete checkpoint in it."""
     with contextlib.suppress(FileNotFoundError):  # a newer one has taken its place
-        partial = folder / (SEAL + ".partial")
-        partial.write_text(json.dumps(_digests(folder), indent=1) + "\n", encoding="utf-8")
-        partial.replace(folder / SEAL)
+        with whole(folder / SEAL) as part:
+            part.write_text(json.dumps(_digests(folder), indent=1) + "\n", encoding="utf-8")
 
 
 def find_damage(folder: Path) -> str:
     """What is wrong with a sealed checkpoint; empty if nothing is, or it has no seal."""
     try:
-        sealed = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        found = _digests(folder)
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError) as error:
+        if not (folder / SEAL).exists():
+            return ""
+        sealed, found = read_json(folder / SEAL), _digests(folder)
+    except (OSError, ConfigError) as error:
         return str(error)
     lost = sorted(sealed.keys() - found.keys())
     changed = sorted(name for name in sealed.keys() & found.keys() if sealed[name] != found[name])
@@ -257,5 +256,5 @@ def find_damage(folder: Path) -> str:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(SEAL))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and SEAL not in path.name)
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}

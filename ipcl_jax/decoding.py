@@ -11,6 +11,10 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 UNBOUNDED = 2**31 - 1  # longer than any side
+MOST_PIXELS = 178_956_970  # of an image; where Pillow's own bound lies. A small file can claim any size
+
+# What Pillow may open: it knows others, one of which runs a program (EPS).
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 
 
 def decode(
@@ -30,8 +34,8 @@ def decode(
         `[h, w, 3]` uint8.
 
     Raises:
-        Exception: of any kind Pillow has, mostly OSError, if the file is damaged, truncated
-            or no image.
+        Exception: of any kind Pillow has, mostly OSError, if the file is damaged, truncated,
+            no image, or of more than `MOST_PIXELS`, which its header tells.
 
     Source: sizes as torchvision's Resize (the longer side cut to whole pixels), and
     its antialiased bilinear filter, which is Pillow's.
@@ -61,6 +65,8 @@ def _decode_file(image: bytes, short_side: int, long_side: int, scratch: np.ndar
             full = height, width
             if colours not in ("YCbCr", "RGB", "Gray"):  # of inks simplejpeg makes other colours than Pillow
                 raise ValueError(colours)
+            if height * width > MOST_PIXELS:
+                raise ValueError("too large")
             low, narrow = _fit(height, width, short_side, long_side)
             if 2 * low <= height:  # at half the size or less, decoding can shrink by itself
                 height, width = simplejpeg.decode_jpeg_header(image, low, narrow, 2)[:2]
@@ -71,7 +77,7 @@ def _decode_file(image: bytes, short_side: int, long_side: int, scratch: np.ndar
         except ValueError:  # it also refuses harmless oddities, so Pillow has the last word
             pass
     try:
-        file = Image.open(io.BytesIO(image))
+        file = open_image(image)
     except UnidentifiedImageError:  # whose own message names a Python object
         raise OSError("not an image file, or cut off near its start") from None
     with file:
@@ -83,6 +89,16 @@ def _decode_file(image: bytes, short_side: int, long_side: int, scratch: np.ndar
         else:
             pixels = np.asarray(file.convert("RGB"))
     return pixels, pixels.shape[:2]
+
+
+def open_image(image: bytes) -> Image.Image:
+    """An encoded image's header, as Pillow reads it.
+
+    Raises:
+        UnidentifiedImageError: if it is none of `FORMATS`.
+        Image.DecompressionBombError: if it is of more than `MOST_PIXELS`.
+    """
+    return Image.open(io.BytesIO(image), formats=FORMATS)
 
 
 def _to_rgb(image: np.ndarray) -> np.ndarray:

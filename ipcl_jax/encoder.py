@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,8 @@ from safetensors.numpy import save_file
 
 from ipcl_jax.checkpoints import find_damage
 from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, ConfigError, Model
+from ipcl_jax.description import read_description, read_model
+from ipcl_jax.files import at_home, read_json, whole
 from ipcl_jax.models import make_model
 
 SUFFIX = ".safetensors"
@@ -108,11 +109,7 @@ def describe(variables: dict, description: dict) -> Encoder:
     Raises:
         ValueError: if they don't belong together; every variable that is wrong is named.
     """
-    known = {field.name for field in dataclasses.fields(Encoder)}
-    if unknown := sorted(description.keys() - known):
-        raise ValueError(f"its description has fields that this version doesn't know: {', '.join(unknown)}")
-    fields = description | {"model": Model(**description["model"])}
-    fields |= {name: tuple(description[name]) for name in ("mean", "std")}
+    fields = read_description(description)
     problems, found = [], _flat(variables)
     expected = {name: leaf.shape for name, leaf in _flat(expected_variables(fields["model"])).items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -156,14 +153,9 @@ def save_encoder(encoder: Encoder, path: str | Path) -> None:
         encoder: the model.
         path: the file; one that is there is replaced.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     tensors = {name: np.ascontiguousarray(array) for name, array in _flat(encoder.variables).items()}
-    try:
+    with whole(Path(path)) as part:
         save_file(tensors, part, metadata={_HEADER: json.dumps(encoder.description())})
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_encoder(path: str | Path) -> Encoder:
@@ -179,7 +171,7 @@ def load_encoder(path: str | Path) -> Encoder:
     Raises:
         ConfigError: if there is no such model, or it is incomplete or damaged.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     if path.is_file():
         return _load_safetensors(path)
     if (path / "config.json").is_file():
@@ -201,14 +193,14 @@ def _load_safetensors(path: Path) -> Encoder:
                 )
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return describe(_tree(flat), json.loads(header))
-    except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except (SafetensorError, ValueError, TypeError, KeyError, OSError, RecursionError) as error:
         raise ConfigError(f"{path} can't be read as a model: {error}") from error
 
 
 def _load_run(folder: Path) -> Encoder:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     steps = ocp.utils.checkpoint_steps(folder / "checkpoints") if (folder / "checkpoints").is_dir() else []
     if not steps:
         raise ConfigError(f"The run in {folder} has no complete checkpoint yet.")
@@ -218,12 +210,11 @@ def _load_run(folder: Path) -> Encoder:
             f"Checkpoint {newest.name} of the run in {folder} is damaged: {reason}. The command that trained it takes "
             "the one before and goes on from there."
         )
-    variables = expected_variables(Model(**config["model"]))
     try:
-        state = _restore(newest / "default", variables)
+        state = _restore(newest / "default", expected_variables(read_model(config["model"])))
         description = {
             "model": config["model"], "mean": config["views"]["mean"], "std": config["views"]["std"],
-            "size": config["views"]["size"], "name": config["name"], "steps": max(steps),
+            "size": config["views"]["size"], "name": Path(config["name"]).name, "steps": max(steps),
         }  # fmt: skip
         return describe(state, description)
     except Exception as error:  # Orbax has no common class for what can be wrong with files
@@ -232,11 +223,10 @@ def _load_run(folder: Path) -> Encoder:
 
 def _load_orbax(folder: Path) -> Encoder:
     try:
-        description = json.loads((folder / "description" / "metadata").read_text(encoding="utf-8"))
-        return describe(
-            _restore(folder / "variables", expected_variables(Model(**description["model"]))), description
-        )
-    except Exception as error:
+        description = read_json(folder / "description" / "metadata")
+        shapes = expected_variables(read_model(description["model"]))
+        return describe(_restore(folder / "variables", shapes), description)
+    except Exception as error:  # Orbax has no common class for what can be wrong with files
         raise ConfigError(f"{folder} can't be read as a model: {error}") from error
 
 

@@ -14,6 +14,7 @@ from ipcl_jax.config import ConfigError
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.extraction import plan
 from ipcl_jax.features import READABLE, FeatureFile, Layer
+from ipcl_jax.files import at_home
 from ipcl_jax.loading import TOLERATED
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.sources import Source
@@ -70,7 +71,7 @@ def cached_features(
             number, if the disk has too little room, or while another process computes the same.
         OverflowError: if a value is beyond what the dtype can hold.
     """
-    folder = Path(folder).expanduser() if folder else cache_folder() / "features"
+    folder = at_home(folder) if folder else cache_folder() / "features"
     stimuli, identity, digest = Sourced(source), source.identity(), encoder.digest()
     try:
         names = check_layers(tuple(layers), encoder.layer_names)

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from ipcl_jax.config import ConfigError
+from ipcl_jax.files import read_json, whole
 
 NAMES, SHA256, READABLE = "names", "sha256", "readable"
 """Datasets beside the layers, one entry a row: the images' names, the sha256 of their files, and, where
@@ -85,9 +86,8 @@ class FeatureFile:
             self._journal.unlink(missing_ok=True)  # killed just before this was done
             return
         if self._journal.exists() and self.part.exists():
-            journal = json.loads(self._journal.read_text(encoding="utf-8"))
-            self._refuse_others(journal["request"], _names_of(self.part), names, self.part)
-            self.rows = journal["rows"]
+            there, self.rows = _noted(self._journal, len(names))
+            self._refuse_others(there, _names_of(self.part), names, self.part)
         else:
             self._check_room(len(names))
             self._create(names, attributes, readable)
@@ -181,9 +181,8 @@ class FeatureFile:
         _to_disk(self.part)
 
     def _save_journal(self) -> None:
-        fresh = self._journal.with_name(f".{self._journal.name}")
-        fresh.write_text(json.dumps({"request": self._request, "rows": self.rows}), encoding="utf-8")
-        fresh.replace(self._journal)
+        with whole(self._journal) as part:
+            part.write_text(json.dumps({"request": self._request, "rows": self.rows}), encoding="utf-8")
 
     def _check_room(self, count: int) -> None:
         folder = next(parent for parent in self.part.absolute().parents if parent.exists())
@@ -203,9 +202,9 @@ class FeatureFile:
             if there.get(field) != here.get(field)
         ]
         if not found and names_there != list(names):
-            first = next(
-                i for i, pair in enumerate(zip(names_there, names, strict=True)) if pair[0] != pair[1]
-            )
+            if len(names_there) != len(names):
+                raise _damaged(path)
+            first = next(i for i, name in enumerate(names) if names_there[i] != name)
             found = [f"image {first}: {names_there[first]} there, {names[first]} here"]
         if found:
             listing = "\n  ".join(found)
@@ -230,16 +229,32 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtyp
 def _request_of(path: Path) -> dict:
     try:
         with h5py.File(path) as file:
-            return json.loads(file.attrs["request"])
-    except (OSError, KeyError, ValueError):
+            return dict(json.loads(file.attrs["request"]))
+    except Exception:  # damaged files raise almost anything
         raise ConfigError(
             f"{path} is there already, and is no file of activations; give another --out."
         ) from None
 
 
 def _names_of(path: Path) -> list[str]:
-    with h5py.File(path) as file:
-        return [name.decode() for name in file[NAMES][:]]
+    try:
+        with h5py.File(path) as file:
+            return [name.decode() for name in file[NAMES][:]]
+    except Exception:
+        raise _damaged(path) from None
+
+
+def _noted(journal: Path, count: int) -> tuple[dict, int]:
+    """What a journal says was asked for, and how many rows are done."""
+    noted = read_json(journal)
+    request, rows = noted.get("request"), noted.get("rows")
+    if not isinstance(request, dict) or not isinstance(rows, int) or not 0 <= rows <= count:
+        raise _damaged(journal)
+    return request, rows
+
+
+def _damaged(path: Path) -> ConfigError:
+    return ConfigError(f"{path} is damaged, or no file of activations. Remove it, or give another --out.")
 
 
 def _to_disk(path: Path) -> None:

@@ -1,7 +1,6 @@
 """Copies of a finished file of activations in formats other than HDF5, for the tools that want them."""
 
 import json
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import scipy.io
 
 from ipcl_jax.config import ConfigError, near_miss
+from ipcl_jax.files import whole
 
 Format = Literal["h5", "npz", "zarr", "mat"]
 
@@ -52,20 +52,8 @@ def export(source: Path, target: Path, format: Format) -> None:
         format: `npz` (one array a layer, and `attributes` as JSON text), `zarr` (a folder, format 3),
             or `mat` (MATLAB 5; dots in layer names become underscores, and names a cell array).
     """
-    part = target.with_name(f".{target.name}.part")
-    _remove(part)
-    try:
-        with h5py.File(source) as file:
-            {"npz": _to_npz, "zarr": _to_zarr, "mat": _to_mat}[format](file, part)
-        part.replace(target)
-    finally:
-        _remove(part)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+    with whole(target) as part, h5py.File(source) as file:
+        {"npz": _to_npz, "zarr": _to_zarr, "mat": _to_mat}[format](file, part)
 
 
 def _attributes(file: h5py.File) -> dict:

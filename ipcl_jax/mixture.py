@@ -3,12 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ipcl_jax.config import ConfigError
+from ipcl_jax.files import at_home
 
 if TYPE_CHECKING:
     from ipcl_jax.sources import Source
@@ -51,7 +51,7 @@ def _split_size(part: str) -> tuple[str, int | None]:
         return part.strip(), None
     if _NUMBER.fullmatch(number):
         return name, int(re.sub("[_,]", "", number))
-    if Path(part.partition(":")[2]).expanduser().is_dir():
+    if at_home(part.partition(":")[2]).is_dir():
         return part, None
     raise ConfigError(
         f"--data.source has {part!r}; after its @ stands a number of images, such as @1000, not {number!r}."

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from html import escape
@@ -11,6 +10,8 @@ from string import Template
 
 import numpy as np
 from PIL import Image
+
+from ipcl_jax.files import whole
 
 
 def write_page(
@@ -30,9 +31,8 @@ def write_page(
     template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     words = {name: escape(text) for name, text in dict(title=title, kicker=kicker, lead=lead).items()}
     page = template.substitute(words, head=head, body="\n".join(filter(None, body)), footer=escape(footer))
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path) as part:
+        part.write_text(page, encoding="utf-8")
 
 
 def section(title: str, about: str, content: str, *, level: int = 2) -> str:

@@ -6,7 +6,6 @@ A run's folder gets `metrics.jsonl` (one JSON object a line), `log.txt` and `ten
 import contextlib
 import json
 import math
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,8 @@ from time import monotonic
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
+
+from ipcl_jax.files import whole
 
 METRICS = "metrics.jsonl"
 PLAIN_EVERY = 10.0  # seconds between two lines where there is no terminal
@@ -41,6 +42,11 @@ _EPOCH_LINE = {
 }
 
 
+def make_console() -> Console:
+    """A console that says a name as it is, whatever brackets it has, and leaves the end of a line to the terminal."""
+    return Console(markup=False, soft_wrap=True)
+
+
 class Record:
     """Keeps the metrics of a run and shows how far it is; use it in a `with` statement.
 
@@ -62,7 +68,7 @@ class Record:
         self._dir = Path(run_dir)
         self._total, self._per_epoch, self._start = total_steps, steps_per_epoch, start_step
         self._epochs = -(-total_steps // steps_per_epoch)
-        self._console = console or Console()
+        self._console = console or make_console()
         self._bar: Progress | None = None
         self._shown_at = -math.inf
         self._done, self._views = start_step, 0.0
@@ -179,12 +185,11 @@ class Record:
 
     def _drop_later(self) -> None:
         path = self._dir / METRICS
-        with open(path.with_suffix(".partial"), "w", encoding="utf-8") as kept:
+        with whole(path) as part, open(part, "w", encoding="utf-8") as kept:
             for line in _lines(path):
                 if line["step"] <= self._start:
                     kept.write(json.dumps(line) + "\n")
                     self._remember(line)
-        os.replace(kept.name, path)
 
     def _remember(self, line: dict) -> None:
         if self._of_epoch and self._of_epoch[-1]["epoch"] != line["epoch"]:
@@ -242,10 +247,12 @@ def read_metrics(run_dir: Path) -> tuple[list[dict], list[dict]]:
 def _lines(path: Path) -> Iterator[dict]:
     if not path.exists():
         return
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         for text in file:
-            with contextlib.suppress(json.JSONDecodeError):
-                yield json.loads(text)
+            with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+                line = json.loads(text)
+                if line["kind"] in ("step", "epoch") and int(line["step"]) >= 0 and int(line["epoch"]) >= 0:
+                    yield line
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float | None]:

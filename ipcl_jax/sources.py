@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from ipcl_jax.config import ConfigError, near_miss
+from ipcl_jax.files import at_home
 from ipcl_jax.mixture import MixtureSource, split_mixture
 from ipcl_jax.sample import SampleSource
 
@@ -113,7 +114,7 @@ def _open_part(spec: str, split: Split, dir: str | None) -> Source:
         return TfdsSource(rest, split, dir=dir)
     if kind in ("sample", "folder", "tfds"):
         hint = " `sample` takes nothing after it." if kind == "sample" else " Its path or name is missing."
-    elif Path(spec).expanduser().is_dir():
+    elif at_home(spec).is_dir():
         hint = f" For the images of that folder write folder:{spec}"
     else:
         hint = near_miss(kind, ("sample", "folder", "tfds"))
@@ -136,7 +137,7 @@ class FolderSource:
 
     def __init__(self, folder: str, split: Split):
         self.name = f"folder:{folder} {split}"
-        self._root = Path(folder).expanduser().absolute()
+        self._root = at_home(folder).absolute()
         if not self._root.is_dir():
             found = "is a file" if self._root.exists() else "does not exist"
             raise ConfigError(f"No images: looked for a folder at {self._root}, which {found}.{_WAYS}")

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ipcl_jax.config import near_miss
-from ipcl_jax.decoding import decode
+from ipcl_jax.decoding import MOST_PIXELS, decode
 from ipcl_jax.encoder import Encoder
 
 # Shorter side after resizing, as a multiple of the side of the crop.
@@ -51,6 +51,10 @@ class Transform:
         if short != self.resize:
             # The longer side is cut to whole pixels.
             height, width = (int(self.resize * side / short) for side in (height, width))
+            if height * width > MOST_PIXELS:
+                raise OSError(
+                    f"its sides are too unlike: with {self.resize} pixels on the shorter side it has {height} x {width}"
+                )
             pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
         top, left = (round((side - self.size) / 2) for side in (height, width))
         return pixels[top : top + self.size, left : left + self.size]

@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import io
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -14,10 +13,10 @@ from typing import Protocol
 import grain
 import h5py
 import numpy as np
-from PIL import Image
 
 from ipcl_jax.config import ConfigError
-from ipcl_jax.decoding import decode
+from ipcl_jax.decoding import MOST_PIXELS, decode, open_image
+from ipcl_jax.files import at_home
 from ipcl_jax.sample import SampleSource
 from ipcl_jax.sources import SUFFIXES, Source, TfdsSource, find_images
 from ipcl_jax.stimuli import Transform
@@ -69,11 +68,11 @@ def open_stimuli(images: Sequence[str], *, split: str = "val", dir: str | None =
     first = images[0]
     if len(images) > 1:
         return _Files([Path(name) for name in images], images)
-    path = Path(first).expanduser()
+    path = at_home(first)
     if first.startswith("tfds:"):
         return Sourced(TfdsSource(first.removeprefix("tfds:"), split, dir=dir))
     if match := _HDF5.fullmatch(first):
-        return _Rows(Path(match["file"]).expanduser(), match["dataset"], match["rows"])
+        return _Rows(at_home(match["file"]), match["dataset"], match["rows"])
     if path.is_dir():
         names = find_images(path, path)
         return _Files([path / name for name in names], names, searched=f"the folder {path}")
@@ -91,10 +90,13 @@ def open_stimuli(images: Sequence[str], *, split: str = "val", dir: str | None =
 def _one_file(path: Path) -> StimulusSet:
     suffix = path.suffix.lower()
     if suffix in _LISTS:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise ConfigError(f"{path} is no list of images in UTF-8: {error}.") from None
         names = [line for line in lines if line and not line.startswith("#")]
         return _Files(
-            [path.parent / Path(name).expanduser() for name in names], names, searched=f"the list {path}"
+            [path.parent / at_home(name) for name in names], names, searched=f"the list {path}"
         )
     if suffix in (".h5", ".hdf5", ".hdf"):
         raise ConfigError(f"{path} is an HDF5 file; name the dataset too: {path}:DATASET.{_datasets(path)}")
@@ -112,7 +114,7 @@ def _datasets(path: Path) -> str:
     try:
         with h5py.File(path) as file:
             file.visititems(note)
-    except OSError as error:
+    except Exception as error:  # damaged files raise almost anything
         return f" (It can't be read: {error}.)"
     return f" It has: {', '.join(found)}." if found else " It has no dataset that could hold images."
 
@@ -167,17 +169,18 @@ class _Rows:
             raise ConfigError(f"No images: there is no file {path}.{_WAYS}")
         try:
             self._data = h5py.File(path)[dataset]
-        except (KeyError, OSError) as error:
+            shape: tuple[int, ...] = getattr(self._data, "shape", None) or ()
+            dtype = getattr(self._data, "dtype", "a group")
+        except Exception as error:  # damaged files raise almost anything
             raise ConfigError(f"{path} has no dataset {dataset!r} ({error}).{_datasets(path)}") from None
-        shape: tuple[int, ...] = getattr(self._data, "shape", ())
-        if (
-            len(shape) not in (3, 4)
-            or (len(shape) == 4 and shape[3] not in (1, 3))
-            or self._data.dtype != np.uint8
-        ):
-            kind = f"{self._data.dtype} {list(shape)}" if shape else "a group"
+        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)) or dtype != np.uint8:
             raise ConfigError(
-                f"{path}:{dataset} is {kind}, expected uint8 [N, H, W, 3], or [N, H, W] for grey.{_datasets(path)}"
+                f"{path}:{dataset} is {dtype} {list(shape)}, expected uint8 [N, H, W, 3], or [N, H, W] for grey."
+                f"{_datasets(path)}"
+            )
+        if not 0 < shape[1] * shape[2] <= MOST_PIXELS:
+            raise ConfigError(
+                f"{path}:{dataset} has images of {shape[1]} x {shape[2]} pixels, expected up to {MOST_PIXELS:,} in all."
             )
         self._rows = _parse_rows(rows, len(self._data))
         self.names = [str(row) for row in self._rows]
@@ -242,7 +245,7 @@ def _damage(stimuli: StimulusSet, i: int) -> str:
         image = stimuli[i]
         looks_whole = image[:2] == b"\xff\xd8" and image[-2:] == b"\xff\xd9"
         if looks_whole or image[:8] == b"\x89PNG\r\n\x1a\n":
-            with Image.open(io.BytesIO(image)) as file:
+            with open_image(image) as file:
                 file.verify()
         else:
             decode(image)

@@ -1,6 +1,7 @@
 """Every recipe: what its docstring promises, and that it trains, is saved and goes on."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -13,8 +14,9 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.append(str(EXPERIMENTS))
 
 import configs  # noqa: E402
+from ipcl_jax import KNNReadout  # noqa: E402
 from ipcl_jax.checkpoints import Checkpoints, claim_folder  # noqa: E402
-from ipcl_jax.config import ConfigError, Data, Train, to_json  # noqa: E402
+from ipcl_jax.config import ConfigError, Data, LinearProbe, Train, differences, to_json  # noqa: E402
 from ipcl_jax.loading import TrainBatches  # noqa: E402
 from ipcl_jax.sources import open_source  # noqa: E402
 from ipcl_jax.training import batch_sharding, compile_steps  # noqa: E402
@@ -41,6 +43,52 @@ def test_a_recipe_says_what_it_is(name):
             assert f"kNN top-1 {model.knn} %" in text, model.name
             assert config.model.out_dim == model.out_dim and config.model.l2norm == model.model.l2norm
             assert (config.views.mean, config.views.std) == (model.mean, model.std)
+
+
+def test_the_primary_recipe_has_the_papers_numbers():
+    """Written out once more, from the paper and its release: a default that moves must not move this."""
+    config = recipe("ipcl_alexnet_gn")
+    model, objective, views, schedule = config.model, config.objective, config.views, config.schedule
+    assert (model.arch, model.out_dim, model.fc_dim, model.l2norm) == ("alexnet_gn", 128, 4096, True)
+    assert (objective.name, objective.temperature, objective.queue_size) == ("ipcl", 0.07, 4096)
+    assert (objective.temperature_end, objective.norm_prototype, objective.store_prototype) == (None, False, False)
+    assert (config.epochs, config.batch_size, views.per_image, config.accumulate) == (100, 128, 5, 20)
+    assert (config.optim.name, config.optim.lr, config.optim.weight_decay) == ("sgd", 0.03, 5e-4)
+    assert (config.optim.decay_norms, config.optim.clip_norm, config.precision) == (True, None, "float32")
+    assert (schedule.name, schedule.pct_start, schedule.div_factor) == ("one_cycle", 0.4, 1000)
+    assert (schedule.final_div_factor, schedule.momentum) == (1e4, (0.85, 0.95))
+    assert (views.size, views.crop_area, views.crop_aspect) == (224, (0.2, 1.0), (3 / 4, 4 / 3))
+    assert (views.grayscale, views.flip, views.antialias, views.colour_order) == (0.2, 0.5, True, "random")
+    assert (views.brightness, views.contrast, views.saturation, views.hue) == (0.4, 0.4, 0.4, 0.4)
+    assert (views.hue_space, views.blur, views.rotation, views.window, views.distortion) == ("hsv", 0, 0, 0, 0)
+    assert views.mean == (0.485, 0.456, 0.406) and views.std == (0.229, 0.224, 0.225)
+    assert (config.data.canvas[0], config.data.source) == (256, "tfds:imagenet2012")
+    assert (config.monitor.k, config.max_steps) == (200, None)
+
+
+def test_other_recipes_differ_from_it_as_the_paper_says():
+    primary = json.loads(to_json(recipe("ipcl_alexnet_gn")))
+    set_2 = ["views.crop_area", "views.mean", "views.std"]
+    expected = {
+        "ipcl_alexnet_gn_fastaug": ["views.antialias", "views.colour_order", "views.hue_space"],
+        "ipcl_alexnet_gn_diet_imagenet": set_2,
+        "ipcl_alexnet_gn_diet_places": ["data.source", *set_2],
+        "supervised_augset1_5x": ["accumulate", "model.l2norm", "model.out_dim", "objective.name"],
+    }
+    for name, fields in expected.items():
+        found = {line.partition(":")[0] for line in differences(recipe(name), primary)} - {"name"}
+        assert found == set(fields), name  # when to stop is no difference
+    assert recipe("ipcl_alexnet_gn_fastaug").max_steps == 82 * (1_281_167 // 128)
+    views = recipe("ipcl_alexnet_gn_diet_imagenet").views
+    assert (views.crop_area, views.mean, views.std) == ((0.5, 1.0), (0.5,) * 3, (0.2,) * 3)
+
+
+def test_read_outs_have_the_papers_numbers():
+    probe, monitor = LinearProbe(), KNNReadout()
+    assert (probe.epochs, probe.batch_size, probe.optim.name, probe.optim.lr) == (10, 256, "sgd", 30)
+    assert (probe.optim.weight_decay, probe.schedule.name) == (0, "one_cycle")
+    assert (probe.schedule.pct_start, probe.schedule.div_factor) == (0.3, 1e6)
+    assert (monitor.k, monitor.temperature) == (200, 0.07)
 
 
 def test_no_two_recipes_are_the_same():

@@ -83,7 +83,7 @@ def test_variables_must_fit_the_description(encoder):
         "params/fc7_linear/bias is float32 [31], expected float32 [32]",
         "params/fc9/bias is not part of the model",
     ]
-    with pytest.raises(ValueError, match="doesn't know: colour"):
+    with pytest.raises(ValueError, match="doesn't know: 'colour'"):
         describe(jax.tree.map(np.asarray, encoder.variables), description | {"colour": 1})
 
 

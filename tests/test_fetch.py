@@ -41,6 +41,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         content, manner = self.server.content, self.server.manner
         if self.path != f"/project_instancenet/{RECORD.file}":
             return self.send_error(404)
+        if manner.startswith("http"):
+            self.send_response(302)
+            self.send_header("Location", manner)
+            return self.end_headers()
         if manner == "fails":
             return self.send_error(503)
         if manner == "page":
@@ -210,3 +214,18 @@ def test_damage_in_the_cache_is_mended(released, serve, tmp_path):
     assert convert_torch_checkpoint("ipcl1", **options).digest() == expected
     assert server.requests == 2
     assert {path.name for path in tmp_path.iterdir()} == {converted.name, download.name}
+
+
+@pytest.mark.parametrize("address", ["http://example.org", "ftp://example.org", "file:///etc", "http://[x", "127.0.0.1"])
+def test_only_https_or_this_machine_is_asked(address, serve, tmp_path):
+    """Neither at first, nor where a server sends one on to."""
+    with pytest.raises(DownloadError, match="https only") as refused:
+        convert_torch_checkpoint("ipcl1", cache_dir=tmp_path, base_url=address, progress=False)
+    assert address in str(refused.value)
+    if address == "http://example.org":
+        server = serve(small_release())
+        server.manner = address
+        with pytest.raises(DownloadError, match="https only"):
+            convert_torch_checkpoint("ipcl1", cache_dir=tmp_path, base_url=server.url, progress=False)
+        assert server.requests == 1
+    assert not any(tmp_path.iterdir())

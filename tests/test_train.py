@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,9 +14,13 @@ import jax
 import numpy as np
 import pytest
 
+from ipcl_jax import KNNReadout, extract, load_encoder, load_stimuli
 from ipcl_jax.checkpoints import Checkpoints
-from ipcl_jax.config import Model, Train
+from ipcl_jax.config import Model, Train, Views
+from ipcl_jax.loading import eval_batches
 from ipcl_jax.record import WAITS, read_metrics
+from ipcl_jax.sources import open_source
+from ipcl_jax.views import center_views
 
 TRAINER = Path(__file__).parents[1] / "experiments" / "train.py"
 # One epoch of 30 steps, each with its checkpoint: nothing is spared but size.
@@ -110,6 +115,63 @@ def test_what_each_step_waited_for(unbroken):
     assert sum(line["wait_device"] for line in steps) > 0.1  # thirty steps of this size take longer
     parts = np.array([[line[name] for name in WAITS] for line in steps]).sum(0)
     np.testing.assert_allclose(epochs[0]["input_share"], parts[:2].sum() / parts.sum(), rtol=1e-6)
+
+
+def close_to_print(text: str, value: float, unit: float = 1.0) -> bool:
+    """Whether a printed number is a value, to the last digit printed; a half rounds either way."""
+    number = text.replace(",", "")
+    mantissa, _, exponent = number.partition("e")
+    digits = len(mantissa.partition(".")[2])
+    return abs(float(number) - value / unit) <= 0.5001 * 10.0 ** (int(exponent or 0) - digits)
+
+
+def test_every_number_on_screen_is_that_of_the_metrics(unbroken):
+    folder, out = unbroken
+    steps, epochs = read_metrics(folder)
+    shown = 0
+    for line in re.findall(r"^epoch \d+/\d+  step .*$", out, re.MULTILINE):
+        number = int(re.search(r"step (\d+)/30", line)[1])
+        for name, text in re.findall(r"(loss|lr) ([\d.e+-]+)", line):
+            assert close_to_print(text, steps[number - 1][name]), line
+            shown += 1
+        for text in re.findall(r"([\d,]+) views/s", line):
+            assert close_to_print(text, steps[number - 1]["views_per_second"]), line
+    assert shown >= 4  # the first and the last step at least
+    names = {
+        "loss": "loss", "kNN top-1": "knn_top1", "top-5": "knn_top5", "instance retrieval": "retrieval",
+        "mean cosine": "mean_cosine", "effective rank": "effective_rank", "waiting for input": "input_share",
+    }  # fmt: skip
+    (line,) = re.findall(r"^epoch 1/1: .*$", out, re.MULTILINE)
+    found = re.findall(rf"({'|'.join(names)}) ([\d.,]+)(%?)", line)
+    assert [name for name, *_ in found] == list(names)
+    for name, text, percent in found:
+        assert close_to_print(text.rstrip(","), epochs[0][names[name]], 0.01 if percent else 1.0), line
+
+
+def test_the_monitor_is_the_read_out_of_the_same_checkpoint(unbroken):
+    """Training's own path (canvas, embed, bank) against the one of users: extract and KNNReadout."""
+    folder, _ = unbroken
+    config, (epoch,) = json.loads((folder / "config.json").read_text()), read_metrics(folder)[1]
+    encoder, arrays = load_encoder(folder), leaves(folder)
+    source = open_source("sample", "val")
+    views = Views(size=64)
+    whole = [
+        extract(encoder, center_views(batch["canvas"], batch["size"], views), ["l2norm"])["l2norm"]
+        for batch in eval_batches(source, batch_size=28, canvas=tuple(config["data"]["canvas"]), threads=2)
+    ]
+    embedded = np.concatenate(whole)
+    np.testing.assert_equal(len(embedded), len(source))
+    (references,) = (value for name, value in arrays.items() if "bank" in name and "embeddings" in name)
+    (labels,) = (value for name, value in arrays.items() if "bank" in name and "label" in name)
+    references, labels = references.reshape(-1, references.shape[-1]), labels.ravel()
+    k = min(config["monitor"]["k"], len(labels) // len(source.classes))
+    readout = KNNReadout(k=k, temperature=config["objective"]["temperature"]).fit(references, labels)
+    assert readout.score(embedded, source.labels()) == pytest.approx(epoch["knn_top1"], abs=1e-12)
+    assert readout.score(embedded, source.labels(), top=5) == pytest.approx(epoch["knn_top5"], abs=1e-12)
+    # Stimuli are resized by Pillow, in whole steps of 1/255: an image at the border of two classes may change sides.
+    stimuli = load_stimuli([source[i][0] for i in range(len(source))], encoder)
+    again = readout.score(np.asarray(extract(encoder, stimuli, ["l2norm"])["l2norm"]), source.labels())
+    assert abs(again - epoch["knn_top1"]) <= 2 / len(source)
 
 
 def test_five_kills_at_random_moments_change_nothing(unbroken, tmp_path):

@@ -14,6 +14,7 @@ import tyro
 
 from config_file import read_config
 from ipcl_jax.config import ConfigError, Train, near_miss
+from ipcl_jax.files import at_home
 
 RECIPES = {path.stem: path for path in sorted(Path(__file__).parent.glob("[a-z]*.py"))}
 
@@ -44,7 +45,7 @@ def load(arguments: list[str], description: str, schema: type[Train] = Train) ->
     elif chosen.config in RECIPES:
         config, about = read_config(RECIPES[chosen.config])
     elif chosen.config.endswith(".py") or os.sep in chosen.config:
-        config, about = read_config(Path(chosen.config).expanduser(), RECIPES)
+        config, about = read_config(at_home(chosen.config), RECIPES)
     else:
         raise ConfigError(
             f"No recipe {chosen.config!r}.{near_miss(chosen.config, RECIPES)} "

@@ -1,0 +1,72 @@
+"""Files: read with an error that names them, never larger than memory, and written whole or not at all."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from ipcl_jax.config import ConfigError
+
+_COPIES = (
+    4  # of an array that is read: as it is in the file, in float64 (twice as large), and in another order
+)
+
+
+def at_home(path: str | os.PathLike) -> Path:
+    """A path whose `~` is the user's home folder; a name that only looks like it, such as `~1.png`, stays."""
+    return Path(os.path.expanduser(path))
+
+
+def read_json(path: Path) -> dict:
+    """An object from a JSON file.
+
+    Raises:
+        ConfigError: if the file can't be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} can't be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a JSON {type(content).__name__}, expected an object.")
+    return content
+
+
+def check_memory(needed: int, origin: str | Path) -> None:
+    """Refuses what a file says it holds, before memory is taken for it.
+
+    Args:
+        needed: bytes of the arrays.
+        origin: the file, for the message.
+
+    Raises:
+        ConfigError: if they, with the copies that their use takes, are more than the memory that is free.
+    """
+    free = psutil.virtual_memory().available
+    if needed * _COPIES > free:
+        raise ConfigError(
+            f"{origin} says that it holds {needed / 1e9:,.1f} GB; with their copies that is more than the "
+            f"{free / 1e9:,.1f} GB of memory that are free."
+        )
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file or folder that gets its name once it is whole.
+
+    Yields:
+        Where to write: a hidden path beside it. After an error nothing is left of it, and what had the name
+        before still has it.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        part.unlink(missing_ok=True)
