@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from ipcl_jax.cache import CACHE_VARIABLE, sha256
+from ipcl_jax.config import ConfigError
+from ipcl_jax.files import check_writable
 from ipcl_jax.locks import alone_in
 from ipcl_jax.zoo import BASE_URL, Released
 
@@ -21,7 +23,7 @@ TRIES = 3
 _UNFINISHED = ".download"  # folder in the cache of a download that is under way
 
 
-class DownloadError(OSError):
+class DownloadError(ConfigError, OSError):
     """A released file can't be had; nothing of it is kept."""
 
 
@@ -46,12 +48,8 @@ def fetch(
             (or where it leads on to) is neither https nor on this machine.
     """
     target = cache / Path(record.file).name
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DownloadError(
-            f"The cache folder {cache} can't be made ({error.strerror}); give another by ${CACHE_VARIABLE}."
-        ) from None
+    check_writable(target, f"give another cache by ${CACHE_VARIABLE}")
+    cache.mkdir(parents=True, exist_ok=True)
     with alone_in(cache):  # two downloads at once would cost time
         if target.exists():
             if (digest := sha256(target)).startswith(record.sha256):

@@ -17,10 +17,11 @@ from rich.table import Table
 # The package of that name comes before this folder's convert.py.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-from convert import CheckpointError, DownloadError, open_encoder, save_torch
+from convert import open_encoder, save_torch
+from exit_codes import exit_code
 from ipcl_jax.config import ConfigError
 from ipcl_jax.encoder import export_orbax, save_encoder
-from ipcl_jax.files import at_home
+from ipcl_jax.files import at_home, check_writable
 from ipcl_jax.record import make_console
 from ipcl_jax.zoo import MODELS
 
@@ -60,8 +61,7 @@ def convert(options: Convert) -> str:
     out = at_home(options.out)
     if out.exists():
         raise ConfigError(f"{out} is there already; give another --out, or remove it.")
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"{out} can't be written: there is no folder {out.absolute().parent}.")
+    check_writable(out)
     encoder = open_encoder(options.model)
     {"torch": save_torch, "safetensors": save_encoder, "orbax": export_orbax}[options.to](encoder, out)
     return f"{encoder} -> {out}"
@@ -70,15 +70,10 @@ def convert(options: Convert) -> str:
 def main() -> int:
     """Runs the command line; returns the exit code."""
     options = tyro.cli(Convert)
-    try:
-        if options.list:
-            make_console().print(released_models(), "kNN and linear: published ImageNet top-1 in percent.")
-        else:
-            print(convert(options))
-    except (ConfigError, CheckpointError, DownloadError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if options.list:
+        make_console().print(released_models(), "kNN and linear: published ImageNet top-1 in percent.")
+        return 0
+    return exit_code(lambda: print(convert(options)))
 
 
 if __name__ == "__main__":

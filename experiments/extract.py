@@ -24,7 +24,8 @@ from rich.table import Table
 # The package of that name comes before this folder's convert.py.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-from convert import CheckpointError, DownloadError, open_encoder
+from convert import open_encoder
+from exit_codes import exit_code
 from ipcl_jax.config import SMALLEST_IMAGE, ConfigError
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.extraction import Pool, plan
@@ -232,22 +233,22 @@ def main() -> int:
     """Runs the command line; returns the exit code."""
     options = tyro.cli(Extract)
     console = make_console()
-    try:
+
+    def work() -> None:
         extraction = Extraction(options, console)
         stimuli = options.images and open_stimuli(options.images, split=options.split, dir=options.data_dir)
         if options.list_layers:
             console.print(extraction.table(len(stimuli.names) if stimuli else None))
-            return 0
+            return
         if not stimuli or options.out is None:
             raise ConfigError("Give images and --out FILE, or --list-layers.")
         extraction.run(stimuli, at_home(options.out))
-    except (ConfigError, CheckpointError, DownloadError, ModuleNotFoundError, OverflowError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    try:
+        return exit_code(work)
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on where this one stopped.", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

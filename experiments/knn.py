@@ -25,6 +25,7 @@ from rich.table import Table
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from ipcl_jax.config import ConfigError, Data
+from ipcl_jax.files import check_writable
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.knn import NOWHERE, Normalize, Score, knn_scores, stratified_folds
 from read_out import THREADS, Preprocessing, images_of, open_both, open_subject, run_command
@@ -70,6 +71,8 @@ class KNN:
 
 def measure(options: KNN, console: Console) -> dict:
     """Reads a model out, and returns the scores with what they were measured on."""
+    if options.json:
+        check_writable(options.json, "give another --json")
     subject = open_subject(options.model, options.transform, options.size)
     names = subject.encoder.layer_names
     (layer,) = check_layers((options.layer or names[-1],), names)

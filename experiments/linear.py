@@ -27,18 +27,19 @@ from rich.console import Console
 # The package of that name comes before this folder's convert.py.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
+from exit_codes import exit_code
 from ipcl_jax.checkpoints import Checkpoints, check_folder, claim_folder
 from ipcl_jax.compilation import set_up_compiler
 from ipcl_jax.config import ConfigError, LinearProbe, Train
 from ipcl_jax.extraction import plan
 from ipcl_jax.interruption import Interruption
-from ipcl_jax.loading import TrainBatches, UnreadableImages, on_devices, steps_per_epoch
+from ipcl_jax.loading import TrainBatches, on_devices, steps_per_epoch
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.linear import init_heads, probe_step, rank_classes, views_for
 from ipcl_jax.record import Record, make_console, read_metrics
 from ipcl_jax.training import batch_sharding, make_mesh
 from ipcl_jax.validation import validate
-from read_out import REFUSALS, open_both, open_subject
+from read_out import open_both, open_subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,15 +211,8 @@ def main() -> int:
     """Runs the command line; returns the exit code."""
     command = shlex.join(["python", *sys.argv])
     set_up_compiler()
-    options, console = tyro.cli(Linear), make_console()
-    try:
-        return Probe(options, command, console).train()
-    except REFUSALS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (UnreadableImages, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    options = tyro.cli(Linear)
+    return exit_code(lambda: Probe(options, command, make_console()).train())
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from exit_codes import exit_code
 from ipcl_jax.config import ConfigError
 from ipcl_jax.decoding import decode
-from ipcl_jax.files import at_home, whole
+from ipcl_jax.files import at_home, check_writable, whole
 from ipcl_jax.record import make_console
 from ipcl_jax.sources import find_images
 
@@ -91,6 +92,7 @@ def _plan(options: Prepare, src: Path, dst: Path) -> list[tuple[str, str]]:
         raise ConfigError(f"{dst} lies in {src}, so copies would be copied again; write them elsewhere.")
     if dst.exists() and not dst.is_dir():
         raise ConfigError(f"{dst} is a file; the second argument is the folder to write.")
+    check_writable(dst / "image", "the second argument is the folder to write")
     names = find_images(src, src)
     if not names:
         raise ConfigError(f"{src} holds no image files.")
@@ -140,7 +142,6 @@ def _write(source: Path, target: Path, size: int, quality: int) -> str | None:
         file = shrink(source.read_bytes(), size=size, quality=quality)
     except Exception as error:  # damaged files raise almost anything, and must not end the run
         return str(error) or type(error).__name__
-    target.parent.mkdir(parents=True, exist_ok=True)
     with whole(target) as part:
         part.write_bytes(file)
     return None
@@ -174,17 +175,16 @@ def shrink(image: bytes, *, size: int, quality: int) -> bytes:
 def main() -> int:
     """Runs the command line; returns the exit code."""
     options = tyro.cli(Prepare)
-    console = make_console()
-    try:
-        unreadable = prepare(options, console)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    for line in unreadable:
-        print(line)
-    if unreadable:
-        print(f"{len(unreadable)} images can't be read, so they have no copy (see above).", file=sys.stderr)
-    return 1 if unreadable else 0
+
+    def work() -> int:
+        unreadable = prepare(options, make_console())
+        for line in unreadable:
+            print(line)
+        if unreadable:
+            print(f"{len(unreadable)} images can't be read, so they have no copy (see above).", file=sys.stderr)
+        return 1 if unreadable else 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

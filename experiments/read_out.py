@@ -1,7 +1,6 @@
 """What the scripts that read models out have in common: the model, the images, and a bar while both meet."""
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,19 +13,17 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from convert import CheckpointError, DownloadError, open_encoder
+from convert import open_encoder
+from exit_codes import exit_code
 from ipcl_jax.compilation import set_up_compiler
 from ipcl_jax.config import SMALLEST_IMAGE, ConfigError, Data
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.feature_cache import Features, cached_features
-from ipcl_jax.files import whole
+from ipcl_jax.files import check_writable, whole
 from ipcl_jax.record import make_console
 from ipcl_jax.sources import Source, check_labelled, open_source
 from ipcl_jax.stimuli import Transform, make_transform
 from ipcl_jax.zoo import MODELS
-
-REFUSALS = (ConfigError, CheckpointError, DownloadError, ModuleNotFoundError, OverflowError, ValueError)
-"""Errors that say what is wrong with what was asked for."""
 
 Preprocessing = Literal["stimulus", "validation"]
 
@@ -131,24 +128,17 @@ def run_command(kind: type, measure: Callable, show: Callable) -> int:
         show: takes what was measured, the options and the console.
 
     Returns:
-        The exit code: 2 if what was asked for is refused, in one line.
+        The exit code; see `exit_codes`.
     """
     options: Any = tyro.cli(kind)
     console = make_console()
     set_up_compiler()
-    try:
-        found = measure(options, console)
-    except REFUSALS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    show(found, options, console)
-    return 0
+    return exit_code(lambda: show(measure(options, console), options, console))
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder to fill, which gets its name once it is whole; nothing is left of it after an error."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     with whole(out) as part:
         part.mkdir()
         yield part
@@ -158,6 +148,7 @@ def check_new(out: Path) -> None:
     """Refuses a folder that is there already."""
     if out.exists():
         raise ConfigError(f"--out {out} is there already; give another folder, or remove it.")
+    check_writable(out)
 
 
 @contextmanager

@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 import configs
+from exit_codes import exit_code
 from ipcl_jax.checkpoints import CONFIG
 from ipcl_jax.config import ConfigError
-from ipcl_jax.files import at_home
+from ipcl_jax.files import at_home, check_writable
 from ipcl_jax.record import make_console, read_metrics
 from table_figure import SUFFIXES, Course, draw
 
@@ -178,19 +179,20 @@ def _width(table: RichTable) -> int:
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
-    options, console = tyro.cli(Table, description=__doc__), make_console()
-    try:
-        if not options.runs:
-            raise ConfigError("No runs given; give one or several folders of runs.")
-        out = options.out and at_home(options.out)
-        if out and out.suffix.lower() not in SUFFIXES:
-            raise ConfigError(f"--out is {out}; a figure's name ends in {', '.join(SUFFIXES)}.")
-        if out and not out.absolute().parent.is_dir():
-            raise ConfigError(f"{out} can't be written: there is no folder {out.absolute().parent}.")
-        runs = read_runs(options.runs)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = tyro.cli(Table, description=__doc__)
+    return exit_code(lambda: show(options, make_console()))
+
+
+def show(options: Table, console: Console) -> None:
+    """Prints the table, and draws the figure."""
+    if not options.runs:
+        raise ConfigError("No runs given; give one or several folders of runs.")
+    out = options.out and at_home(options.out)
+    if out and out.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"--out is {out}; a figure's name ends in {', '.join(SUFFIXES)}.")
+    if out:
+        check_writable(out)
+    runs = read_runs(options.runs)
     rows, by_epoch = side_by_side(runs), knn_by_epoch(runs)
     if not options.markdown and len(as_text(rows, console.width)) > 1:
         rows = turn(rows)  # a column a run
@@ -203,7 +205,6 @@ def main() -> int:
         knn = [Course(run.name, run.course("knn_top1")) for run in runs]
         draw(knn, [Course(run.name, run.course("loss")) for run in runs], out)
         print(f"Figure: {out}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ipcl_jax.curves import share
+from ipcl_jax.files import whole
 
 SUFFIXES = (".png", ".svg", ".pdf")
 """Kinds of file that `draw` writes."""
@@ -59,7 +60,8 @@ def draw(knn: Sequence[Course], loss: Sequence[Course], path: Path) -> None:
         figure.draw_without_rendering()  # the layout decides how close names may stand
         _name_lines(panels[0], knn, share)
         _name_lines(panels[1], loss, "{:.4g}".format)
-        figure.savefig(path, dpi=200)
+        with whole(path) as part:
+            figure.savefig(part, format=path.suffix[1:].lower(), dpi=200)
 
 
 def _draw(axes: Axes, title: str, courses: Sequence[Course], form: Callable) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 import configs
+from exit_codes import exit_code
 from ipcl_jax.config import ConfigError, Train
-from ipcl_jax.files import at_home
+from ipcl_jax.files import at_home, check_writable, whole
 from ipcl_jax.gallery import contact_sheet, draw_sheet
 from ipcl_jax.sources import open_source
 from ipcl_jax.validation import validate
@@ -50,8 +51,8 @@ def draw(config: Sheet) -> Path:
     validate(config)
     source = open_source(config.data.source, "train", dir=config.data.dir)
     picture = draw_sheet(contact_sheet(source, config, n_images=config.images))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, quality=95)
+    with whole(path) as part:
+        picture.save(part, Image.registered_extensions()[path.suffix.lower()], quality=95)
     return path
 
 
@@ -66,18 +67,19 @@ def _picture_path(out: str) -> Path:
             Image.open(path).close()
         except UnidentifiedImageError:
             raise ConfigError(f"{out} is there already and no picture; give another --out.") from None
+    check_writable(path)
     return path
 
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
-    try:
+
+
+    def show() -> None:
         config = configs.load(sys.argv[1:], __doc__.splitlines()[0], Sheet)
         print(f"Views of {config.name}, seed {config.seed}: {draw(config)}")
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code(show)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from jax import Array
 from ipcl_jax import processes
 from ipcl_jax.cache import sha256
 from ipcl_jax.config import ConfigError, LinearProbe, Train, differences, to_json
-from ipcl_jax.files import at_home, read_json, whole
+from ipcl_jax.files import at_home, check_writable, read_json, whole
 from ipcl_jax.locks import alone_in
 
 CONFIG = "config.json"
@@ -60,6 +60,7 @@ def check_folder(config: Train | LinearProbe, default: str | None = None) -> Pat
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already and holds no run; give another --out.")
+    check_writable(path)
     return folder
 
 

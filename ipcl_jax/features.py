@@ -17,8 +17,9 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from ipcl_jax.cache import CACHE_VARIABLE
 from ipcl_jax.config import ConfigError
-from ipcl_jax.files import read_json, whole
+from ipcl_jax.files import check_writable, read_json, whole
 
 NAMES, SHA256, READABLE = "names", "sha256", "readable"
 """Datasets beside the layers, one entry a row: the images' names, the sha256 of their files, and, where
@@ -185,6 +186,7 @@ class FeatureFile:
             part.write_text(json.dumps({"request": self._request, "rows": self.rows}), encoding="utf-8")
 
     def _check_room(self, count: int) -> None:
+        check_writable(self.path, f"give another --out, or another cache by ${CACHE_VARIABLE}")
         folder = next(parent for parent in self.part.absolute().parents if parent.exists())
         needed = count * sum(layer.bytes for layer in self._layers.values())
         free = shutil.disk_usage(folder).free

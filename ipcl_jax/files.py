@@ -54,14 +54,32 @@ def check_memory(needed: int, origin: str | Path) -> None:
         )
 
 
+def check_writable(path: Path, hint: str = "give another --out") -> None:
+    """Refuses a place where nothing can be written, before there is something to write.
+
+    Args:
+        path: of a file or folder that shall be made, with the folders that it lies in.
+        hint: what to do.
+
+    Raises:
+        ConfigError: if the nearest folder that is there can't be written to, or is none.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise ConfigError(f"{path} can't be written: {folder} is a file; {hint}.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path} can't be written: {folder} is read-only, or another user's; {hint}.")
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A file or folder that gets its name once it is whole.
+    """A file or folder that gets its name once it is whole; folders that it lies in are made.
 
     Yields:
         Where to write: a hidden path beside it. After an error nothing is left of it, and what had the name
         before still has it.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part

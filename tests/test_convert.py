@@ -337,5 +337,6 @@ def test_the_command_lists_the_zoo_and_explains_mistakes(tmp_path):
     text = _run("--list")
     assert all(name in text for name in zoo.MODELS) and "51bcc71556" in text
     assert "--out" in _run("ipcl16", code=2)
-    assert "no folder" in _run("ipcl16", "--out", tmp_path / "no" / "a.pth", code=2)
+    (tmp_path / "file").touch()
+    assert "is a file" in _run("ipcl16", "--out", tmp_path / "file" / "a.pth", code=2)
     assert "Did you mean" in _run("ipcl116", "--out", tmp_path / "a.pth", code=2)

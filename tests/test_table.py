@@ -112,7 +112,8 @@ def test_mistakes(runs, tmp_path):
     assert "is not the folder of a run: it has no config.json" in run(tmp_path, code=2)
     assert "it does not exist" in run(runs[0], tmp_path / "nowhere", code=2)
     assert "ends in .png" in run(runs[0], "--out", tmp_path / "table.gif", code=2)
-    assert "there is no folder" in run(runs[0], "--out", tmp_path / "nowhere/table.png", code=2)
+    (tmp_path / "file").touch()
+    assert "is a file" in run(runs[0], "--out", tmp_path / "file/table.png", code=2)
     assert "No runs given" in run(code=2)
     for text in ("{", '{"name": "x"}', "[]"):
         (tmp_path / "config.json").write_text(text)

@@ -311,7 +311,7 @@ def read_only(lab: Lab, tries: int) -> Outcome:
                 assert lab.run(*lab.command("training", out), "--max-steps", "3")[0] == 0
                 remount("ro")
                 code, said = lab.run(*lab.command("training", out))
-                told = code == 1 and "Read-only" in said and "Traceback" not in said
+                told = code == 2 and "is read-only" in said and "Traceback" not in said
                 remount("rw")
                 survived += told and goes_on(lab, "training", out)[0]
         except (subprocess.CalledProcessError, FileNotFoundError):
