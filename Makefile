@@ -1,10 +1,11 @@
 # make demo    train on the built-in photographs and show what came of it
 # make test    run every test
 # Both set up all they need, each in a virtual environment of its own, and start afresh.
+# make coverage    after make test: every test again, and the lines of the packages that none of them runs
 
 PYTHON ?= python3
 
-.PHONY: demo test clean
+.PHONY: demo test coverage clean
 
 demo:
 	$(PYTHON) -m venv --clear .venv
@@ -19,5 +20,11 @@ test:
 	.venv-test/bin/mypy
 	.venv-test/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
+coverage:
+	.venv-test/bin/coverage erase
+	.venv-test/bin/coverage run -m pytest -n auto --maxprocesses 4 --dist loadfile
+	.venv-test/bin/coverage combine -q
+	.venv-test/bin/coverage report
+
 clean:
-	rm -rf .venv .venv-test build *.egg-info
+	rm -rf .venv .venv-test .coverage* build *.egg-info
