@@ -90,7 +90,8 @@ def cached_features(
             key = hashlib.sha256(json.dumps([name, dtype, request]).encode()).hexdigest()[:32]
             layer = {name: Layer(shape, np.dtype(dtype))}
             files[name] = FeatureFile(
-                folder / f"{key}.h5", names=stimuli.names, layers=layer, attributes=request, readable=True
+                folder / f"{key}.h5", names=stimuli.names, layers=layer, attributes=request, readable=True,
+                trusted=True,
             )
         _complete(files, encoder, stimuli, transform, threads, batch_size, progress)
     except (ConfigError, OverflowError):

@@ -20,6 +20,7 @@ import numpy as np
 from ipcl_jax.cache import CACHE_VARIABLE
 from ipcl_jax.config import ConfigError
 from ipcl_jax.files import check_writable, read_json, whole
+from ipcl_jax.probe import check_readable
 
 NAMES, SHA256, READABLE = "names", "sha256", "readable"
 """Datasets beside the layers, one entry a row: the images' names, the sha256 of their files, and, where
@@ -50,6 +51,7 @@ class FeatureFile:
         attributes: what the activations depend on (model, preprocessing and so on), stored with
             the file and with each layer. A file is only ever continued with the same.
         readable: keep a dataset `readable`.
+        trusted: a file that is there is one of ours, and needn't be looked at with care.
 
     Attributes:
         path: as given.
@@ -70,6 +72,7 @@ class FeatureFile:
         layers: Mapping[str, Layer],
         attributes: Mapping[str, str | int],
         readable: bool = False,
+        trusted: bool = False,
     ):
         self.path, self.part = path, path.with_name(f"{path.name}.part")
         self._journal = path.with_name(f"{path.name}.part.json")
@@ -81,6 +84,9 @@ class FeatureFile:
         }
         self._layers = layers
         self.complete = path.exists()
+        begun = path if self.complete else self.part
+        if begun.is_file() and not trusted:
+            check_readable(begun, "hdf5")
         if self.complete:
             self._refuse_others(_request_of(path), _names_of(path), names, path)
             self.rows = len(names)

@@ -1,4 +1,4 @@
-"""Files: read with an error that names them, never larger than memory, and written whole or not at all."""
+"""Files: where they can be, read with an error that names them, and written whole or not at all."""
 
 import contextlib
 import json
@@ -6,8 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-
-import psutil
 
 from ipcl_jax.config import ConfigError
 
@@ -34,24 +32,6 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a JSON {type(content).__name__}, expected an object.")
     return content
-
-
-def check_memory(needed: int, origin: str | Path) -> None:
-    """Refuses what a file says it holds, before memory is taken for it.
-
-    Args:
-        needed: bytes of the arrays.
-        origin: the file, for the message.
-
-    Raises:
-        ConfigError: if they, with the copies that their use takes, are more than the memory that is free.
-    """
-    free = psutil.virtual_memory().available
-    if needed * _COPIES > free:
-        raise ConfigError(
-            f"{origin} says that it holds {needed / 1e9:,.1f} GB; with their copies that is more than the "
-            f"{free / 1e9:,.1f} GB of memory that are free."
-        )
 
 
 def check_writable(path: Path, hint: str = "give another --out") -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from ipcl_jax.config import ConfigError
 from ipcl_jax.decoding import MOST_PIXELS, decode, open_image
 from ipcl_jax.files import at_home
+from ipcl_jax.probe import check_readable
 from ipcl_jax.sample import SampleSource
 from ipcl_jax.sources import SUFFIXES, Source, TfdsSource, find_images
 from ipcl_jax.stimuli import Transform
@@ -112,6 +113,7 @@ def _datasets(path: Path) -> str:
             found.append(f"{name} {list(item.shape)} {item.dtype}")
 
     try:
+        check_readable(path, "hdf5")
         with h5py.File(path) as file:
             file.visititems(note)
     except Exception as error:  # damaged files raise almost anything
@@ -167,6 +169,7 @@ class _Rows:
     def __init__(self, path: Path, dataset: str, rows: str | None):
         if not path.is_file():
             raise ConfigError(f"No images: there is no file {path}.{_WAYS}")
+        check_readable(path, "hdf5")
         try:
             self._data = h5py.File(path)[dataset]
             shape: tuple[int, ...] = getattr(self._data, "shape", None) or ()

@@ -6,9 +6,7 @@ in the order of the stimuli.
 """
 
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +17,8 @@ import scipy.io
 from scipy.spatial.distance import squareform
 
 from ipcl_jax.config import ConfigError
-from ipcl_jax.files import at_home, check_memory
+from ipcl_jax.files import at_home
+from ipcl_jax.probe import check_readable, check_room, free_room
 
 _NAMES = ("names", "stimuli", "images", "image_names", "conditions")
 _RDMS = ("rdms", "rdm", "dissimilarities")
@@ -141,11 +140,12 @@ def _open(spec: str) -> tuple[Path, dict[str, np.ndarray], str | None]:
         raise ConfigError(f"There is no file {path}.")
     try:
         if h5py.is_hdf5(path):
+            check_readable(path, "hdf5", whole=True)
             arrays = _from_hdf5(path)
         elif path.suffix.lower() == ".npz":
             arrays = _from_npz(path)
         elif path.suffix.lower() == ".mat":
-            check_memory(_unpacked(path), path)
+            check_readable(path, "mat", whole=True)
             arrays = _flatten(scipy.io.loadmat(path, simplify_cells=True))
         else:
             raise ValueError("it is not HDF5")
@@ -158,44 +158,26 @@ def _open(spec: str) -> tuple[Path, dict[str, np.ndarray], str | None]:
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
-        check_memory(sum(member.file_size for member in archive.infolist()), path)
+        check_room(sum(member.file_size for member in archive.infolist()), free_room())
     with np.load(path, allow_pickle=False) as file:
         return {key: file[key] for key in file.files}
 
 
-def _unpacked(path: Path) -> int:
-    """Bytes of a file of MATLAB's format 5 (its level 5 MAT-file format, 1999) once it is unpacked."""
-    total = 0
-    with open(path, "rb") as file:
-        head = file.read(128)
-        order = ">" if head[126:] == b"MI" else "<"
-        while len(tag := file.read(8)) == 8:
-            kind, size = struct.unpack(order + "II", tag)
-            content = file.read(min(size, path.stat().st_size))
-            if kind == 15:  # packed
-                unpack = zlib.decompressobj()
-                while piece := unpack.decompress(content, 1 << 24):
-                    total, content = total + len(piece), unpack.unconsumed_tail
-            else:
-                total += len(content)
-    return total
-
-
 def _from_hdf5(path: Path) -> dict[str, np.ndarray]:
-    found: list[tuple[str, h5py.Dataset]] = []
-
-    def note(name: str, item: h5py.HLObject) -> None:
-        if isinstance(item, h5py.Dataset) and not name.startswith("#") and item.shape is not None:
-            found.append((name, item))
-
+    arrays: dict[str, np.ndarray] = {}
     with h5py.File(path) as file:
-        file.visititems(note)
-        check_memory(sum(item.nbytes for _, item in found), path)
         matlab = file.userblock_size >= 512
-        return {
-            name: np.asarray(_from_matlab(file, item, item[()]) if matlab else item[()])
-            for name, item in found
-        }
+
+        def note(name: str, item: h5py.HLObject) -> None:
+            if not isinstance(item, h5py.Dataset) or name.startswith("#") or item.shape is None:
+                return
+            value = item[()]
+            if matlab:
+                value = _from_matlab(file, item, value)
+            arrays[name] = np.asarray(value)
+
+        file.visititems(note)
+    return arrays
 
 
 def _from_matlab(file: h5py.File, item: h5py.Dataset, value: np.ndarray) -> np.ndarray:

@@ -39,6 +39,7 @@ class Target:
         errors: that say what is wrong with a file; any other is a crash.
         prepare: puts into the folder what else is needed.
         named: what an error's message has to name, beneath the folder; the file itself by default.
+        slow: a process is started for each file, so a tenth of the inputs will do.
     """
 
     seeds: tuple[tuple[str, bytes], ...]
@@ -46,6 +47,7 @@ class Target:
     errors: tuple[type[Exception], ...] = (ConfigError,)
     prepare: Callable[[Path], object] = lambda folder: None
     named: str | None = None
+    slow: bool = False
 
 
 def images() -> Target:
@@ -107,7 +109,7 @@ def brain_data(suffix: str, *seeds: bytes) -> Target:
         read_rdms(str(folder / place), STIMULI)
         read_responses(str(folder / place), STIMULI)
 
-    return Target(tuple((f"brain{suffix}", seed) for seed in seeds), read)
+    return Target(tuple((f"brain{suffix}", seed) for seed in seeds), read, slow=suffix != ".npz")
 
 
 def npz_files() -> Target:
@@ -159,8 +161,9 @@ def hdf5_stimuli() -> Target:
 
     kinds = {}, {"compression": "gzip"}
     return Target(
-        tuple(("stimuli.h5", _in_memory(lambda file, o=options: write(file, **o))) for options in kinds), read
-    )
+        tuple(("stimuli.h5", _in_memory(lambda file, o=options: write(file, **o))) for options in kinds),
+        read, slow=True,
+    )  # fmt: skip
 
 
 def activations(rows: int = 6) -> Target:
@@ -176,7 +179,7 @@ def activations(rows: int = 6) -> Target:
         FeatureFile(folder / "acts.h5", names=STIMULI, **request).close()
 
     seeds, prepare = _in_folder(write)
-    return Target(seeds, read, prepare=prepare, named="acts.h5")
+    return Target(seeds, read, prepare=prepare, named="acts.h5", slow=True)
 
 
 def lists() -> Target:

