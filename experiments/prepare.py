@@ -12,7 +12,6 @@ import itertools
 import multiprocessing
 import os
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -29,6 +28,7 @@ from exit_codes import exit_code
 from ipcl_jax.config import ConfigError
 from ipcl_jax.decoding import decode
 from ipcl_jax.files import at_home, check_writable, whole
+from ipcl_jax.interruption import end_with_parent
 from ipcl_jax.record import make_console
 from ipcl_jax.sources import find_images
 
@@ -116,18 +116,8 @@ def _written(
         yield from itertools.chain.from_iterable(map(write, tasks))
         return
     context = multiprocessing.get_context("spawn")  # the progress bar's thread does not survive a fork
-    with ProcessPoolExecutor(options.processes, context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(options.processes, context, initializer=end_with_parent) as pool:
         yield from itertools.chain.from_iterable(pool.map(write, tasks))
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however that ended; it would wait for work forever."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_all(

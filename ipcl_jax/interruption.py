@@ -1,6 +1,10 @@
-"""SIGTERM and Ctrl-C as a wish that the loop fulfils between two steps."""
+"""How processes end: SIGTERM and Ctrl-C as a wish that the loop fulfils between two steps, and helpers with their parent."""
 
+import functools
+import multiprocessing
+import os
 import signal
+import threading
 from types import FrameType
 
 
@@ -33,3 +37,20 @@ class Interruption:
 
     def __exit__(self, *_) -> None:
         self._restore()
+
+
+@functools.cache
+def end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, however that ended; it would wait for work forever.
+
+    In a process that multiprocessing did not start, nothing happens.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -28,6 +28,7 @@ from absl import flags
 
 from ipcl_jax.config import ConfigError
 from ipcl_jax.decoding import decode_into, place
+from ipcl_jax.interruption import end_with_parent
 from ipcl_jax.sources import Source
 
 TOLERATED = 0.01
@@ -119,6 +120,10 @@ class _Load:
         self._canvases = _Canvases(canvas, keep=threads + 8)  # as many as are ever under way
         self._substitute = substitute
         self._unreadable: dict[int, str] = {}  # so that a process tries each such file once
+
+    def __setstate__(self, state: dict) -> None:  # in a process of its own
+        self.__dict__.update(state)
+        end_with_parent()
 
     def __call__(self, indices: np.ndarray) -> tuple[Batch, np.ndarray, list[tuple[int, str]]]:
         index = np.array(indices, np.int32)

@@ -1,6 +1,10 @@
 """Threads or processes."""
 
 import itertools
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -59,3 +63,38 @@ def test_a_real_trial(monkeypatch):
         open_source("sample", "train"), batch_size=8, canvas=(64, 64), threads=2, cores=8
     )
     assert number in (0, 4) and "images/s" in why
+
+
+KILLED = """
+import multiprocessing, sys, time
+from ipcl_jax.loading import TrainBatches
+from ipcl_jax.sources import open_source
+
+if __name__ == "__main__":
+    images = open_source("sample", "train")
+    with TrainBatches(images, batch_size=8, canvas=(64, 64), seed=0, threads=1, workers=2) as batches:
+        next(batches)
+        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        time.sleep(600)
+"""
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    killed = subprocess.Popen([sys.executable, str(tmp_path / "killed.py")], stdout=subprocess.PIPE, text=True)
+    children = [int(pid) for pid in killed.stdout.readline().split()]
+    assert len(children) == 2 and all(alive(pid) for pid in children)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    deadline = time.monotonic() + 60
+    while any(alive(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in children)
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
