@@ -28,8 +28,10 @@ from ipcl_jax.config import ConfigError, Data
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.gallery import pairs, read_images
 from ipcl_jax.models.checks import check_layers
+from ipcl_jax.monitoring import spread
+from ipcl_jax.readout.classifier import Rows
 from ipcl_jax.readout.kernels import layer_kernels
-from ipcl_jax.readout.knn import NOWHERE, Rows, nearest, vote
+from ipcl_jax.readout.knn import NOWHERE, nearest, vote
 from ipcl_jax.readout.rsa import to_rdm
 from ipcl_jax.record import read_metrics
 from ipcl_jax.sources import Source
@@ -183,9 +185,9 @@ def examine(
     ranked = vote(similarities, references.labels[rows], options.temperature, n_classes=n_classes)
     hits = np.asarray(ranked) == labels[:, None]  # [M, 5]
     total, right = (np.bincount(labels, weights, minlength=n_classes) for weights in (None, hits[:, 0]))
-    chosen = np.flatnonzero(np.isin(asked, options.chosen)) if options.chosen else _spread(len(asked), 6)
+    chosen = np.flatnonzero(np.isin(asked, options.chosen)) if options.chosen else spread(len(asked), 6)
     near = rows[chosen, :NEIGHBOURS]
-    shown = _spread(len(asked), options.shown)
+    shown = spread(len(asked), options.shown)
     shown = shown[np.argsort(labels[shown], kind="stable")]  # classes side by side
     if unseen := sorted(set(options.chosen) - set(asked.tolist())):
         raise ConfigError(f"--chosen {unseen[0]} can't be read: {held_out.describe(unseen[0])}")
@@ -242,7 +244,7 @@ def rows_of(features: Rows, places: np.ndarray) -> np.ndarray:
 def rdms_of(subject: Subject, stimuli: Sourced, options: Report, console: Console) -> dict[str, np.ndarray]:
     """RDMs (1 - r) of layers, `[N, N]` each."""
     blocks = [name for name in subject.encoder.layer_names if "." not in name]
-    layers = options.layers or tuple(blocks[place] for place in _spread(len(blocks), 6))
+    layers = options.layers or tuple(blocks[place] for place in spread(len(blocks), 6))
     with progress_bar(console, "RDMs") as progress:
         kernels = layer_kernels(
             subject.encoder, stimuli, subject.transform, layers, ["correlation"], threads=options.data.threads,
@@ -269,11 +271,6 @@ def first_kernel(encoder: Encoder) -> np.ndarray:
         np.asarray(layer["kernel"]) for layer in encoder.variables["params"].values() if "kernel" in layer
     )
     return next(kernel for kernel in kernels if kernel.ndim == 4 and kernel.shape[2] == 3)
-
-
-def _spread(count: int, most: int) -> np.ndarray:
-    """Up to that many places of a list, from the first to the last, spread evenly."""
-    return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
 def show(found: list[Findings], options: Report, console: Console) -> None:

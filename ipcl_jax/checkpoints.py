@@ -165,7 +165,7 @@ class Checkpoints:
         if self.latest_step() is None:
             raise FileNotFoundError(f"No complete checkpoint in {self._manager.directory}.")
         while (step := self.latest_step()) is not None:
-            reason = find_damage(self._folder(step)) if processes.is_first() else ""
+            reason = damage_of(self._folder(step)) if processes.is_first() else ""
             if not processes.told_by_first(bool(reason)):
                 try:
                     state = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
@@ -241,7 +241,7 @@ def seal(folder: Path) -> None:
             part.write_text(json.dumps(_digests(folder), indent=1) + "\n", encoding="utf-8")
 
 
-def find_damage(folder: Path) -> str:
+def damage_of(folder: Path) -> str:
     """What is wrong with a sealed checkpoint; empty if nothing is, or it has no seal."""
     try:
         if not (folder / SEAL).exists():

@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ipcl_jax.checkpoints import find_damage
+from ipcl_jax.checkpoints import damage_of
 from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, ConfigError, Model
 from ipcl_jax.description import read_description, read_model
 from ipcl_jax.files import at_home, read_json, whole
@@ -205,7 +205,7 @@ def _load_run(folder: Path) -> Encoder:
     if not steps:
         raise ConfigError(f"The run in {folder} has no complete checkpoint yet.")
     newest = folder / "checkpoints" / str(max(steps))
-    if reason := find_damage(newest):
+    if reason := damage_of(newest):
         raise ConfigError(
             f"Checkpoint {newest.name} of the run in {folder} is damaged: {reason}. The command that trained it takes "
             "the one before and goes on from there."

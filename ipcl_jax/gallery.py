@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from ipcl_jax.config import Train, Views
 from ipcl_jax.decoding import upright
 from ipcl_jax.loading import eval_batches
-from ipcl_jax.monitoring import Embedded, nearest_images
+from ipcl_jax.monitoring import Embedded, nearest_images, spread
 from ipcl_jax.page import Neighbours
 from ipcl_jax.report import ContactSheet
 from ipcl_jax.sources import Source
@@ -22,17 +22,18 @@ def contact_sheet(images: Source, config: Train, *, n_images: int = 6) -> Contac
     Args:
         images: where they come from.
         config: the run, whose views and seed they are.
-        n_images: how many.
+        n_images: how many; those that can't be read are left out.
 
     Returns:
         Images and views as uint8.
     """
-    chosen = np.linspace(0, len(images) - 1, min(n_images, len(images))).astype(int)
-    batch = _read(images, chosen, config.data.canvas)
+    batch = _read(images, spread(len(images), n_images), config.data.canvas)
+    if batch["valid"].any():  # what can't be read has no views
+        batch = {name: values[batch["valid"]] for name, values in batch.items()}
     views = jax.jit(make_views, static_argnames="options")(
         jax.random.key(config.seed), batch["canvas"], batch["size"], options=config.views
     )
-    views = to_uint8(views, config.views).reshape(len(chosen), config.views.per_image, *views.shape[1:])
+    views = to_uint8(views, config.views).reshape(-1, config.views.per_image, *views.shape[1:])
     return ContactSheet(originals=_upright(batch), views=views)
 
 

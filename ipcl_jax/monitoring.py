@@ -98,7 +98,12 @@ def nearest_images(
         Places of the queries in their source `[Q]`, of the neighbours in theirs `[Q, k]`, and
         cosines `[Q, k]`.
     """
-    chosen = np.linspace(0, len(images.index) - 1, min(n_queries, len(images.index))).astype(int)
+    chosen = spread(len(images.index), n_queries)
     references = bank.embeddings.reshape(-1, bank.embeddings.shape[-1])
     cosines, rows = nearest(images.whole[chosen], references, k=min(k, len(references)))
     return images.index[chosen], np.asarray(bank.index).reshape(-1)[rows], cosines
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Up to that many places of a list, from its first to its last, evenly."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int)

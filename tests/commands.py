@@ -9,19 +9,28 @@ from pathlib import Path
 SCRIPTS = Path(__file__).parents[1] / "experiments"
 
 
-def environment(cache: Path) -> dict[str, str]:
-    changed = os.environ | {"COLUMNS": "200", "JAX_PLATFORMS": "cpu", "IPCL_JAX_CACHE": str(cache)}
+def environment(cache: Path | None = None, columns: int = 200) -> dict[str, str]:
+    changed = os.environ | {"COLUMNS": str(columns), "JAX_PLATFORMS": "cpu"}
+    changed |= {"IPCL_JAX_CACHE": str(cache)} if cache else {}
     changed.pop("XLA_FLAGS", None)  # one device, as a user has
     return changed
 
 
-def run(script: str, *arguments, code: int = 0, cache: Path) -> str:
-    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
-    done = subprocess.run(
-        command, text=True, env=environment(cache), capture_output=True, cwd=cache, timeout=300
-    )
-    text = done.stdout + done.stderr
-    assert done.returncode == code, text
+def start(
+    script: str, *arguments, cache: Path | None = None, cwd: Path | None = None, columns: int = 200
+) -> subprocess.Popen:
+    """Starts a command, in `cwd` or the folder of its cache."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPTS / script), *map(str, arguments)], text=True, cwd=cwd or cache,
+        env=environment(cache, columns), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def run(script: str, *arguments, code: int = 0, **surroundings) -> str:
+    """What a command says until it ends with an exit code."""
+    process = start(script, *arguments, **surroundings)
+    text = "".join(process.communicate(timeout=300))
+    assert process.returncode == code, text
     assert "Traceback" not in text
     return text
 

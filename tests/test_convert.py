@@ -1,8 +1,7 @@
 """PyTorch checkpoints of every form, against a torch twin that computes the same network."""
 
+import functools
 import os
-import subprocess
-import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from commands import run
 from convert import CheckpointError, convert_torch_checkpoint, open_encoder, save_torch, to_torch_state_dict
 from ipcl_jax import Encoder, extract, load_encoder, save_encoder, zoo
 from ipcl_jax.config import IMAGENET_MEAN, ConfigError
@@ -18,7 +18,6 @@ from torch_resnet import TorchResNet
 from torch_twin import TorchAlexNetGN, all_layers, channel_first, channel_last, shake
 
 SMALL = 32  # width of fc6 and fc7 where only the form of a file counts
-SCRIPT = Path(__file__).parents[1] / "experiments" / "convert.py"
 
 
 def twin(out_dim: int = 128, l2norm: bool = True, fc_dim: int = SMALL, seed: int = 0) -> TorchAlexNetGN:
@@ -283,21 +282,12 @@ def test_the_untrained_model_needs_no_file():
 
 
 def test_a_trained_run_goes_to_torch_and_back(tmp_path):
-    run, file = tmp_path / "run", tmp_path / "run.pth"
-    environment = dict(os.environ)
-    environment.pop("XLA_FLAGS", None)
-    trainer = [
-        sys.executable,
-        str(SCRIPT.with_name("train.py")),
-        "--config",
-        "ipcl_smoke",
-        "--monitor.no-baseline",
-    ]
-    short = ["--max-steps", "3", "--batch-size", "8", "--views.per-image", "2", "--out", str(run)]
-    subprocess.run(trainer + short, env=environment, check=True, capture_output=True)
-    _run(run, "--to", "torch", "--out", file)
+    folder, file = tmp_path / "run", tmp_path / "run.pth"
+    short = "--max-steps 3 --batch-size 8 --views.per-image 2 --monitor.no-baseline --out".split()
+    run("train.py", "--config", "ipcl_smoke", *short, folder)
+    convert(folder, "--to", "torch", "--out", file)
 
-    trained = load_encoder(run)
+    trained = load_encoder(folder)
     assert trained.steps == 3 and trained.size == 64 and trained.model.fc_dim == 1024
     torch_model = TorchAlexNetGN(fc_dim=1024).eval()
     torch_model.load_state_dict(torch.load(file, weights_only=True)["state_dict"], strict=True)
@@ -315,28 +305,23 @@ def test_a_trained_run_goes_to_torch_and_back(tmp_path):
 # --- the command ---------------------------------------------------------------------------
 
 
-def _run(*arguments, code: int = 0) -> str:
-    environment = os.environ | {"COLUMNS": "200"}
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+convert = functools.partial(run, "convert.py")
 
 
 def test_the_command_writes_each_format(small, tmp_path):
     torch.save(small.state_dict(), tmp_path / "a.pth")
     encoder = convert_torch_checkpoint(tmp_path / "a.pth")
     for to, out in (("torch", "b.pth"), ("safetensors", "b.safetensors"), ("orbax", "b")):
-        assert out in _run(tmp_path / "a.pth", "--to", to, "--out", tmp_path / out)
+        assert out in convert(tmp_path / "a.pth", "--to", to, "--out", tmp_path / out)
         assert open_encoder(tmp_path / out).digest() == encoder.digest()
-    text = _run(tmp_path / "a.pth", "--to", "torch", "--out", tmp_path / "b.pth", code=2)
+    text = convert(tmp_path / "a.pth", "--to", "torch", "--out", tmp_path / "b.pth", code=2)
     assert "is there already" in text and "Traceback" not in text
 
 
 def test_the_command_lists_the_zoo_and_explains_mistakes(tmp_path):
-    text = _run("--list")
+    text = convert("--list")
     assert all(name in text for name in zoo.MODELS) and "51bcc71556" in text
-    assert "--out" in _run("ipcl16", code=2)
+    assert "--out" in convert("ipcl16", code=2)
     (tmp_path / "file").touch()
-    assert "is a file" in _run("ipcl16", "--out", tmp_path / "file" / "a.pth", code=2)
-    assert "Did you mean" in _run("ipcl116", "--out", tmp_path / "a.pth", code=2)
+    assert "is a file" in convert("ipcl16", "--out", tmp_path / "file" / "a.pth", code=2)
+    assert "Did you mean" in convert("ipcl116", "--out", tmp_path / "a.pth", code=2)

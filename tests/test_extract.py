@@ -1,10 +1,8 @@
 """The extraction command as a user runs it: killed, refused, resumed, in every format."""
 
+import functools
 import hashlib
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,32 +13,16 @@ import scipy.io
 import zarr
 from PIL import Image
 
+import commands
 from ipcl_jax import extract, load_encoder, load_stimuli, save_encoder
 from ipcl_jax.config import Model
 from ipcl_jax.encoder import untrained
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "extract.py"
 COUNT = 41
 
 
-def start(*arguments) -> subprocess.Popen:
-    environment = os.environ | {
-        "COLUMNS": "200",
-        "JAX_PLATFORMS": "cpu",
-    }
-    environment.pop("XLA_FLAGS", None)  # one device, as a user has
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.Popen(
-        command, text=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def run(*arguments, code: int = 0) -> str:
-    process = start(*arguments)
-    text = "".join(process.communicate(timeout=300))
-    assert process.returncode == code, text
-    assert "Traceback" not in text
-    return text
+start = functools.partial(commands.start, "extract.py")
+run = functools.partial(commands.run, "extract.py")
 
 
 @pytest.fixture(scope="module")

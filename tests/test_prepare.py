@@ -1,16 +1,14 @@
 """The command that shrinks a folder of images before training."""
 
+import functools
 import io
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "prepare.py"
+from commands import SCRIPTS, run
 
 
 def _picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -34,18 +32,12 @@ def originals(tmp_path):
     return folder
 
 
-def _run(*arguments, code: int = 0) -> str:
-    """What the command prints, run in a process of its own."""
-    environment = os.environ | {"COLUMNS": "200"}
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+prepare = functools.partial(run, "prepare.py")
 
 
 def test_prepare_shrinks_resumes_and_cleans_up(originals, tmp_path):
     copies = tmp_path / "copies"
-    text = _run(originals, copies, "--size", 40, "--processes", 2)
+    text = prepare(originals, copies, "--size", 40, "--processes", 2)
     assert "10/10" in text
     names = {str(path.relative_to(copies)) for path in copies.rglob("*") if path.is_file()}
     stems = ["wide", "tall", "misnamed", "deep/small", "deep/dot", "L", "RGBA", "P", "I16", "CMYK"]
@@ -67,7 +59,7 @@ def test_prepare_shrinks_resumes_and_cleans_up(originals, tmp_path):
     kept = (copies / "train/cat/tall.jpg").stat().st_mtime_ns
     (copies / "train/cat/wide.jpg").unlink()
     (copies / "train/cat/.wide.jpg.1234.part").write_bytes(b"half an im")
-    assert "9 of 10 images are there already" in _run(originals, copies, "--size", 40, "--processes", 1)
+    assert "9 of 10 images are there already" in prepare(originals, copies, "--size", 40, "--processes", 1)
     assert {str(path.relative_to(copies)) for path in copies.rglob("*") if path.is_file()} == names
     assert (copies / "train/cat/tall.jpg").stat().st_mtime_ns == kept
 
@@ -78,7 +70,7 @@ def test_unreadable_images_are_listed_and_have_no_copy(originals, tmp_path):
     small = (originals / "train/cat/deep/small.jpg").read_bytes()
     (originals / "train/cat/cut small.jpg").write_bytes(small[:-9])
     (originals / "train/cat/empty.png").write_bytes(b"")
-    text = _run(originals, tmp_path / "copies", "--size", 40, "--processes", 1, code=1)
+    text = prepare(originals, tmp_path / "copies", "--size", 40, "--processes", 1, code=1)
     assert "3 images can't be read" in text
     for name in ("cut.jpg", "cut small.jpg", "empty.png"):
         assert f"{originals}/train/cat/{name}: " in text
@@ -88,7 +80,7 @@ def test_unreadable_images_are_listed_and_have_no_copy(originals, tmp_path):
 
 @pytest.fixture
 def experiments(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
+    monkeypatch.syspath_prepend(SCRIPTS)
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_written(originals, tmp_path, experiments):

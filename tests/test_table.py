@@ -1,9 +1,8 @@
 """Runs side by side: every number is one that a run has written."""
 
+import functools
 import json
-import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import commands
 from ipcl_jax.config import Train, to_json
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -18,19 +18,10 @@ sys.path.append(str(EXPERIMENTS))
 
 from table_figure import _spread  # noqa: E402
 
-SCRIPT = EXPERIMENTS / "table.py"
-
-
 NAMES = {"one/run": "ipcl_alexnet_gn", "two/run": "ipcl_smoke", "new/run": "mine"}
 
 
-def run(*arguments, code: int = 0, columns: int = 250) -> str:
-    environment = os.environ | {"COLUMNS": str(columns)}
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+run = functools.partial(commands.run, "table.py", columns=250)
 
 
 @pytest.fixture

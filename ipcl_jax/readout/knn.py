@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,23 +19,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ipcl_jax.readout.checks import check_features, check_labels
+from ipcl_jax.readout.classifier import Classifier, Rows
 
 Normalize = Literal["all", "channels"]
 
 BLOCK = 1 << 28  # bytes of references, and of similarities, on the device at a time
 _GROUP = 32  # neighbouring references of which only the best is looked at first
 NOWHERE = -1  # group of references that are nobody's neighbours
-
-
-class Rows(Protocol):
-    """An array `[N, ...]` in memory, on a device or on disk (`h5py.Dataset`, `np.memmap`)."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """`(N, ...)`."""
-
-    def __getitem__(self, rows: slice | np.ndarray) -> ArrayLike:
-        """Some rows."""
 
 
 def unit_length(features: Array, normalize: Normalize = "all") -> Array:
@@ -265,7 +255,7 @@ def stratified_folds(labels: ArrayLike, n_folds: int, *, seed: int) -> np.ndarra
 
 
 @dataclass
-class KNNReadout:
+class KNNReadout(Classifier):
     """The read-out as scikit-learn's classifiers are used.
 
         KNNReadout(k=200, temperature=0.07).fit(X, y).score(X2, y2)
@@ -313,11 +303,3 @@ class KNNReadout:
         similarities, rows = self.kneighbors(X)
         ranked = vote(similarities, self._labels[rows], self.temperature, n_classes=len(self.classes_), n=n)
         return self.classes_[np.asarray(ranked)]
-
-    def predict(self, X: Rows) -> np.ndarray:
-        """The likeliest class of each image, `[M]`."""
-        return self.rank(X, 1)[:, 0]
-
-    def score(self, X: Rows, y: ArrayLike, *, top: int = 1) -> float:
-        """Share of images whose class is among the `top` likeliest."""
-        return float((self.rank(X, top) == np.asarray(y)[:, None]).any(1).mean())

@@ -5,7 +5,7 @@ Source: Konkle & Alvarez 2022, Methods (one-cycle, ten epochs); SGD and its sche
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import flax.struct
@@ -23,7 +23,7 @@ from ipcl_jax.extraction import compute
 from ipcl_jax.models.layers import torch_bias_init, torch_kernel_init
 from ipcl_jax.objective import category_loss
 from ipcl_jax.readout.checks import check_features, check_labels
-from ipcl_jax.readout.knn import Rows
+from ipcl_jax.readout.classifier import Classifier, Rows
 from ipcl_jax.views import make_views
 
 _BLOCK = 1 << 28  # bytes of features on the device at a time
@@ -143,7 +143,7 @@ def rank_classes(head: Mapping[str, Array], features: Rows, n: int = 5) -> np.nd
 
 
 @dataclass
-class LinearReadout:
+class LinearReadout(Classifier):
     """The read-out on features at hand, as scikit-learn's classifiers are used.
 
         LinearReadout(epochs=10).fit(X, y).score(X2, y2)
@@ -208,14 +208,6 @@ class LinearReadout:
     def rank(self, X: Rows, n: int = 5) -> np.ndarray:
         """The n likeliest classes of each image, `[M, n]`, best first."""
         return self.classes_[rank_classes(self._head, X, n)]
-
-    def predict(self, X: Rows) -> np.ndarray:
-        """The likeliest class of each image, `[M]`."""
-        return self.rank(X, 1)[:, 0]
-
-    def score(self, X: Rows, y: Sequence | np.ndarray, *, top: int = 1) -> float:
-        """Share of images whose class is among the `top` likeliest."""
-        return float((self.rank(X, top) == np.asarray(y)[:, None]).any(1).mean())
 
 
 def _epoch(
