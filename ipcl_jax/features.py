@@ -85,7 +85,7 @@ class FeatureFile:
         self._layers = layers
         self.complete = path.exists()
         begun = path if self.complete else self.part
-        if begun.is_file() and not trusted:
+        if not trusted and begun.is_file() and h5py.is_hdf5(begun):
             check_readable(begun, "hdf5")
         if self.complete:
             self._refuse_others(_request_of(path), _names_of(path), names, path)

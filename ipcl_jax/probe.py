@@ -116,5 +116,7 @@ def _unpacked(path: str) -> int:
 if __name__ == "__main__":
     try:
         {"hdf5": _read_hdf5, "mat": _read_mat}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
+    except BlockingIOError:  # HDF5 locks what it writes
+        sys.exit("another process is writing it")
     except Exception as error:  # damaged files raise almost anything
         sys.exit(str(error) or type(error).__name__)

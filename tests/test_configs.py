@@ -183,12 +183,33 @@ def small(config: Train) -> Train:
     )
 
 
-@EVERY
-def test_two_optimizer_steps_saved_and_resumed(name, tmp_path):
-    config = small(recipe(name))
-    images = open_source("sample", "train")
+def compiled(name: str):
+    """A recipe at that size: its config, images, devices and steps."""
+    config, images = small(recipe(name)), open_source("sample", "train")
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
     steps = compile_steps(config, mesh, n_images=len(images), steps_per_epoch=len(images) // 4)
+    return config, images, mesh, steps
+
+
+@EVERY
+def test_a_recipe_can_be_traced(name):
+    config, images, _, steps = compiled(name)
+    with TrainBatches(images, batch_size=4, canvas=(64, 64), seed=0, threads=1) as batches:
+        batch = next(batches)
+    state, metrics = jax.eval_shape(steps.train, steps.state, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), steps.state)
+    assert {name: leaf.shape for name, leaf in metrics.items()} == dict.fromkeys(("loss", "lr", "momentum", "grad_norm"), ())
+    embeddings, _ = jax.eval_shape(steps.embed, steps.state.variables, np.uint32(0), {name: batch[name] for name in ("canvas", "size")})
+    assert embeddings.shape == (4, config.model.out_dim)
+
+
+@pytest.mark.parametrize(
+    "name", ["ipcl_alexnet_gn", "ipcl_alexnet_gn_fastaug", "ipcl_alexnet_gn_ranger", "ipcl_resnet18", "ipcl_resnet50",
+             "supervised_augset1_1x"],
+)  # fmt: skip
+def test_two_optimizer_steps_saved_and_resumed(name, tmp_path):
+    """Recipes that differ in more than numbers."""
+    config, images, mesh, steps = compiled(name)
     start = jax.device_get(steps.init())
 
     def go_on(state, until: int):

@@ -2,8 +2,6 @@
 
 import functools
 import hashlib
-import signal
-import time
 from pathlib import Path
 
 import h5py
@@ -74,32 +72,6 @@ def test_the_file_holds_what_extract_computes(unbroken, model, images):
     for name, values in found.items():
         error = np.abs(values - expected[name]).max() / np.abs(values).max()
         assert error < 2e-6, name  # another batch size, so other orders of sums
-
-
-def test_ten_kills_at_random_moments_change_no_byte(unbroken, model, images, tmp_path):
-    rng, survived = np.random.default_rng(time.time_ns()), 0
-    arguments = (model, images, "--layers", "fc7", "conv_block_1.0", "--batch-size", 4)
-    begun = time.monotonic()
-    run(*arguments, "--out", tmp_path / "timed.h5")
-    whole = time.monotonic() - begun
-    for attempt in range(10):
-        out = tmp_path / f"{attempt}.h5"
-        process = start(*arguments, "--out", out)
-        moment = rng.uniform(0.5, 1) * whole  # the first half is imports
-        while process.poll() is None and moment > 0:
-            # Half of the kills come right after the first row, where most could go wrong.
-            if attempt % 2 and out.with_name(f"{out.name}.part.json").exists():
-                time.sleep(rng.uniform(0, 0.3))
-                break
-            time.sleep(0.01)
-            moment -= 0.01
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        survived += not out.exists()
-        run(*arguments, "--out", out)
-        assert out.read_bytes() == unbroken.read_bytes(), attempt
-        assert not list(tmp_path.glob(f"*{attempt}.h5.part*"))
-    assert survived >= 5  # the kills did come before the end
 
 
 def test_a_complete_file_is_left_alone_and_another_request_refused(unbroken, model, images, tmp_path):

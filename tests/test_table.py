@@ -100,12 +100,19 @@ def test_names_keep_apart_and_in_order():
 
 
 def test_mistakes(runs, tmp_path):
-    assert "is not the folder of a run: it has no config.json" in run(tmp_path, code=2)
-    assert "it does not exist" in run(runs[0], tmp_path / "nowhere", code=2)
-    assert "ends in .png" in run(runs[0], "--out", tmp_path / "table.gif", code=2)
     (tmp_path / "file").touch()
-    assert "is a file" in run(runs[0], "--out", tmp_path / "file/table.png", code=2)
-    assert "No runs given" in run(code=2)
-    for text in ("{", '{"name": "x"}', "[]"):
-        (tmp_path / "config.json").write_text(text)
-        assert "is no run's config" in run(tmp_path, code=2)
+    asked = {
+        "is not the folder of a run: it has no config.json": [tmp_path],
+        "it does not exist": [runs[0], tmp_path / "nowhere"],
+        "ends in .png": [runs[0], "--out", tmp_path / "table.gif"],
+        "is a file": [runs[0], "--out", tmp_path / "file/table.png"],
+        "No runs given": [],
+    }
+    for number, text in enumerate(("{", '{"name": "x"}', "[]")):
+        folder = tmp_path / f"damaged {number}"
+        folder.mkdir()
+        (folder / "config.json").write_text(text)
+        asked[f"{folder}/config.json is no run's config"] = [folder]
+    lines = commands.refused(tmp_path, *(("table.py", *arguments) for arguments in asked.values()))
+    for said, line in zip(asked, lines, strict=True):
+        assert said in line

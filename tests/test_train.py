@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -174,35 +173,6 @@ def test_the_monitor_is_the_read_out_of_the_same_checkpoint(unbroken):
     assert abs(again - epoch["knn_top1"]) <= 2 / len(source)
 
 
-def test_five_kills_at_random_moments_change_nothing(unbroken, tmp_path):
-    folder, _ = unbroken
-    again, rng = tmp_path / "killed", np.random.default_rng(int(time.time()))
-    kills = 0
-    for at_step in sorted(rng.integers(1, 28, 5)):
-        process = start(*SHORT, "--out", str(again))
-        while process.poll() is None:
-            if again.exists() and steps_written(again) >= at_step:
-                time.sleep(rng.uniform(0, 0.3))  # anywhere in a step, or in the saving of one
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.02)
-        process.communicate()
-    code, out, err = run(*SHORT, "--out", str(again))
-    assert code == 0, err
-    assert kills == 5 and "Going on after step" in out
-    expected, found = leaves(folder), leaves(again)
-    assert expected.keys() == found.keys() and len(found) > 40
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
-    lines = [json.loads(line) for line in (again / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 31))  # none twice
-    assert not list((again / "checkpoints").glob("*tmp*"))  # half-written ones are gone
-    np.testing.assert_array_equal(
-        [line["loss"] for line in read_metrics(folder)[0]], [line["loss"] for line in read_metrics(again)[0]]
-    )
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     folder = tmp_path / "run"
@@ -225,24 +195,6 @@ def test_stopping_early_and_going_on_is_one_run(unbroken, tmp_path):
     assert "Nearest neighbours" not in (again / "report.html").read_text()  # nothing is measured yet
     code, out, err = run(*SHORT, "--out", str(again))
     assert code == 0 and "Going on after step 11" in out, err
-    same_bits(folder, again)
-
-
-def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(unbroken, tmp_path):
-    folder, _ = unbroken
-    again = tmp_path / "run"
-    shutil.copytree(folder, again)
-    newest = max((again / "checkpoints").iterdir(), key=lambda path: int(path.name))
-    largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 3] ^= 1
-    largest.write_bytes(content)
-    with Checkpoints(again, keep=2):
-        code, _, err = run(*SHORT, "--out", str(again))
-        assert code == 2 and "Another process is at work" in err
-    code, out, err = run(*SHORT, "--out", str(again))
-    assert code == 0 and f"The checkpoint of step {newest.name} is damaged" in out, err
-    assert steps_written(again) == int(newest.name) and (again / f"damaged-{newest.name}").is_dir()
     same_bits(folder, again)
 
 
