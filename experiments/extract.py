@@ -27,6 +27,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 from convert import open_encoder
 from exit_codes import exit_code
 from ipcl_jax.config import SMALLEST_IMAGE, ConfigError
+from ipcl_jax.damage import find_damage, why_unreadable
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.extraction import Pool, plan
 from ipcl_jax.features import FeatureFile, Layer
@@ -36,12 +37,7 @@ from ipcl_jax.models.checks import check_layers
 from ipcl_jax.projection import make_projection
 from ipcl_jax.record import make_console
 from ipcl_jax.stimuli import make_transform
-from ipcl_jax.stimulus_sets import (
-    StimulusSet,
-    find_damage,
-    open_stimuli,
-    why_unreadable,
-)
+from ipcl_jax.stimulus_sets import StimulusSet, open_stimuli
 from ipcl_jax.streaming import stream
 
 

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from exit_codes import exit_code
 from ipcl_jax.config import ConfigError
 from ipcl_jax.decoding import decode
-from ipcl_jax.files import at_home, check_writable, whole
+from ipcl_jax.files import at_home, check_writable, in_words, whole
 from ipcl_jax.interruption import end_with_parent
 from ipcl_jax.record import make_console
 from ipcl_jax.sources import find_images
@@ -131,7 +131,7 @@ def _write(source: Path, target: Path, size: int, quality: int) -> str | None:
     try:
         file = shrink(source.read_bytes(), size=size, quality=quality)
     except Exception as error:  # damaged files raise almost anything, and must not end the run
-        return str(error) or type(error).__name__
+        return in_words(error)
     with whole(target) as part:
         part.write_bytes(file)
     return None

@@ -27,12 +27,13 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from geometry_figures import draw_alignment, draw_layers, draw_rdms
 from ipcl_jax.config import ConfigError
+from ipcl_jax.damage import find_damage
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.encoding import encode, reliability_ceiling, versa
 from ipcl_jax.readout.kernels import Metric, kernel_of, layer_kernels
 from ipcl_jax.readout.measurements import Responses, read_rdms, read_responses
 from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, kernel_cka, to_rdm
-from ipcl_jax.stimulus_sets import StimulusSet, find_damage, open_stimuli
+from ipcl_jax.stimulus_sets import StimulusSet, open_stimuli
 from read_out import (
     THREADS,
     Preprocessing,

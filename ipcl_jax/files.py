@@ -68,3 +68,8 @@ def whole(path: Path) -> Iterator[Path]:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         part.unlink(missing_ok=True)
+
+
+def in_words(error: Exception) -> str:
+    """What an error says, or else what it is."""
+    return str(error) or type(error).__name__

@@ -28,6 +28,7 @@ from absl import flags
 
 from ipcl_jax.config import ConfigError
 from ipcl_jax.decoding import decode_into, place
+from ipcl_jax.files import in_words
 from ipcl_jax.interruption import end_with_parent
 from ipcl_jax.sources import Source
 
@@ -165,7 +166,7 @@ class _Load:
             image, label = self._source[i]
             return decode_into(scratch, image, *self._canvas), label
         except Exception as error:  # damaged files raise almost anything, and must not end the run
-            self._unreadable[i] = f"{self._source.describe(i)}: {str(error) or type(error).__name__}"
+            self._unreadable[i] = f"{self._source.describe(i)}: {in_words(error)}"
             return None
 
 

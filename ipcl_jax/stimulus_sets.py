@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,8 +14,8 @@ import h5py
 import numpy as np
 
 from ipcl_jax.config import ConfigError
-from ipcl_jax.decoding import MOST_PIXELS, decode, open_image
-from ipcl_jax.files import at_home
+from ipcl_jax.decoding import MOST_PIXELS
+from ipcl_jax.files import at_home, in_words
 from ipcl_jax.probe import check_readable
 from ipcl_jax.sample import SampleSource
 from ipcl_jax.sources import SUFFIXES, Source, TfdsSource, find_images
@@ -218,58 +217,6 @@ def _parse_rows(text: str | None, total: int) -> list[int]:
     return rows
 
 
-def find_damage(stimuli: StimulusSet, *, threads: int) -> dict[int, str]:
-    """Images that can't be read, without decoding those that look whole.
-
-    A JPEG must have a header and end in its end marker, a PNG must have the checksums that it says; what
-    fails that, and any other format, is decoded.
-
-    Args:
-        stimuli: the images.
-        threads: that look at them.
-
-    Returns:
-        What is wrong, by the image's place.
-    """
-    if isinstance(stimuli[0], np.ndarray):  # not files; reading them all would take long and show nothing
-        return {}
-    damage: dict[int, str] = {}
-    total = len(stimuli.names)
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, total, 4096):  # a million tasks at once would fill the memory
-            places = range(start, min(start + 4096, total))
-            reasons = pool.map(lambda i: _damage(stimuli, i), places)
-            damage |= {i: reason for i, reason in zip(places, reasons, strict=True) if reason}
-    return damage
-
-
-def _damage(stimuli: StimulusSet, i: int) -> str:
-    try:
-        image = stimuli[i]
-        looks_whole = image[:2] == b"\xff\xd8" and image[-2:] == b"\xff\xd9"
-        if looks_whole or image[:8] == b"\x89PNG\r\n\x1a\n":
-            with open_image(image) as file:
-                file.verify()
-        else:
-            decode(image)
-    except Exception as error:  # damaged files raise almost anything
-        return _in_words(error)
-    return ""
-
-
-def why_unreadable(stimuli: StimulusSet, i: int, transform: Transform) -> str:
-    """What is wrong with an image; empty if it can be read."""
-    try:
-        transform(stimuli[i])
-    except Exception as error:  # damaged files raise almost anything
-        return _in_words(error)
-    return ""
-
-
-def _in_words(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
 @dataclass(frozen=True)
 class StimulusBatch:
     """Consecutive stimuli; the last batch is filled up by repeating its last image.
@@ -314,7 +261,7 @@ def stimulus_batches(
                 digests[k] = hashlib.sha256(image).hexdigest()
                 pixels[k] = transform(image)
             except Exception as error:  # damaged files raise almost anything
-                problems[k] = _in_words(error)
+                problems[k] = in_words(error)
         pixels[count:] = pixels[count - 1]
         return StimulusBatch(pixels, digests, problems, first, count)
 

@@ -10,10 +10,11 @@ from PIL import Image
 
 from ipcl_jax import load_stimuli
 from ipcl_jax.config import ConfigError, Model
+from ipcl_jax.damage import find_damage
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.sample import photographs
 from ipcl_jax.stimuli import make_transform
-from ipcl_jax.stimulus_sets import find_damage, open_stimuli, stimulus_batches
+from ipcl_jax.stimulus_sets import open_stimuli, stimulus_batches
 
 MODEL = Encoder(variables={}, model=Model(), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 

@@ -25,10 +25,11 @@ from guard import guarded, little_memory
 from ipcl_jax import load_encoder, load_stimuli, save_encoder
 from ipcl_jax.checkpoints import check_folder
 from ipcl_jax.config import ConfigError, Model, Train
+from ipcl_jax.damage import find_damage
 from ipcl_jax.decoding import decode
 from ipcl_jax.encoder import Encoder, untrained
 from ipcl_jax.readout.measurements import read_rdms, read_responses
-from ipcl_jax.stimulus_sets import find_damage, open_stimuli
+from ipcl_jax.stimulus_sets import open_stimuli
 from targets import STIMULI
 
 MODEL = Encoder(variables={}, model=Model(), size=64)
