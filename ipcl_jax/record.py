@@ -4,6 +4,7 @@ A run's folder gets `metrics.jsonl` (one JSON object a line), `log.txt` and `ten
 """
 
 import contextlib
+import io
 import json
 import math
 import sys
@@ -43,7 +44,12 @@ _EPOCH_LINE = {
 
 
 def make_console() -> Console:
-    """A console that says a name as it is, whatever brackets it has, and leaves the end of a line to the terminal."""
+    """A console that says a name as it is, whatever brackets it has, and leaves the end of a line to the terminal.
+
+    Letters that the terminal's encoding lacks become question marks.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     return Console(markup=False, soft_wrap=True)
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
 from ipcl_jax import record
-from ipcl_jax.record import Record, read_metrics
+from ipcl_jax.record import Record, make_console, read_metrics
 
 METRICS = {"loss": 2.0, "lr": 1e-3, "momentum": 0.9, "grad_norm": 0.5, "views": 40}
 
@@ -205,3 +205,11 @@ with Record(Path({str(tmp_path)!r}), total_steps=2, steps_per_epoch=2) as run:
 assert not {{"torch", "tensorflow"}} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_lacks_letters_gets_question_marks(encoding, monkeypatch):
+    memory = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(memory, encoding=encoding, write_through=True))
+    make_console().print("[red]ä –☃[/x]", 3)
+    assert memory.getvalue().decode(encoding) == "[red]ä –☃[/x] 3\n".encode(encoding, "replace").decode(encoding)
