@@ -74,7 +74,6 @@ def _picture_path(out: str) -> Path:
 def main() -> int:
     """Runs the command line; returns the exit code."""
 
-
     def show() -> None:
         config = configs.load(sys.argv[1:], __doc__.splitlines()[0], Sheet)
         print(f"Views of {config.name}, seed {config.seed}: {draw(config)}")

@@ -47,7 +47,7 @@ def check_folder(config: Train | LinearProbe, default: str | None = None) -> Pat
 
     Raises:
         ConfigError: if it holds something else: another run (its differences are named), or
-            files that are not a run's.
+            files that are not a run's; or if it can't be written to.
     """
     folder = at_home(config.out or default or f"runs/{config.name}")
     path = folder / CONFIG
@@ -237,7 +237,7 @@ class Checkpoints:
 def seal(folder: Path) -> None:
     """Notes the sha256 of each file of a complete checkpoint in it."""
     with contextlib.suppress(FileNotFoundError):  # a newer one has taken its place
-        with whole(folder / SEAL) as part:
+        with whole(folder / SEAL, parents=False) as part:
             part.write_text(json.dumps(_digests(folder), indent=1) + "\n", encoding="utf-8")
 
 

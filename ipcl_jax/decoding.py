@@ -66,7 +66,7 @@ def _decode_file(image: bytes, short_side: int, long_side: int, scratch: np.ndar
             if colours not in ("YCbCr", "RGB", "Gray"):  # of inks simplejpeg makes other colours than Pillow
                 raise ValueError(colours)
             if height * width > MOST_PIXELS:
-                raise ValueError("too large")
+                raise ValueError("too large")  # as Pillow says at once
             low, narrow = _fit(height, width, short_side, long_side)
             if 2 * low <= height:  # at half the size or less, decoding can shrink by itself
                 height, width = simplejpeg.decode_jpeg_header(image, low, narrow, 2)[:2]

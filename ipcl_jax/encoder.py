@@ -152,7 +152,11 @@ def save_encoder(encoder: Encoder, path: str | Path) -> None:
     Args:
         encoder: the model.
         path: the file; one that is there is replaced.
+
+    Raises:
+        ValueError: if its description couldn't be read back, such as a name that is a path.
     """
+    read_description(encoder.description())
     tensors = {name: np.ascontiguousarray(array) for name, array in _flat(encoder.variables).items()}
     with whole(Path(path)) as part:
         save_file(tensors, part, metadata={_HEADER: json.dumps(encoder.description())})
@@ -247,7 +251,11 @@ def export_orbax(encoder: Encoder, folder: str | Path) -> None:
     Args:
         encoder: the model.
         folder: to write; it must not be there yet.
+
+    Raises:
+        ValueError: as `save_encoder`.
     """
+    read_description(encoder.description())
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(
             Path(folder).absolute(),

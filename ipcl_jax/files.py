@@ -9,10 +9,6 @@ from pathlib import Path
 
 from ipcl_jax.config import ConfigError
 
-_COPIES = (
-    4  # of an array that is read: as it is in the file, in float64 (twice as large), and in another order
-)
-
 
 def at_home(path: str | os.PathLike) -> Path:
     """A path whose `~` is the user's home folder; a name that only looks like it, such as `~1.png`, stays."""
@@ -52,14 +48,19 @@ def check_writable(path: Path, hint: str = "give another --out") -> None:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A file or folder that gets its name once it is whole; folders that it lies in are made.
+def whole(path: Path, *, parents: bool = True) -> Iterator[Path]:
+    """A file or folder that gets its name once it is whole.
+
+    Args:
+        path: of the file or folder.
+        parents: make the folders that it lies in, where they aren't there.
 
     Yields:
         Where to write: a hidden path beside it. After an error nothing is left of it, and what had the name
         before still has it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part

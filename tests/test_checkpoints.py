@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import Array
 
-from ipcl_jax.checkpoints import SEAL, Checkpoints, SaveFailed
+from ipcl_jax.checkpoints import SEAL, Checkpoints, SaveFailed, seal
 from ipcl_jax.config import ConfigError
 
 
@@ -143,3 +143,9 @@ def test_what_goes_wrong_while_writing_is_said_once(folder):
         checkpoints.save(state_of(3))
         checkpoints._manager.wait_until_finished = broken  # which closing asks again
         checkpoints.wait()
+
+
+def test_a_checkpoint_that_is_gone_is_not_sealed(tmp_path):
+    """A newer one may take its place just before; a folder with nothing but a seal would pass for a checkpoint."""
+    seal(tmp_path / "7")
+    assert not (tmp_path / "7").exists()

@@ -26,6 +26,9 @@ def test_a_file_or_a_folder_is_whole_or_not_there(tmp_path):
         part.write_text("newer")
         raise KeyError
     assert (tmp_path / "deep" / "file").read_text() == "new"
+    with pytest.raises(FileNotFoundError), whole(tmp_path / "gone" / "file", parents=False) as part:
+        part.write_text("new")
+    assert not (tmp_path / "gone").exists()
 
 
 def test_what_is_no_json_object_is_named(tmp_path):

@@ -20,14 +20,14 @@ import torch
 from PIL import Image
 
 from commands import run
-from convert import CheckpointError, convert_torch_checkpoint
+from convert import CheckpointError, convert_torch_checkpoint, save_torch
 from guard import guarded, little_memory
 from ipcl_jax import load_encoder, load_stimuli, save_encoder
 from ipcl_jax.checkpoints import check_folder
 from ipcl_jax.config import ConfigError, Model, Train
 from ipcl_jax.damage import find_damage
 from ipcl_jax.decoding import decode
-from ipcl_jax.encoder import Encoder, untrained
+from ipcl_jax.encoder import Encoder, export_orbax, untrained
 from ipcl_jax.readout.measurements import read_rdms, read_responses
 from ipcl_jax.stimulus_sets import open_stimuli
 from targets import STIMULI
@@ -190,35 +190,54 @@ def safetensors(header: bytes | dict, length: int | None = None) -> bytes:
     return struct.pack("<Q", len(text) if length is None else length) + text + bytes(64)
 
 
+def with_description(text: str) -> bytes:
+    """A sound file, but for what it says of its model."""
+    tensor = {"dtype": "U8", "shape": [64], "data_offsets": [0, 64]}
+    return safetensors({"a": tensor, "__metadata__": {"ipcl_jax": text}})
+
+
 DEEP = "[" * 200_000
 HUGE = {"dtype": "F32", "shape": [2**31, 2**31], "data_offsets": [0, 2**64 - 4]}
 
 
 @pytest.mark.parametrize(
-    "content",
+    "content, says",
     [
-        safetensors(b"{}", length=2**63),
-        safetensors(DEEP.encode()),
-        safetensors({"a": HUGE, "__metadata__": {"ipcl_jax": described()}}),
-        safetensors({"a": {"dtype": "F32", "shape": [4], "data_offsets": [4, 2]}}),
-        *(
-            safetensors({"__metadata__": {"ipcl_jax": text}})
-            for text in (DEEP, "[]", "{}", '{"model": 3}', '{"model": {"fc_dim": 1e99}}', described(size=10**9),
-                         described(mean=["a", 2, 3]), described(std=[0, 1, 1]), described(name="../../evil"),
-                         described(model={"fc_dim": 10**9}), described(extra=1))
-        ),
+        (safetensors(b"{}", length=2**63), "header"),
+        (safetensors(DEEP.encode()), "header"),
+        (safetensors({"a": HUGE, "__metadata__": {"ipcl_jax": described()}}), "header"),
+        (safetensors({"a": {"dtype": "F32", "shape": [4], "data_offsets": [4, 2]}}), "header"),
+        (with_description(DEEP), "recursion"),
+        (with_description("[]"), "of type list"),
+        (with_description("{}"), "the network in its description is None"),
+        (with_description('{"model": 3}'), "the network in its description is 3"),
+        (with_description('{"model": {"fc_dim": 1e99}}'), "fc_dim of the network in its description is 1e+99"),
+        (with_description('{"model": {"l2norm": 1}}'), "l2norm of the network in its description is 1"),
+        (with_description('{"model": {"arch": [1]}}'), "arch of the network in its description is a list"),
+        (with_description(described(size=10**9)), "size in its description is 1000000000, expected 63 to 4096 pixels"),
+        (with_description(described(mean=["a", 2, 3])), "mean in its description is a list, expected three numbers"),
+        (with_description(described(std=[0, 1, 1])), "std in its description is a list, expected three numbers above"),
+        (with_description(described(name="../../evil")), "name in its description is '../../evil', expected a name"),
+        (with_description(described(model={"fc_dim": 10**9})), "fc_dim of the network in its description is 10000"),
+        (with_description(described(extra=1)), "fields that this version doesn't know: 'extra'"),
+        (with_description(described()), "its variables don't fit its description"),
     ],
-)  # fmt: skip
-def test_safetensors(content, tmp_path):
+)
+def test_safetensors(content, says, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    refusal(lambda: load_encoder(path), path, ConfigError)
+    assert says in refusal(lambda: load_encoder(path), path, ConfigError)
 
 
 def test_a_model_whose_name_is_a_path_leads_nowhere(tmp_path):
     """A name becomes part of the read-out's folder."""
     path = tmp_path / "model.safetensors"
-    save_encoder(untrained(Model(fc_dim=8, out_dim=4), size=64, name="../../evil"), path)
+    model = untrained(Model(fc_dim=8, out_dim=4), size=64, name="../../evil")
+    for write in (save_encoder, save_torch, export_orbax):
+        with pytest.raises(ValueError, match="expected a name, and no path"):
+            write(model, path)
+    assert not any(tmp_path.iterdir())
+    path.write_bytes(with_description(described(name="../../evil")))
     assert "no path" in refusal(lambda: load_encoder(path), path, ConfigError)
     torch_file = tmp_path / "model.pth"
     tensors = {"fc8.0.weight": torch.ones(4, 8)}
