@@ -163,7 +163,10 @@ class FeatureFile:
         """Makes the rows so far safe and lets go of the file; the same request goes on with it."""
         if not self.complete:
             self.save()
-            self._file.close()
+            try:
+                self._file.close()
+            except RuntimeError:  # as HDF5 says of a file whose parts lie beyond its end
+                raise _damaged(self.part) from None
 
     def __enter__(self) -> "FeatureFile":
         return self

@@ -129,7 +129,7 @@ class _Files:
         if lost := [str(path) for path in paths if not path.is_file()]:
             more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
             raise ConfigError(
-                f"{len(lost)} of {len(paths)} images do not exist: {', '.join(lost[:3])}{more}."
+                f"{len(lost)} of {len(paths)} images do not exist: {', '.join(lost[:3])}{more}, of {searched}."
             )
         self._paths, self.names = paths, list(names)
 
