@@ -26,6 +26,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 from ipcl_jax.checkpoints import CONFIG
 from ipcl_jax.config import ConfigError, Data
 from ipcl_jax.encoder import Encoder
+from ipcl_jax.files import read_json
 from ipcl_jax.gallery import pairs, read_images
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.monitoring import spread
@@ -150,9 +151,9 @@ def read_linear(folder: Path, options: Report) -> tuple[str, dict[str, float]]:
     """The weights' sha256 of a linear read-out, and its last accuracies by name (`fc7_top1`)."""
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         digest, source, layers = config["weights_sha256"], config["data"]["source"], config["layers"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ConfigError, KeyError, TypeError):
         raise ConfigError(f"--linear {folder} is not the folder of a linear read-out (linear.py).") from None
     if source != options.data.source:
         raise ConfigError(f"--linear {folder} is of other images: {source}, not {options.data.source}.")
@@ -230,9 +231,13 @@ def origin(path: Path, subject: Subject) -> tuple[str, dict[str, float | None]]:
         return ": ".join(words), subject.published
     if not (path / CONFIG).is_file():
         return "", {}
-    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    score = published_of_recipe(config["name"])
-    return f"{config['data']['source']}: {config['name']}", {"knn": 100 * score} if score else {}
+    config = read_json(path / CONFIG)
+    try:
+        name, source = str(config["name"]), config["data"]["source"]
+    except (KeyError, TypeError):
+        return "", {}
+    score = published_of_recipe(name)
+    return f"{source}: {name}", {"knn": 100 * score} if score else {}
 
 
 def rows_of(features: Rows, places: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ python experiments/table.py runs/* --markdown
 """
 
 import ast
-import json
 import re
 import statistics
 import sys
@@ -22,7 +21,7 @@ import configs
 from exit_codes import exit_code
 from ipcl_jax.checkpoints import CONFIG
 from ipcl_jax.config import ConfigError
-from ipcl_jax.files import at_home, check_writable
+from ipcl_jax.files import at_home, check_writable, read_json
 from ipcl_jax.record import make_console, read_metrics
 from table_figure import SUFFIXES, Course, draw
 
@@ -119,9 +118,9 @@ def _read_config(path: Path) -> dict:
         found = f"has no {CONFIG}" if path.is_dir() else "does not exist"
         raise ConfigError(f"{path} is not the folder of a run: it {found}.")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
         config["name"], config["epochs"], config["batch_size"], config["views"]["per_image"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ConfigError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is no run's config: {type(error).__name__}: {error}.") from None
     return config
 

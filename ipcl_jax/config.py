@@ -8,7 +8,7 @@ stored, so two fields can't disagree. `validation` refuses what can't run.
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -301,13 +301,20 @@ def differences(config: Train | LinearProbe, stored: dict) -> list[str]:
         Lines such as `optim.lr: 0.03 there, 0.01 here`; empty if the runs are the same.
     """
     here, defaults = (_flatten(json.loads(to_json(c))) for c in (config, type(config)(name="")))
-    there = defaults | _flatten(stored)
     return [
-        f"{name}: {there.get(name, 'not set')} there, {here.get(name, 'not set')} here"
-        for name in sorted(here.keys() | there.keys())
-        if here.get(name, None) != there.get(name, None)
-        and not any(name == c or name.startswith(c + ".") for c in _CIRCUMSTANCE)
+        line
+        for name, line in unlike(defaults | _flatten(stored), here).items()
+        if not any(name == c or name.startswith(c + ".") for c in _CIRCUMSTANCE)
     ]
+
+
+def unlike(there: Mapping[str, object], here: Mapping[str, object]) -> dict[str, str]:
+    """Fields that two requests have not in common: a line for each, such as `lr: 0.03 there, 0.01 here`."""
+    return {
+        name: f"{name}: {there.get(name, 'not set')} there, {here.get(name, 'not set')} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    }
 
 
 def _flatten(tree: dict, prefix: str = "") -> dict:

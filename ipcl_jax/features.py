@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from ipcl_jax.cache import CACHE_VARIABLE
-from ipcl_jax.config import ConfigError
+from ipcl_jax.config import ConfigError, unlike
 from ipcl_jax.files import check_writable, read_json, whole
 from ipcl_jax.probe import check_readable
 
@@ -206,12 +206,7 @@ class FeatureFile:
             )
 
     def _refuse_others(self, there: dict, names_there: list[str], names: Sequence[str], path: Path) -> None:
-        here = json.loads(json.dumps(self._request))
-        found = [
-            f"{field}: {there.get(field, 'not set')} there, {here.get(field, 'not set')} here"
-            for field in sorted(there.keys() | here.keys())
-            if there.get(field) != here.get(field)
-        ]
+        found = list(unlike(there, json.loads(json.dumps(self._request))).values())
         if not found and names_there != list(names):
             if len(names_there) != len(names):
                 raise _damaged(path)
