@@ -146,7 +146,8 @@ def by_responses(linear: dict[str, np.ndarray], responses: Responses, options: R
 def measure(options: RSA, console: Console) -> dict:
     """Does all that was asked for and writes the folder, whole or not at all; returns the scores."""
     check_new(options.out)
-    check_comparison(options.method)
+    if options.brain or options.responses:
+        check_comparison(options.method)
     stimuli = open_stimuli(options.images, split=options.split, dir=options.dir)
     count = len(stimuli.names)
     if count < FEWEST:
