@@ -73,8 +73,9 @@ from ipcl_jax.sources import open_source
 if __name__ == "__main__":
     images = open_source("sample", "train")
     with TrainBatches(images, batch_size=8, canvas=(64, 64), seed=0, threads=1, workers=2) as batches:
-        next(batches)
-        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        while len(children := multiprocessing.active_children()) < 2:  # one may be ready before the other has begun
+            next(batches)
+        print(*(child.pid for child in children), flush=True)
         time.sleep(600)
 """
 
