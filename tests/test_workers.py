@@ -82,7 +82,12 @@ if __name__ == "__main__":
 
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     (tmp_path / "killed.py").write_text(KILLED)
-    killed = subprocess.Popen([sys.executable, str(tmp_path / "killed.py")], stdout=subprocess.PIPE, text=True)
+    killed = subprocess.Popen(
+        [sys.executable, str(tmp_path / "killed.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     children = [int(pid) for pid in killed.stdout.readline().split()]
     assert len(children) == 2 and all(alive(pid) for pid in children)
     killed.send_signal(signal.SIGKILL)
