@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from convert.fetch import is_web_page
 from convert.names import counters, torch_tensors
 from ipcl_jax.config import Model
-from ipcl_jax.description import read_description, read_model
+from ipcl_jax.description import read_model
 from ipcl_jax.encoder import Encoder, describe
 from ipcl_jax.files import whole
 
@@ -243,11 +243,9 @@ def save_torch(encoder: Encoder, path: Path) -> None:
         path: the file: a dict with `state_dict`, and our description of the model beside it.
 
     Raises:
-        ValueError: if its description couldn't be read back, such as a name that is a path.
+        ValueError: as `Encoder.description`.
     """
     import torch
-
-    read_description(encoder.description())
 
     with whole(path) as part:
         torch.save({"state_dict": to_torch_state_dict(encoder), DESCRIPTION: encoder.description()}, part)

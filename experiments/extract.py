@@ -24,9 +24,8 @@ from rich.table import Table
 # The package of that name comes before this folder's convert.py.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-from convert import open_encoder
 from exit_codes import exit_code
-from ipcl_jax.config import SMALLEST_IMAGE, ConfigError
+from ipcl_jax.config import ConfigError
 from ipcl_jax.damage import find_damage, why_unreadable
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.extraction import Pool, plan
@@ -36,9 +35,9 @@ from ipcl_jax.formats import Format, check_format, export
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.projection import make_projection
 from ipcl_jax.record import make_console
-from ipcl_jax.stimuli import make_transform
 from ipcl_jax.stimulus_sets import StimulusSet, open_stimuli
 from ipcl_jax.streaming import stream
+from read_out import open_subject
 
 
 @dataclass(frozen=True)
@@ -100,14 +99,8 @@ class Extraction:
             value = getattr(options, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
-        self.encoder = open_encoder(options.model)
-        self.size = options.size or self.encoder.size
-        smallest = SMALLEST_IMAGE[self.encoder.model.arch]
-        if self.size < smallest:
-            raise ConfigError(
-                f"--size is {self.size} pixels; {self.encoder.model.arch} needs at least {smallest}."
-            )
-        self.transform = make_transform(options.transform, self.size)
+        subject = open_subject(options.model, options.transform, options.size)
+        self.encoder, self.transform, self.size = subject.encoder, subject.transform, subject.transform.size
         self.layers, self.projections = layers_of(options, self.encoder, self.size)
 
     def table(self, n_images: int | None) -> Table:

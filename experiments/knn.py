@@ -25,7 +25,7 @@ from rich.table import Table
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from ipcl_jax.config import ConfigError, Data
-from ipcl_jax.files import check_writable
+from ipcl_jax.files import check_writable, whole
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.knn import NOWHERE, Normalize, Score, knn_scores, stratified_folds
 from read_out import THREADS, Preprocessing, images_of, open_both, open_subject, run_command
@@ -155,7 +155,8 @@ def show(found: dict, options: KNN, console: Console) -> None:
         )
     console.print(table)
     if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        with whole(options.json) as part:
+            part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

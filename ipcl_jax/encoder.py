@@ -90,10 +90,19 @@ class Encoder:
         return state.hexdigest()
 
     def description(self) -> dict:
-        """Everything but the variables, as JSON can hold it; `describe` reads it back."""
+        """Everything but the variables, as JSON can hold it; `describe` reads it back.
+
+        Returns:
+            Every field by its name; `model` is a dict too.
+
+        Raises:
+            ValueError: if it couldn't be read back, such as a name that is a path.
+        """
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["variables"]
-        return json.loads(json.dumps(fields | {"model": dataclasses.asdict(self.model)}))
+        described = json.loads(json.dumps(fields | {"model": dataclasses.asdict(self.model)}))
+        read_description(described)
+        return described
 
 
 def describe(variables: dict, description: dict) -> Encoder:
@@ -154,9 +163,8 @@ def save_encoder(encoder: Encoder, path: str | Path) -> None:
         path: the file; one that is there is replaced.
 
     Raises:
-        ValueError: if its description couldn't be read back, such as a name that is a path.
+        ValueError: as `Encoder.description`.
     """
-    read_description(encoder.description())
     tensors = {name: np.ascontiguousarray(array) for name, array in _flat(encoder.variables).items()}
     with whole(Path(path)) as part:
         save_file(tensors, part, metadata={_HEADER: json.dumps(encoder.description())})
@@ -253,9 +261,8 @@ def export_orbax(encoder: Encoder, folder: str | Path) -> None:
         folder: to write; it must not be there yet.
 
     Raises:
-        ValueError: as `save_encoder`.
+        ValueError: as `Encoder.description`.
     """
-    read_description(encoder.description())
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(
             Path(folder).absolute(),

@@ -195,8 +195,7 @@ class FeatureFile:
             part.write_text(json.dumps({"request": self._request, "rows": self.rows}), encoding="utf-8")
 
     def _check_room(self, count: int) -> None:
-        check_writable(self.path, f"give another --out, or another cache by ${CACHE_VARIABLE}")
-        folder = next(parent for parent in self.part.absolute().parents if parent.exists())
+        folder = check_writable(self.path, f"give another --out, or another cache by ${CACHE_VARIABLE}")
         needed = count * sum(layer.bytes for layer in self._layers.values())
         free = shutil.disk_usage(folder).free
         if needed > free:
@@ -246,7 +245,7 @@ def _names_of(path: Path) -> list[str]:
     try:
         with h5py.File(path) as file:
             return [name.decode() for name in file[NAMES][:]]
-    except Exception:
+    except Exception:  # damaged files raise almost anything
         raise _damaged(path) from None
 
 

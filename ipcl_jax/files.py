@@ -30,12 +30,15 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def check_writable(path: Path, hint: str = "give another --out") -> None:
+def check_writable(path: Path, hint: str = "give another --out") -> Path:
     """Refuses a place where nothing can be written, before there is something to write.
 
     Args:
         path: of a file or folder that shall be made, with the folders that it lies in.
         hint: what to do.
+
+    Returns:
+        The nearest folder that is there.
 
     Raises:
         ConfigError: if the nearest folder that is there can't be written to, or is none.
@@ -45,6 +48,7 @@ def check_writable(path: Path, hint: str = "give another --out") -> None:
         raise ConfigError(f"{path} can't be written: {folder} is a file; {hint}.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"{path} can't be written: {folder} is read-only, or another user's; {hint}.")
+    return folder
 
 
 @contextlib.contextmanager

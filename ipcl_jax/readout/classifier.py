@@ -1,5 +1,6 @@
 """What a read-out that ranks classes can do by that, as scikit-learn's classifiers do."""
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import numpy as np
@@ -17,12 +18,12 @@ class Rows(Protocol):
         """Some rows."""
 
 
-class Classifier:
+class Classifier(ABC):
     """A read-out of classes."""
 
+    @abstractmethod
     def rank(self, X: Rows, n: int = 5) -> np.ndarray:
         """The n likeliest classes of each image, `[M, n]`, best first."""
-        raise NotImplementedError
 
     def predict(self, X: Rows) -> np.ndarray:
         """The likeliest class of each image, `[M]`."""

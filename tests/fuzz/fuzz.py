@@ -4,8 +4,8 @@
 
 Each input is a sound file that was changed in one to six places: bits, bytes, numbers, text, pieces cut out, put in
 or taken from elsewhere. Reading it must succeed or raise an error of the reader's own that names the file. Anything
-else is a crash: another error, a signal, more than ten seconds, more than two gigabytes of memory, a program started,
-code run, a connection opened, or a file written elsewhere. Readers that start a process for each file get a tenth of
+else is a crash: another error, a signal, more than ten seconds, a program started, code run, a connection opened, or a
+file written elsewhere. There are two gigabytes of memory to be had; the table says how much was taken. Readers that start a process for each file get a tenth of
 the inputs. The sound files of torch and safetensors hold a few small tensors, so that most changes hit their format;
 they are refused as too small for a network.
 """
@@ -45,11 +45,12 @@ reads forever (both kept in `tests/fuzz/found/`; such files are now tried in a p
 activations that HDF5 opens but can't close, and a name in a list of images that begins with `~`, which Python takes
 for a user. And one message that did not name its file.
 
-By files made up for it (`tests/fuzz/test_hostile.py`), that are now refused by name: a JPEG of a few hundred bytes that says it
-has 65,500 x 65,500 pixels, and a PNG a pixel wide that grows by gigabytes when its shorter side is made 224; PostScript
-in a `.jpg`, for which Pillow would start a program; a tensor that repeats one number a trillion times; descriptions of
-models with impossible fields, or a name that is a path; JSON that is nested too deeply; arrays in HDF5, `.npz` and
-`.mat` that unpack to more than the memory. Names with brackets in them are now printed as they are.
+By files made up for it (`tests/fuzz/test_hostile.py`), that are now refused by name: a JPEG of a few hundred bytes
+that says it has 65,500 x 65,500 pixels, and a PNG a pixel wide that grows by gigabytes when its shorter side is made
+224; PostScript in a `.jpg`, for which Pillow would start a program; a tensor that repeats one number a trillion
+times; descriptions of models with impossible fields, or a name that is a path; JSON that is nested too deeply; arrays
+in HDF5, `.npz` and `.mat` that unpack to more than the memory. Names with brackets in them are now printed as they
+are.
 """
 
 
