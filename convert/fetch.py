@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from ipcl_jax.cache import CACHE_VARIABLE, sha256
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import check_writable
 from ipcl_jax.locks import alone_in
 from ipcl_jax.zoo import BASE_URL, Released

@@ -7,9 +7,10 @@ from convert.checkpoint import CheckpointError, from_torch, guess_model, read_to
 from convert.fetch import fetch
 from ipcl_jax import zoo
 from ipcl_jax.cache import cache_folder, sha256
-from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, ConfigError, near_miss
+from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD
 from ipcl_jax.description import read_model
 from ipcl_jax.encoder import SUFFIX, Encoder, load_encoder, save_encoder, untrained
+from ipcl_jax.errors import ConfigError, near_miss
 from ipcl_jax.files import at_home
 
 Channels = tuple[float, float, float]

@@ -24,7 +24,7 @@ from benchmarks.inputs import loading, views
 from benchmarks.network import step
 from benchmarks.readouts import extract, knn
 from benchmarks.whole import train
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 
 app = tyro.extras.SubcommandApp()
 for measure in (loading, views, step, train, extract, knn, gpu):

@@ -8,7 +8,8 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-from ipcl_jax.config import ConfigError, Train
+from ipcl_jax.config import Train
+from ipcl_jax.errors import ConfigError
 
 _EXAMPLE = "it needs a line such as config = Train(name='mine', epochs=10)."
 

@@ -19,8 +19,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from convert import open_encoder, save_torch
 from exit_codes import exit_code
-from ipcl_jax.config import ConfigError
 from ipcl_jax.encoder import export_orbax, save_encoder
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home, check_writable
 from ipcl_jax.record import make_console
 from ipcl_jax.zoo import MODELS

@@ -25,9 +25,9 @@ from rich.table import Table
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from exit_codes import exit_code
-from ipcl_jax.config import ConfigError
 from ipcl_jax.damage import find_damage, why_unreadable
 from ipcl_jax.encoder import Encoder
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.extraction import Pool, plan
 from ipcl_jax.features import FeatureFile, Layer
 from ipcl_jax.files import at_home

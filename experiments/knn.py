@@ -24,7 +24,8 @@ from rich.table import Table
 # The package of that name comes before this folder's convert.py.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-from ipcl_jax.config import ConfigError, Data
+from ipcl_jax.config import Data
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import check_writable, whole
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.knn import NOWHERE, Normalize, Score, knn_scores, stratified_folds

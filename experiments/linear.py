@@ -30,7 +30,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 from exit_codes import exit_code
 from ipcl_jax.checkpoints import Checkpoints, check_folder, claim_folder
 from ipcl_jax.compilation import set_up_compiler
-from ipcl_jax.config import ConfigError, LinearProbe, Train
+from ipcl_jax.config import LinearProbe, Train
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.extraction import plan
 from ipcl_jax.interruption import Interruption
 from ipcl_jax.loading import TrainBatches, on_devices, steps_per_epoch

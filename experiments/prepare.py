@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from exit_codes import exit_code
-from ipcl_jax.config import ConfigError
 from ipcl_jax.decoding import decode
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home, check_writable, in_words, whole
 from ipcl_jax.interruption import end_with_parent
 from ipcl_jax.record import make_console

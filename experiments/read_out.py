@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from convert import open_encoder
 from exit_codes import exit_code
 from ipcl_jax.compilation import set_up_compiler
-from ipcl_jax.config import SMALLEST_IMAGE, ConfigError, Data
+from ipcl_jax.config import SMALLEST_IMAGE, Data
 from ipcl_jax.encoder import Encoder
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.feature_cache import Features, cached_features
 from ipcl_jax.files import check_writable, whole
 from ipcl_jax.record import make_console

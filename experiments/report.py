@@ -24,8 +24,9 @@ from rich.console import Console
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from ipcl_jax.checkpoints import CONFIG
-from ipcl_jax.config import ConfigError, Data
+from ipcl_jax.config import Data
 from ipcl_jax.encoder import Encoder
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import read_json
 from ipcl_jax.gallery import pairs, read_images
 from ipcl_jax.models.checks import check_layers

@@ -26,8 +26,8 @@ from rich.table import Table
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from geometry_figures import draw_alignment, draw_layers, draw_rdms
-from ipcl_jax.config import ConfigError
 from ipcl_jax.damage import find_damage
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.encoding import encode, reliability_ceiling, versa
 from ipcl_jax.readout.kernels import Metric, kernel_of, layer_kernels

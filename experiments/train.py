@@ -22,7 +22,8 @@ import configs
 from ipcl_jax import processes
 from ipcl_jax.checkpoints import Checkpoints, claim_folder
 from ipcl_jax.compilation import set_up_compiler
-from ipcl_jax.config import ConfigError, Train
+from ipcl_jax.config import Train
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.gallery import contact_sheet, neighbours
 from ipcl_jax.interruption import Interruption
 from ipcl_jax.loading import (

@@ -14,7 +14,8 @@ from PIL import Image, UnidentifiedImageError
 
 import configs
 from exit_codes import exit_code
-from ipcl_jax.config import ConfigError, Train
+from ipcl_jax.config import Train
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home, check_writable, whole
 from ipcl_jax.gallery import contact_sheet, draw_sheet
 from ipcl_jax.sources import open_source

@@ -16,7 +16,8 @@ from jax import Array
 
 from ipcl_jax import processes
 from ipcl_jax.cache import sha256
-from ipcl_jax.config import ConfigError, LinearProbe, Train, differences, to_json
+from ipcl_jax.config import LinearProbe, Train, differences, to_json
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home, check_writable, read_json, whole
 from ipcl_jax.locks import alone_in
 

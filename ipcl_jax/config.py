@@ -6,9 +6,8 @@ stored, so two fields can't disagree. `validation` refuses what can't run.
 """
 
 import dataclasses
-import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,10 +17,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Pixels a side. Below, AlexNet's conv_block_5 would be smaller than 1x1, and the strides of a ResNet,
 # 32 in all, longer than the image.
 SMALLEST_IMAGE = {"alexnet_gn": 63, "resnet18": 32, "resnet50": 32}
-
-
-class ConfigError(ValueError):
-    """A run can't start as configured; the message says what to change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,11 +317,3 @@ def _flatten(tree: dict, prefix: str = "") -> dict:
     for name, value in tree.items():
         flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
-
-
-def near_miss(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that isn't known: ` Did you mean 'x'?` and all that are."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{hint} Known: {', '.join(known)}."

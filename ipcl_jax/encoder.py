@@ -22,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ipcl_jax.checkpoints import damage_of
-from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, ConfigError, Model
+from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, Model
 from ipcl_jax.description import read_description, read_model
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home, read_json, whole
 from ipcl_jax.models import make_model
 

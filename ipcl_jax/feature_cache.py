@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 
 from ipcl_jax.cache import cache_folder
-from ipcl_jax.config import ConfigError
 from ipcl_jax.encoder import Encoder
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.extraction import plan
 from ipcl_jax.features import READABLE, FeatureFile, Layer
 from ipcl_jax.files import at_home

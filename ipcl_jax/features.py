@@ -18,7 +18,8 @@ import h5py
 import numpy as np
 
 from ipcl_jax.cache import CACHE_VARIABLE
-from ipcl_jax.config import ConfigError, unlike
+from ipcl_jax.config import unlike
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import check_writable, read_json, whole
 from ipcl_jax.probe import check_readable
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 
 
 def at_home(path: str | os.PathLike) -> Path:

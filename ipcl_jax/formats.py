@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import scipy.io
 
-from ipcl_jax.config import ConfigError, near_miss
+from ipcl_jax.errors import ConfigError, near_miss
 from ipcl_jax.files import whole
 
 Format = Literal["h5", "npz", "zarr", "mat"]

@@ -26,8 +26,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from ipcl_jax.config import ConfigError
 from ipcl_jax.decoding import decode_into, place
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import in_words
 from ipcl_jax.interruption import end_with_parent
 from ipcl_jax.sources import Source

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home
 
 if TYPE_CHECKING:

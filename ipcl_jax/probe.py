@@ -27,7 +27,7 @@ def check_readable(path: Path, format: Literal["hdf5", "mat"], *, whole: bool = 
     Raises:
         ConfigError: naming the file and what is wrong.
     """
-    from ipcl_jax.config import ConfigError
+    from ipcl_jax.errors import ConfigError
 
     seconds = _SECONDS + path.stat().st_size / _BYTES_A_SECOND
     command = [sys.executable, "-P", __file__, format, str(path), str(free_room() if whole else 0)]

@@ -15,7 +15,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ipcl_jax.config import ConfigError, Hosts
+from ipcl_jax.config import Hosts
+from ipcl_jax.errors import ConfigError
 
 SILENCE = 30  # seconds after which a process that says nothing counts as dead
 

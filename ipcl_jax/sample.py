@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 
 SAMPLE_BORDER = 0.7  # share of a sample photograph's width that is for training
 SAMPLE_TRAIN, SAMPLE_VAL = 64, 24  # windows of each photograph on either side of it

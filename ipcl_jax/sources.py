@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from ipcl_jax.config import ConfigError, near_miss
+from ipcl_jax.errors import ConfigError, near_miss
 from ipcl_jax.files import at_home
 from ipcl_jax.mixture import MixtureSource, split_mixture
 from ipcl_jax.sample import SampleSource

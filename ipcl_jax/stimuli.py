@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from ipcl_jax.config import near_miss
 from ipcl_jax.decoding import MOST_PIXELS, decode
 from ipcl_jax.encoder import Encoder
+from ipcl_jax.errors import near_miss
 
 # Shorter side after resizing, as a multiple of the side of the crop.
 _RESIZE = {"stimulus": 1, "validation": 256 / 224}

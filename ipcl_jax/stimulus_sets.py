@@ -13,8 +13,8 @@ import grain
 import h5py
 import numpy as np
 
-from ipcl_jax.config import ConfigError
 from ipcl_jax.decoding import MOST_PIXELS
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home, in_words
 from ipcl_jax.probe import check_readable
 from ipcl_jax.sample import SampleSource

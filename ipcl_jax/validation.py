@@ -1,6 +1,7 @@
 """Refuses configs that could not run, before anything long starts."""
 
-from ipcl_jax.config import SMALLEST_IMAGE, ConfigError, Train, near_miss
+from ipcl_jax.config import SMALLEST_IMAGE, Train
+from ipcl_jax.errors import ConfigError, near_miss
 
 
 def validate(config: Train, devices: int = 1) -> None:

@@ -10,7 +10,7 @@ import pytest
 from jax import Array
 
 from ipcl_jax.checkpoints import SEAL, Checkpoints, SaveFailed, seal
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 
 
 class State(flax.struct.PyTreeNode):

@@ -16,7 +16,8 @@ sys.path.append(str(EXPERIMENTS))
 import configs  # noqa: E402
 from ipcl_jax import KNNReadout  # noqa: E402
 from ipcl_jax.checkpoints import Checkpoints, claim_folder  # noqa: E402
-from ipcl_jax.config import ConfigError, Data, LinearProbe, Train, differences, to_json  # noqa: E402
+from ipcl_jax.config import Data, LinearProbe, Train, differences, to_json  # noqa: E402
+from ipcl_jax.errors import ConfigError  # noqa: E402
 from ipcl_jax.loading import TrainBatches  # noqa: E402
 from ipcl_jax.sources import open_source  # noqa: E402
 from ipcl_jax.training import batch_sharding, compile_steps  # noqa: E402

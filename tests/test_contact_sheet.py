@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.gallery import contact_sheet, draw_sheet
 from ipcl_jax.report import ContactSheet
 from ipcl_jax.sources import open_source

@@ -13,7 +13,8 @@ import torch
 from commands import run
 from convert import CheckpointError, convert_torch_checkpoint, open_encoder, save_torch, to_torch_state_dict
 from ipcl_jax import Encoder, extract, load_encoder, save_encoder, zoo
-from ipcl_jax.config import IMAGENET_MEAN, ConfigError
+from ipcl_jax.config import IMAGENET_MEAN
+from ipcl_jax.errors import ConfigError
 from torch_resnet import TorchResNet
 from torch_twin import TorchAlexNetGN, all_layers, channel_first, channel_last, shake
 

@@ -12,8 +12,9 @@ import pytest
 
 from ipcl_jax import Encoder, load_encoder, save_encoder
 from ipcl_jax.checkpoints import SEAL, Checkpoints, claim_folder
-from ipcl_jax.config import ConfigError, Data, Model, Objective, Train, Views
+from ipcl_jax.config import Data, Model, Objective, Train, Views
 from ipcl_jax.encoder import describe, expected_variables, untrained
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.training import compile_steps, make_mesh
 
 SMALL = Model(fc_dim=32)

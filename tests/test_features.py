@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.features import FeatureFile, Layer
 from ipcl_jax.formats import check_format, export
 

@@ -16,7 +16,7 @@ import torch
 import convert.fetch
 from convert import CheckpointError, DownloadError, convert_torch_checkpoint
 from ipcl_jax import zoo
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 from test_convert import Payload, twin
 
 ROOT = Path(__file__).parents[1]

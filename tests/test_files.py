@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from commands import refused
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home, check_writable, read_json, whole
 
 

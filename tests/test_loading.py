@@ -8,8 +8,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from ipcl_jax.config import ConfigError
 from ipcl_jax.decoding import decode, place, upright
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.loading import TrainBatches, UnreadableImages, eval_batches, on_devices, steps_per_epoch
 
 CANVAS = (32, 64)

@@ -7,7 +7,7 @@ import scipy.io
 from rsatoolbox.rdm import RDMs
 from scipy.spatial.distance import pdist, squareform
 
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.readout.measurements import read_rdms, read_responses
 
 STIMULI = ("faces/a.jpg", "faces/b.jpg", "scenes/c.jpg", "scenes/d.jpg", "scenes/e.jpg")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.loading import TrainBatches
 from ipcl_jax.mixture import MixtureSource, split_mixture
 from ipcl_jax.sources import open_source

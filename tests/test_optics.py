@@ -11,7 +11,8 @@ import torch
 
 import torch_views
 from ipcl_jax import optics, views
-from ipcl_jax.config import ConfigError, Train, Views
+from ipcl_jax.config import Train, Views
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.validation import validate
 from pictures import (
     all_kinds,

@@ -87,7 +87,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(originals, tmp_p
     from rich.console import Console
 
     import prepare
-    from ipcl_jax.config import ConfigError
+    from ipcl_jax.errors import ConfigError
 
     def refused(match: str, src: Path, dst: Path, **options) -> None:
         with pytest.raises(ConfigError, match=match):

@@ -14,7 +14,8 @@ from scipy import stats
 
 from ipcl_jax import training
 from ipcl_jax.checkpoints import Checkpoints
-from ipcl_jax.config import ConfigError, Model, Objective, Optim, Schedule, Train, Views
+from ipcl_jax.config import Model, Objective, Optim, Schedule, Train, Views
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.models import AlexNetGN, ResNet, make_model
 from ipcl_jax.validation import validate
 from torch_resnet import TorchResNet, to_flax, weather

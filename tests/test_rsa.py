@@ -7,8 +7,9 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import kendalltau, spearmanr
 
 from ipcl_jax import extract
-from ipcl_jax.config import ConfigError, Model
+from ipcl_jax.config import Model
 from ipcl_jax.encoder import untrained
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.readout.kernels import layer_kernels
 from ipcl_jax.readout.rsa import cka, compare_rdms, rdm, to_rdm, upper
 from ipcl_jax.stimuli import make_transform

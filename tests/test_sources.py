@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ipcl_jax import sample
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.sources import open_source
 
 

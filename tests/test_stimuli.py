@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from ipcl_jax import load_stimuli
-from ipcl_jax.config import ConfigError, Model
+from ipcl_jax.config import Model
 from ipcl_jax.damage import find_damage
 from ipcl_jax.encoder import Encoder
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.sample import photographs
 from ipcl_jax.stimuli import make_transform
 from ipcl_jax.stimulus_sets import open_stimuli, stimulus_batches

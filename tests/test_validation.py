@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from ipcl_jax.config import ConfigError, Train
+from ipcl_jax.config import Train
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.validation import validate
 
 REFUSED = {

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from benchmarks.in_torch import Beside
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 
 Against = Literal["torch"]
 

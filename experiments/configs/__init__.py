@@ -13,7 +13,8 @@ from pathlib import Path
 import tyro
 
 from config_file import read_config
-from ipcl_jax.config import ConfigError, Train, near_miss
+from ipcl_jax.config import Train
+from ipcl_jax.errors import ConfigError, near_miss
 from ipcl_jax.files import at_home
 
 RECIPES = {path.stem: path for path in sorted(Path(__file__).parent.glob("[a-z]*.py"))}

@@ -18,8 +18,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from ipcl_jax.config import ConfigError, near_miss
 from ipcl_jax.encoder import Encoder
+from ipcl_jax.errors import ConfigError, near_miss
 from ipcl_jax.extraction import compute, plan
 from ipcl_jax.readout.checks import check_features
 from ipcl_jax.stimuli import Transform

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.io
 from scipy.spatial.distance import squareform
 
-from ipcl_jax.config import ConfigError
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home
 from ipcl_jax.probe import check_readable, check_room, free_room
 

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 from jax.typing import ArrayLike
 
-from ipcl_jax.config import near_miss
+from ipcl_jax.errors import near_miss
 from ipcl_jax.readout.kernels import Metric, kernel_matrix, kernel_of
 
 Comparison = Literal["spearman", "tau-a", "corr", "cosine", "rho-a", "corr_cov", "cosine_cov"]

@@ -17,8 +17,9 @@ from PIL import Image
 from convert import CheckpointError, convert_torch_checkpoint
 from ipcl_jax import load_encoder, load_stimuli
 from ipcl_jax.checkpoints import check_folder
-from ipcl_jax.config import ConfigError, Model, Train, to_json
+from ipcl_jax.config import Model, Train, to_json
 from ipcl_jax.encoder import Encoder, export_orbax, untrained
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.features import FeatureFile, Layer
 from ipcl_jax.readout.measurements import read_rdms, read_responses
 from ipcl_jax.record import METRICS, read_metrics

@@ -25,10 +25,11 @@ from convert import CheckpointError, convert_torch_checkpoint, save_torch, to_to
 from guard import guarded, little_memory
 from ipcl_jax import load_encoder, load_stimuli, save_encoder
 from ipcl_jax.checkpoints import check_folder
-from ipcl_jax.config import ConfigError, Model, Train
+from ipcl_jax.config import Model, Train
 from ipcl_jax.damage import find_damage
 from ipcl_jax.decoding import decode
 from ipcl_jax.encoder import Encoder, export_orbax, untrained
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.readout.measurements import read_rdms, read_responses
 from ipcl_jax.stimulus_sets import open_stimuli
 from targets import STIMULI
