@@ -1,9 +1,36 @@
-"""What a command answers when it can't do what was asked: one line, and an exit code."""
+"""What commands share: their options are parsed and checked, and what can't be done is one line and an exit code."""
 
 import sys
 from collections.abc import Callable
+from typing import Any, TypeVar
 
+import tyro
+
+from ipcl_jax.config import check, unchecked
+from ipcl_jax.errors import InputError
 from ipcl_jax.loading import UnreadableImages
+
+Options = TypeVar("Options")
+
+
+def parse(kind: type[Options], **arguments: Any) -> Options:
+    """Reads a command line.
+
+    Args:
+        kind: dataclass of the options, a config or one with configs in its fields.
+        arguments: for `tyro.cli`.
+
+    Returns:
+        The options.
+
+    Raises:
+        ConfigError: for a value that a config can't have.
+        SystemExit: on `--help`, or for an option that does not exist (tyro names the near ones).
+    """
+    with unchecked():  # tyro would print a refusal as a box of its own
+        options = tyro.cli(kind, **arguments)
+    check(options)
+    return options
 
 
 def exit_code(work: Callable[[], int | None]) -> int:
@@ -14,13 +41,10 @@ def exit_code(work: Callable[[], int | None]) -> int:
 
     Returns:
         That code; 2 if what was asked for is refused, and 1 if files fail in the middle of it, with the reason in one
-        line.
+        line. Any other exception is a fault of the program, and is let through with its traceback.
     """
     try:
         return work() or 0
-    except (ValueError, OverflowError, ModuleNotFoundError) as error:
+    except (InputError, OSError, UnreadableImages) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (OSError, UnreadableImages) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, InputError) else 1

@@ -27,19 +27,19 @@ from rich.console import Console
 # The package of that name comes before this folder's convert.py.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-from exit_codes import exit_code
-from ipcl_jax.checkpoints import Checkpoints, check_folder, claim_folder
+from exit_codes import exit_code, parse
+from ipcl_jax.checkpoints import Checkpoints
 from ipcl_jax.compilation import set_up_compiler
-from ipcl_jax.config import LinearProbe, Train
-from ipcl_jax.errors import ConfigError
+from ipcl_jax.config import LinearProbe, check_shared
+from ipcl_jax.errors import InputError
 from ipcl_jax.extraction import plan
 from ipcl_jax.interruption import Interruption
 from ipcl_jax.loading import TrainBatches, on_devices, steps_per_epoch
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.linear import init_heads, probe_step, rank_classes, views_for
 from ipcl_jax.record import Record, make_console, read_metrics
+from ipcl_jax.run_folder import check_folder, claim_folder, refuse_lost_checkpoints
 from ipcl_jax.training import batch_sharding, make_mesh
-from ipcl_jax.validation import validate
 from read_out import open_both, open_subject
 
 
@@ -69,27 +69,19 @@ class Probe:
         subject = open_subject(config.name, config.transform)
         self.encoder = subject.encoder
         self.config = config = dataclasses.replace(config, weights_sha256=self.encoder.digest())
-        if not config.layers:
-            raise ConfigError(f"--layers names none. This model has: {', '.join(self.encoder.layer_names)}.")
         check_layers(config.layers, self.encoder.layer_names)
         self.mesh = make_mesh()
-        shared = ("data", "optim", "schedule", "checkpoints", "epochs", "batch_size", "max_steps")
-        validate(
-            Train(
-                name="",
-                views=views_for(config, self.encoder),
-                **{name: getattr(config, name) for name in shared},
-            ),
-            self.mesh.size,
-        )
+        check_shared(config.batch_size, self.mesh.size)
+        views_for(config, self.encoder)  # checks them at the model's size
         self.images, held_out = open_both(config.data)
+        sources = {"train": self.images, "val": held_out}
         self.per_epoch = steps_per_epoch(self.images, config.batch_size)
         n_batches = config.epochs * self.per_epoch
         self.total = min(n_batches, config.max_steps or n_batches)
         folder = f"runs/linear-{self.encoder.name or Path(config.name).name}"
-        check_folder(config, folder)
+        check_folder(config, sources, folder)
         self.tests = subject.features(held_out, config.layers, console, threads=config.data.threads)
-        self.folder = claim_folder(config, folder)
+        self.folder, self.changed = claim_folder(config, sources, folder)
         self.labels = held_out.labels()
         self.published = subject.published.get("linear")
 
@@ -120,7 +112,13 @@ class Probe:
             Checkpoints(self.folder, keep=self.config.checkpoints.keep) as checkpoints,
         ):
             resumes = checkpoints.latest_step() is not None
-            heads = checkpoints.restore(self.shapes) if resumes else self.init()
+            if resumes:
+                heads = checkpoints.restore(self.shapes)
+            else:
+                refuse_lost_checkpoints(self.folder)
+                heads = self.init()
+                checkpoints.save(heads)  # so that a read-out that was begun always has one
+                checkpoints.wait()
             done = int(heads.step)
             record = Record(
                 self.folder, total_steps=self.total, steps_per_epoch=self.per_epoch, start_step=done
@@ -132,6 +130,8 @@ class Probe:
                 )
                 for damage in checkpoints.damaged:
                     record.warn(damage)
+                if self.changed:
+                    record.warn(f"Going on with other images than before, as asked: {self.changed}.")
                 if resumes:
                     record.say(f"Going on after step {done:,} of {self.total:,}.")
                     epoch, rest = divmod(done, self.per_epoch)
@@ -165,7 +165,7 @@ class Probe:
             if metrics is not None:
                 record.step(done, metrics | {"views": config.batch_size * config.views.per_image})
                 if not math.isfinite(float(metrics["loss"])):
-                    raise ConfigError(
+                    raise InputError(
                         f"At step {done:,} the loss is {float(metrics['loss'])}; give a lower --optim.lr and another --out."
                     )
             metrics = None
@@ -212,8 +212,7 @@ def main() -> int:
     """Runs the command line; returns the exit code."""
     command = shlex.join(["python", *sys.argv])
     set_up_compiler()
-    options = tyro.cli(Linear)
-    return exit_code(lambda: Probe(options, command, make_console()).train())
+    return exit_code(lambda: Probe(parse(Linear), command, make_console()).train())
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from rich.console import Console
 # The package of that name comes before this folder's convert.py.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-from ipcl_jax.checkpoints import CONFIG
 from ipcl_jax.config import Data
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.errors import ConfigError
@@ -36,6 +35,7 @@ from ipcl_jax.readout.kernels import layer_kernels
 from ipcl_jax.readout.knn import NOWHERE, nearest, vote
 from ipcl_jax.readout.rsa import to_rdm
 from ipcl_jax.record import read_metrics
+from ipcl_jax.run_folder import CONFIG
 from ipcl_jax.sources import Source
 from ipcl_jax.stimulus_sets import Sourced
 from ipcl_jax.zoo import MODELS

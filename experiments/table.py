@@ -19,10 +19,10 @@ from rich.table import Table as RichTable
 
 import configs
 from exit_codes import exit_code
-from ipcl_jax.checkpoints import CONFIG
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home, check_writable, read_json
 from ipcl_jax.record import make_console, read_metrics
+from ipcl_jax.run_folder import CONFIG
 from table_figure import SUFFIXES, Course, draw
 
 # Left out where no run has them.

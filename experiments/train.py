@@ -20,10 +20,10 @@ import jax
 
 import configs
 from ipcl_jax import processes
-from ipcl_jax.checkpoints import Checkpoints, claim_folder
+from ipcl_jax.checkpoints import Checkpoints
 from ipcl_jax.compilation import set_up_compiler
-from ipcl_jax.config import Train
-from ipcl_jax.errors import ConfigError
+from ipcl_jax.config import Train, check_shared
+from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.gallery import contact_sheet, neighbours
 from ipcl_jax.interruption import Interruption
 from ipcl_jax.loading import (
@@ -40,9 +40,9 @@ from ipcl_jax.profiling import Trace
 from ipcl_jax.readout.spread import collapse_warning
 from ipcl_jax.record import WAITS, Record, Silence, read_metrics
 from ipcl_jax.report import write_report
+from ipcl_jax.run_folder import check_folder, claim_folder, refuse_lost_checkpoints
 from ipcl_jax.sources import open_source
-from ipcl_jax.training import TrainState, batch_sharding, compile_steps, make_mesh
-from ipcl_jax.validation import validate
+from ipcl_jax.training import EARLIER, TrainState, batch_sharding, compile_steps, make_mesh
 from ipcl_jax.workers import choose_workers
 
 _HEADLINES = {
@@ -72,14 +72,18 @@ class Run:
     """
 
     def __init__(self, config: Train, command: str):
-        validate(config, jax.device_count())
+        check_shared(config.batch_size, jax.device_count())
         self.config, self.command = config, command
-        self.images = open_source(config.data.source, "train", dir=config.data.dir)
-        self.held_out = open_source(config.data.source, "val", dir=config.data.dir)
+        sources = {
+            split: open_source(config.data.source, split, dir=config.data.dir) for split in ("train", "val")
+        }
+        self.images, self.held_out = sources["train"], sources["val"]
+        if processes.is_first():
+            check_folder(config, sources)
         self.per_epoch = steps_per_epoch(self.images, config.batch_size)
         self.total = min(config.epochs * self.per_epoch, config.max_steps or math.inf)
         self._refuse_unlabelled()
-        self.folder = claim_folder(config)
+        self.folder, self.changed = claim_folder(config, sources)
 
         self.mesh = make_mesh()
         self.sharding = batch_sharding(self.mesh)
@@ -113,7 +117,15 @@ class Run:
             Checkpoints(self.folder, keep=config.checkpoints.keep) as checkpoints,
         ):
             resumes = checkpoints.latest_step() is not None
-            state = checkpoints.restore(self.steps.state) if resumes else self.steps.init()
+            if resumes:
+                # What other images embedded to is no reference, and there may have been more or fewer of them.
+                fresh = {"bank": self.steps.init().bank} if self.changed else {}
+                state = checkpoints.restore(self.steps.state, fresh=fresh, earlier=EARLIER)
+            else:
+                refuse_lost_checkpoints(self.folder)
+                state = self.steps.init()
+                checkpoints.save(state)  # so that a run that was begun always has one
+                checkpoints.wait()
             start = int(state.step)
             with self._record(start) as record:
                 record.say(
@@ -123,6 +135,10 @@ class Run:
                 self._choose_workers(record)
                 for damage in checkpoints.damaged:
                     record.warn(damage)
+                for note in (*self.images.notes, *self.held_out.notes):
+                    record.warn(note)
+                if self.changed:
+                    record.warn(f"Going on with other images than before, as asked: {self.changed}.")
                 if resumes:
                     record.say(f"Going on after step {start:,} of {self.total:,}.")
                 try:
@@ -154,7 +170,8 @@ class Run:
         measured = {line["epoch"] for line in read_metrics(self.folder)[1]}
         epoch, rest = divmod(start, self.per_epoch)
         baseline = self.config.monitor.baseline and 0 not in measured
-        unmeasured = epoch > 0 and not rest and epoch not in measured  # killed between saving and measuring
+        # Killed between saving and measuring; of other images there is no bank to measure with.
+        unmeasured = epoch > 0 and not rest and epoch not in measured and not self.changed
         todo = map(processes.told_by_first, (baseline, unmeasured))  # it writes the metrics
         baseline, unmeasured = map(bool, todo)
         if baseline:
@@ -234,14 +251,16 @@ class Run:
             self._report()
         return done
 
-    def _refuse_infinity(self, metrics: Mapping, step: int, saved: int | None) -> None:
+    def _refuse_infinity(self, metrics: Mapping, step: int, saved: int) -> None:
         loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            kept = "None was saved before it" if saved is None else f"That of step {saved:,} is kept"
+            advice = "a lower --optim.lr, a higher --accumulate or --optim.clip-norm 1"
+            if step <= self.config.accumulate:  # nothing has moved yet
+                advice = "other --views or another --objective.temperature, as the optimizer has not moved yet"
             raise Diverged(
                 f"At step {step:,} the loss is {loss} and the norm of its gradient {norm}. No checkpoint "
-                f"holds this. {kept} in {self.folder}. To start anew: a lower --optim.lr, a higher --accumulate "
-                "or --optim.clip-norm 1, and another --out."
+                f"holds this. That of step {saved:,} is kept in {self.folder}. To start anew: {advice}, and "
+                "another --out."
             )
 
     def _batches(self, start_step: int) -> TrainBatches:
@@ -264,6 +283,7 @@ class Run:
         bank = processes.whole(state.bank, self.mesh)
         if not processes.is_first():
             return
+        bank = bank.filled()
         metrics = measure(
             embedded, bank, n_classes=len(self.images.classes), k=config.monitor.k,
             temperature=config.objective.temperature,
@@ -323,8 +343,8 @@ def main() -> int:
         if config.distributed:
             processes.join(config.hosts)
         return Run(config, command).train()
-    except (ConfigError, UnreadableImages, Diverged, OSError) as error:
-        code = 2 if isinstance(error, ConfigError) else 1
+    except (InputError, UnreadableImages, Diverged, OSError) as error:
+        code = 2 if isinstance(error, InputError) else 1
         if jax.distributed.is_initialized():
             processes.abandon(str(error), code)
         print(f"error: {error}", file=sys.stderr)

@@ -19,7 +19,6 @@ from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home, check_writable, whole
 from ipcl_jax.gallery import contact_sheet, draw_sheet
 from ipcl_jax.sources import open_source
-from ipcl_jax.validation import validate
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -49,7 +48,6 @@ def draw(config: Sheet) -> Path:
     path = _picture_path(config.out or "views.png")
     if config.images < 1:
         raise ConfigError(f"--images is {config.images}; it must be greater than zero.")
-    validate(config)
     source = open_source(config.data.source, "train", dir=config.data.dir)
     picture = draw_sheet(contact_sheet(source, config, n_images=config.images))
     with whole(path) as part:

@@ -1,14 +1,17 @@
-"""A run's folder and the checkpoints in it: Orbax saves the whole state, in the background.
+"""The checkpoints of a run: Orbax saves the whole state, in the background.
 
 A state's own step number says where the images go on, so nothing else is stored.
 """
 
 import contextlib
+import dataclasses
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import jax
 import orbax.checkpoint as ocp
@@ -16,12 +19,10 @@ from jax import Array
 
 from ipcl_jax import processes
 from ipcl_jax.cache import sha256
-from ipcl_jax.config import LinearProbe, Train, differences, to_json
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.files import at_home, check_writable, read_json, whole
+from ipcl_jax.files import in_words, whole
 from ipcl_jax.locks import alone_in
 
-CONFIG = "config.json"
 SEAL = "sha256.json"
 _PATIENCE = 30 * 86400  # seconds until a save counts as hung
 
@@ -30,58 +31,21 @@ class SaveFailed(OSError):
     """A checkpoint can't be written; those before it are kept."""
 
 
+class RestoreFailed(OSError):
+    """A checkpoint can't be read, and it isn't known to be damaged; it is left in its place."""
+
+
 class State(Protocol):
-    """A pytree that says how many batches it has seen."""
+    """A dataclass of pytrees that says how many batches it has seen."""
 
     step: Array
 
-
-def check_folder(config: Train | LinearProbe, default: str | None = None) -> Path:
-    """The folder that a run may have; nothing is written.
-
-    Args:
-        config: the run; its folder is config.out, or runs/NAME.
-        default: the folder if config.out is None, instead of runs/NAME.
-
-    Returns:
-        The folder, which may not be there yet.
-
-    Raises:
-        ConfigError: if it holds something else: another run (its differences are named), or
-            files that are not a run's; or if it can't be written to.
-    """
-    folder = at_home(config.out or default or f"runs/{config.name}")
-    path = folder / CONFIG
-    if path.exists():
-        if found := differences(config, read_json(path)):
-            listing = "\n  ".join(found)
-            raise ConfigError(
-                f"{folder} holds a run with another config:\n  {listing}\n"
-                "Give the same fields to go on with it, or another --out, or remove the folder."
-            )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is there already and holds no run; give another --out.")
-    check_writable(path)
-    return folder
+    def replace(self, **fields: Any) -> "State":
+        """The state with other values of some fields."""
 
 
-def claim_folder(config: Train | LinearProbe, default: str | None = None) -> Path:
-    """The folder of a run, made if it is new, with the run's config in it; see `check_folder`.
-
-    Of several processes, which must all see it, the first one makes it.
-    """
-    folder = check_folder(config, default)
-    path = folder / CONFIG
-    processes.meet("checked the folder")
-    if processes.is_first() and not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(to_json(config) + "\n", encoding="utf-8")
-    processes.meet("made the folder")
-    if not path.exists():
-        raise ConfigError(
-            f"The first process made {folder}, which this one can't see; they need one file system."
-        )
-    return folder
+Earlier = Mapping[str, tuple[str, Callable[[Array], Array]]]
+"""Fields that earlier versions saved under another name, and how they become today's."""
 
 
 class Checkpoints:
@@ -115,6 +79,8 @@ class Checkpoints:
                     "--out."
                 ) from None
         self._sealer = self._open.enter_context(ThreadPoolExecutor(1))
+        self._sealing: list[Future] = []
+        self._sound: set[int] = set()  # steps that were written here or could be read
         self._manager = ocp.CheckpointManager(
             self._run_dir / "checkpoints",
             options=ocp.CheckpointManagerOptions(
@@ -147,45 +113,84 @@ class Checkpoints:
             )
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+            self._sound.add(step)
         except Exception as error:
             raise self._failed(str(error), step) from error
 
-    def restore(self, shapes: State) -> State:
-        """Reads the newest checkpoint that is sound; what isn't is put aside, as `damaged-STEP` in the run's folder.
+    def restore(
+        self, shapes: State, *, fresh: Mapping[str, Any] = MappingProxyType({}), earlier: Earlier = MappingProxyType({})
+    ) -> State:
+        """Reads the newest checkpoint whose checksums hold; one whose don't is put aside, as `damaged-STEP`.
 
         Args:
             shapes: shapes, dtypes and shardings of the state, such as `training.Steps.state`.
+            fresh: fields whose values are these, and are not read.
+            earlier: see `Earlier`.
 
         Returns:
             The state, bit for bit as it was saved.
 
         Raises:
             FileNotFoundError: if there is no complete checkpoint.
-            ConfigError: if all are damaged.
+            ConfigError: if all are damaged, or the newest is of a state with other shapes.
+            RestoreFailed: if it can't be read for another reason.
         """
         if self.latest_step() is None:
             raise FileNotFoundError(f"No complete checkpoint in {self._manager.directory}.")
         while (step := self.latest_step()) is not None:
             reason = damage_of(self._folder(step)) if processes.is_first() else ""
             if not processes.told_by_first(bool(reason)):
-                try:
-                    state = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
-                except Exception as error:  # Orbax has no common class for what can be wrong with files
-                    if jax.process_count() > 1:
-                        raise  # the others may have read it
-                    reason = str(error).splitlines()[0]
-                else:
-                    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-                    copy = jax.jit(lambda state: jax.tree.map(jax.numpy.copy, state), out_shardings=shardings)
-                    return copy(state)  # in buffers of JAX's own, which a step may donate
+                return self._read(step, shapes, fresh, earlier)
             self._put_aside(step, reason)
-        raise ConfigError("\n".join([f"No checkpoint of {self._run_dir} can be read.", *self.damaged]))
+        raise ConfigError(f"No checkpoint of {self._run_dir} can be read. {'; '.join(self.damaged)}.")
+
+    def _read(self, step: int, shapes: State, fresh: Mapping[str, Any], earlier: Earlier) -> State:
+        folder = self._folder(step)
+        names = [field.name for field in dataclasses.fields(shapes) if field.name not in fresh]
+        wanted = {name: getattr(shapes, name) for name in names}
+        try:
+            handler = ocp.CompositeCheckpointHandler(default=ocp.PyTreeCheckpointHandler())
+            with ocp.Checkpointer(handler) as checkpointer:
+                stored = checkpointer.metadata(folder).item_metadata["default"].tree
+                renamed = {
+                    name: earlier[name] for name in wanted.keys() - stored.keys() if name in earlier
+                }
+                for name, (old, _) in renamed.items():
+                    wanted[old] = wanted.pop(name)
+                if unlike := _other_shapes(stored, wanted):
+                    raise ConfigError(
+                        f"The checkpoint of step {step:,} in {self._run_dir} is of another state: {unlike}. It is left "
+                        "as it is."
+                    )
+                arguments = ocp.args.PyTreeRestore(
+                    item=wanted,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                    partial_restore=True,
+                )
+                found = checkpointer.restore(folder, args=ocp.args.Composite(default=arguments))["default"]
+        except ConfigError:
+            raise
+        except Exception as error:  # Orbax has no common class for what can be wrong with files
+            raise RestoreFailed(
+                f"The checkpoint of step {step:,} in {self._run_dir} can't be read: {in_words(error).splitlines()[0]} "
+                f"({type(error).__name__}). It is left as it is; its checksums "
+                f"{'hold' if (folder / SEAL).exists() else 'were not written yet'}. If it can't be mended, move {folder} "
+                "elsewhere, and the same command goes on from the one before."
+            ) from error
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, wanted)
+        # In buffers of JAX's own, which a step may donate.
+        found = jax.jit(lambda tree: jax.tree.map(jax.numpy.copy, tree), out_shardings=shardings)(found)
+        for name, (old, convert) in renamed.items():
+            found[name] = convert(found.pop(old))
+        self._sound.add(step)
+        return shapes.replace(**fresh, **found)
 
     def _put_aside(self, step: int, reason: str) -> None:
-        place = self._run_dir / f"damaged-{step}"
+        places = (self._run_dir / f"damaged-{step}{suffix}" for suffix in ("", *map("-{}".format, range(2, 10**6))))
+        place = next(place for place in places if not place.exists())
         self.damaged.append(f"The checkpoint of step {step:,} is damaged and now {place}: {reason}")
+        processes.meet(f"found checkpoint {step} damaged")
         if processes.is_first():
-            shutil.rmtree(place, ignore_errors=True)  # of an earlier time
             self._folder(step).rename(place)
         processes.meet(f"put checkpoint {step} aside")
         self._manager.reload()
@@ -196,14 +201,14 @@ class Checkpoints:
     def _seal(self) -> None:
         """Seals what is complete and isn't sealed; in the sealer's one thread, so each but once."""
         for step in ocp.utils.checkpoint_steps(self._run_dir / "checkpoints"):
-            if not (self._folder(step) / SEAL).exists():
+            if step in self._sound and not (self._folder(step) / SEAL).exists():
                 seal(self._folder(step))
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk.
 
         Raises:
-            SaveFailed: if it could not be written.
+            SaveFailed: if it could not be written, or the one before could not be sealed.
         """
         try:
             self._manager.wait_until_finished()
@@ -212,8 +217,14 @@ class Checkpoints:
         self._seal_later()
 
     def _seal_later(self) -> None:
+        self._check_seals([sealing for sealing in self._sealing if sealing.done()])
         if processes.is_first():
-            self._sealer.submit(self._seal)
+            self._sealing.append(self._sealer.submit(self._seal))
+
+    def _check_seals(self, finished: list[Future]) -> None:
+        self._sealing = [sealing for sealing in self._sealing if sealing not in finished]
+        for error in filter(None, [sealing.exception() for sealing in finished]):
+            raise self._failed(f"its checksums can't be written: {in_words(error)}") from error
 
     def _failed(self, reason: str, step: int | None = None) -> SaveFailed:
         """What to say when a checkpoint can't be written."""
@@ -229,10 +240,10 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
-        with contextlib.suppress(Exception) if kind else contextlib.nullcontext():  # the first error counts
+        with self._open, contextlib.suppress(Exception) if kind else contextlib.nullcontext():  # the first error counts
             self._manager.close()
-        self._seal_later()
-        self._open.close()
+            self._seal_later()
+            self._check_seals(self._sealing)
 
 
 def seal(folder: Path) -> None:
@@ -243,13 +254,21 @@ def seal(folder: Path) -> None:
 
 
 def damage_of(folder: Path) -> str:
-    """What is wrong with a sealed checkpoint; empty if nothing is, or it has no seal."""
+    """What is wrong with a sealed checkpoint, whose files are not those of its checksums.
+
+    Returns:
+        Which file is damaged or missing; empty if none is, or the checkpoint has no seal.
+
+    Raises:
+        OSError: if a file can't be read, which says nothing about what it holds.
+    """
+    if not (folder / SEAL).exists():
+        return ""
     try:
-        if not (folder / SEAL).exists():
-            return ""
-        sealed, found = read_json(folder / SEAL), _digests(folder)
-    except (OSError, ConfigError) as error:
-        return str(error)
+        sealed = dict(json.loads((folder / SEAL).read_bytes()))
+    except (ValueError, TypeError, RecursionError):
+        return f"{SEAL} is not what was written"
+    found = _digests(folder)
     lost = sorted(sealed.keys() - found.keys())
     changed = sorted(name for name in sealed.keys() & found.keys() if sealed[name] != found[name])
     if not lost and not changed:
@@ -260,3 +279,19 @@ def damage_of(folder: Path) -> str:
 def _digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and SEAL not in path.name)
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+def _other_shapes(stored: Mapping, wanted: Mapping) -> str:
+    """The first array that a checkpoint has with another shape or dtype, or has not; empty if it has all."""
+    there = {
+        jax.tree_util.keystr(path, simple=True, separator="."): (tuple(leaf.shape), leaf.dtype)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(stored)
+    }
+    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name not in there:
+            return f"{name} is missing"
+        if there[name] != (leaf.shape, leaf.dtype):
+            shapes = [f"{dtype} {list(shape)}" for shape, dtype in (there[name], (leaf.shape, leaf.dtype))]
+            return "{} is {} there, and {} here".format(name, *shapes)
+    return ""

@@ -2,14 +2,23 @@
 
 A recipe is an instance of `Train` in `experiments/configs/`. Derived numbers
 (batches in all, momentum of a batch) are computed where they are used, never
-stored, so two fields can't disagree. `validation` refuses what can't run.
+stored, so two fields can't disagree. Every class checks its fields when an instance
+is made, in Python as on the command line: types, choices, ranges, and what goes together.
 """
 
+import contextlib
 import dataclasses
-import json
-from collections.abc import Mapping
+import functools
+import math
+import typing
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+from typeguard import TypeCheckError, check_type
+
+from ipcl_jax.errors import ConfigError, near_miss
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -18,10 +27,93 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # 32 in all, longer than the image.
 SMALLEST_IMAGE = {"alexnet_gn": 63, "resnet18": 32, "resnet50": 32}
 
+_checking: ContextVar[bool] = ContextVar("checking", default=True)
+
+
+@contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+    """Within its `with` block configs are made without being checked; see `check`."""
+    token = _checking.set(False)
+    try:
+        yield
+    finally:
+        _checking.reset(token)
+
+
+def check(config: object) -> None:
+    """Checks a config, and those in its fields, once more.
+
+    Raises:
+        ConfigError: naming the field, its value and what is allowed.
+    """
+    for section in dataclasses.fields(config):
+        if isinstance(value := getattr(config, section.name), _Checked):
+            check(value)
+    if isinstance(config, _Checked):
+        config.__post_init__()
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, object]:
+    return typing.get_type_hints(kind)
+
+
+class _Checked:
+    """A config that raises ConfigError while it is made, if a field has a value that it can't have.
+
+    Attributes:
+        section: what stands before its fields' names on the command line.
+    """
+
+    section: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if not _checking.get():
+            return
+        for entry in dataclasses.fields(self):
+            self._check_type(entry.name, _hints(type(self))[entry.name])
+        self._check()
+
+    def _check(self) -> None:
+        """Checks ranges, and what goes together."""
+
+    def _flag(self, name: str) -> str:
+        return f"--{self.section}{name.replace('_', '-')}"
+
+    def _check_type(self, name: str, hint: object) -> None:
+        value = getattr(self, name)
+        try:
+            check_type(value, hint)
+        except TypeCheckError:
+            if get_origin(hint) is Literal:
+                raise ConfigError(
+                    f"{self._flag(name)} is {value!r}.{near_miss(str(value), get_args(hint))}"
+                ) from None
+            expected = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+            raise ConfigError(
+                f"{self._flag(name)} is {value!r}, of type {type(value).__name__}; expected {expected}."
+            ) from None
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ConfigError(f"{self._flag(name)} is {value}; expected finite numbers.")
+
+    def _each(self, names: str, allowed: Callable[[Any], bool], expected: str) -> None:
+        """Refuses fields, named with blanks in between, with a value that is not allowed; None always is."""
+        for name in names.split():
+            value = getattr(self, name)
+            if value is not None and not allowed(value):
+                shown = " ".join(f"{x:g}" for x in value) if isinstance(value, tuple) else f"{value}"
+                raise ConfigError(f"{self._flag(name)} is {shown}; {expected}.")
+
+    def _positive(self, names: str) -> None:
+        self._each(names, lambda value: value > 0, "it must be greater than zero")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(_Checked):
     """The network that is trained."""
+
+    section = "model."
 
     arch: Literal["alexnet_gn", "resnet18", "resnet50"] = "alexnet_gn"
     """Backbone."""
@@ -34,10 +126,15 @@ class Model:
     l2norm: bool = True
     """Scale embeddings to unit length."""
 
+    def _check(self) -> None:
+        self._positive("out_dim fc_dim")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(_Checked):
     """What is learned: instance-prototype contrastive learning, or (the supervised twin) categories."""
+
+    section = "objective."
 
     name: Literal["ipcl", "categories"] = "ipcl"
     """`ipcl` needs no labels; `categories` is softmax cross-entropy of every view with its image's
@@ -54,10 +151,15 @@ class Objective:
     store_prototype: bool = False
     """Put each image's prototype in the queue instead of its views."""
 
+    def _check(self) -> None:
+        self._positive("temperature temperature_end queue_size")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Views:
+class Views(_Checked):
     """How one image becomes several views (the default is augmentation set 1)."""
+
+    section = "views."
 
     per_image: int = 5
     """Views of each image in a batch."""
@@ -102,10 +204,36 @@ class Views:
     std: tuple[float, float, float] = IMAGENET_STD
     """Divides each channel after that."""
 
+    def _check(self) -> None:
+        self._positive("per_image size")
+        self._each("crop_area", lambda ends: 0 < ends[0] <= ends[1] <= 1, "it needs 0 < low <= high <= 1")
+        self._each("crop_aspect", lambda ends: 0 < ends[0] <= ends[1], "it needs 0 < low <= high")
+        self._each("grayscale flip blur", lambda share: 0 <= share <= 1, "a probability lies in [0, 1]")
+        self._each("hue", lambda turn: 0 <= turn <= 0.5, "it lies in [0, 0.5] of the circle")
+        self._each(
+            "brightness contrast saturation", lambda spread: 0 <= spread <= 1,
+            "factors are 1 +- this, so it lies in [0, 1]",
+        )  # fmt: skip
+        if self.blur:
+            largest = self.size / 16  # the kernel, four times as wide each way, stays well inside a view
+            self._each(
+                "blur_sigma", lambda ends: 0 < ends[0] <= ends[1] <= largest,
+                f"in pixels, it needs 0 < low <= high <= {largest:g}, which is --views.size / 16",
+            )  # fmt: skip
+        self._each("rotation", lambda angle: 0 <= angle <= 180, "it lies in [0, 180] degrees")
+        self._each("window", lambda edge: 0 <= edge <= 1, "its edge lies in [0, 1] of half the side")
+        self._each(
+            "distortion", lambda k: -1 / 6 <= k <= 1,
+            "it lies in [-1/6, 1], as the corners would fold over below",
+        )  # fmt: skip
+        self._each("std", lambda channels: min(channels) > 0, "each channel's must be greater than zero")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class Data(_Checked):
     """Where images come from and how the host prepares them."""
+
+    section = "data."
 
     source: str = "tfds:imagenet2012"
     """`sample`, `folder:/path` or `tfds:NAME`; or several, as in `folder:/a@1000 + folder:/b@500`."""
@@ -118,11 +246,23 @@ class Data:
     workers: int | Literal["auto"] = 0
     """Decoding processes instead of threads, for hosts with many cores; 0 for none, `auto` for whichever is
     faster in a few seconds' trial."""
+    accept_other_images: bool = False
+    """Go on with a run although its images are no longer those that it began with; the log says so."""
+
+    def _check(self) -> None:
+        self._positive("threads")
+        self._each(
+            "canvas", lambda sides: 1 <= sides[0] <= sides[1], "give the short side first, then the long one"
+        )
+        if self.workers != "auto":
+            self._each("workers", lambda number: number >= 0, "it must be 0 or more, or auto")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optim:
+class Optim(_Checked):
     """The optimizer."""
+
+    section = "optim."
 
     name: Literal["sgd", "madgrad", "lars", "adamw", "radam_lookahead"] = "sgd"
     """Rule of descent; formulas in `optim.make_optimizer`. The schedule's momentum is that of SGD,
@@ -137,10 +277,16 @@ class Optim:
     clip_norm: float | None = None
     """Largest global norm of the accumulated gradient; None leaves it alone."""
 
+    def _check(self) -> None:
+        self._positive("lr clip_norm")
+        self._each("weight_decay", lambda decay: decay >= 0, "it must not be negative")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(_Checked):
     """Learning rate and momentum as a function of the batch (not of the optimizer step)."""
+
+    section = "schedule."
 
     name: Literal["one_cycle", "one_cycle_torch", "constant", "cosine", "warmup_cosine"] = "one_cycle"
     """`one_cycle` as in the paper, `one_cycle_torch` as torch's OneCycleLR, `constant`, `cosine`
@@ -157,30 +303,50 @@ class Schedule:
     """Momentum at the highest and at the lowest learning rate of a one-cycle (the others: always
     the latter)."""
 
+    def _check(self) -> None:
+        self._positive("div_factor final_div_factor")
+        self._each("pct_start", lambda share: 0 < share < 1, "it lies between 0 and 1")
+        self._each("warmup_epochs", lambda epochs: epochs >= 0, "it must not be negative")
+        self._each(
+            "momentum", lambda ends: 0 <= min(ends) and max(ends) < 1, "momentum lies in [0, 1)"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoints:
+class Checkpoints(_Checked):
     """When the whole state is saved."""
+
+    section = "checkpoints."
 
     minutes: float = 20.0
     """Save this often besides at the end of every epoch."""
     keep: int = 2
     """Newest checkpoints kept."""
 
+    def _check(self) -> None:
+        self._positive("minutes keep")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Monitor:
+class Monitor(_Checked):
     """What is measured after each epoch."""
+
+    section = "monitor."
 
     k: int = 200
     """Neighbours that vote (fewer where a class has fewer training images)."""
     baseline: bool = False
     """Measure the untrained network first: one epoch of views, forward only."""
 
+    def _check(self) -> None:
+        self._positive("k")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Hosts:
+class Hosts(_Checked):
     """With --distributed: where the processes meet. Slurm and its like need none of it."""
+
+    section = "hosts."
 
     coordinator: str | None = None
     """HOST:PORT of the first process, for all of them; or $JAX_COORDINATOR_ADDRESS."""
@@ -191,9 +357,13 @@ class Hosts:
     patience: int = 300
     """Seconds to wait for the others at the start."""
 
+    def _check(self) -> None:
+        self._positive("processes patience")
+        self._each("process", lambda number: number >= 0, "processes are counted from 0")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Train(_Checked):
     """A training run."""
 
     name: str
@@ -228,6 +398,23 @@ class Train:
     out: str | None = None
     """Folder of the run; by default runs/NAME."""
 
+    def _check(self) -> None:
+        self._positive("epochs batch_size accumulate max_steps")
+        self._each("profile_steps", lambda steps: steps >= 0, "it must not be negative")
+        _check_warmup(self.schedule, self.epochs)
+        if self.objective.name == "categories" and self.model.l2norm:
+            raise ConfigError(
+                "--objective.name categories compares outputs with classes, which outputs of unit length can "
+                "hardly tell apart; give --model.no-l2norm too."
+            )
+        if self.batch_size * self.views.per_image < 2:
+            raise ConfigError(
+                "--batch-size 1 with --views.per-image 1 leaves batch norm a single embedding; raise either."
+            )
+        arch, smallest = self.model.arch, SMALLEST_IMAGE[self.model.arch]
+        if self.views.size < smallest:
+            raise ConfigError(f"--views.size is {self.views.size} pixels; {arch} needs at least {smallest}.")
+
 
 def _crop_and_flip() -> Views:
     colour = dict.fromkeys(("grayscale", "brightness", "contrast", "saturation", "hue"), 0.0)
@@ -235,7 +422,7 @@ def _crop_and_flip() -> Views:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearProbe:
+class LinearProbe(_Checked):
     """A linear read-out of a frozen model's layers."""
 
     name: str = ""
@@ -269,51 +456,36 @@ class LinearProbe:
     out: str | None = None
     """Folder of the read-out; by default runs/linear-NAME."""
 
-
-def to_json(config: Train | LinearProbe) -> str:
-    """The whole config as JSON text, the same for equal configs."""
-    return json.dumps(dataclasses.asdict(config), indent=2)
-
-
-# Fields that change where, when or how fast a run goes, but not what it computes.
-_CIRCUMSTANCE = (
-    "out", "max_steps", "profile_steps", "checkpoints", "distributed", "hosts",
-    "data.dir", "data.threads", "data.workers",
-)  # fmt: skip
+    def _check(self) -> None:
+        self._positive("epochs batch_size max_steps")
+        _check_warmup(self.schedule, self.epochs)
+        if not self.layers:
+            raise ConfigError("--layers names none; give at least one.")
 
 
-def differences(config: Train | LinearProbe, stored: dict) -> list[str]:
-    """Fields in which a config departs from one read back from JSON.
+def _check_warmup(schedule: Schedule, epochs: int) -> None:
+    warmup = schedule.warmup_epochs
+    if schedule.name == "warmup_cosine" and not 0 < warmup < epochs:
+        raise ConfigError(
+            f"--schedule.warmup-epochs is {warmup}; with --epochs {epochs} it lies between 0 and {epochs} "
+            "(--schedule.name cosine has no warm-up)."
+        )
 
-    Fields that can't change the result (threads, folders, when to stop) don't count. A field that the
-    earlier run's version did not have yet stands at its default, which is what that version did.
+
+def check_shared(batch_size: int, devices: int) -> None:
+    """Refuses a batch that devices can't share evenly.
 
     Args:
-        config: the config asked for.
-        stored: what `json.loads` gives for the config of an earlier run.
+        batch_size: images in a batch, over all devices.
+        devices: how many there are.
 
-    Returns:
-        Lines such as `optim.lr: 0.03 there, 0.01 here`; empty if the runs are the same.
+    Raises:
+        ConfigError: with the nearest sizes that they can share.
     """
-    here, defaults = (_flatten(json.loads(to_json(c))) for c in (config, type(config)(name="")))
-    return [
-        line
-        for name, line in unlike(defaults | _flatten(stored), here).items()
-        if not any(name == c or name.startswith(c + ".") for c in _CIRCUMSTANCE)
-    ]
-
-
-def unlike(there: Mapping[str, object], here: Mapping[str, object]) -> dict[str, str]:
-    """Fields that two requests have not in common: a line for each, such as `lr: 0.03 there, 0.01 here`."""
-    return {
-        name: f"{name}: {there.get(name, 'not set')} there, {here.get(name, 'not set')} here"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
-    }
-
-
-def _flatten(tree: dict, prefix: str = "") -> dict:
-    flat: dict[str, object] = {}
-    for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+    if batch_size % devices:
+        above = (batch_size // devices + 1) * devices
+        near = f"{above - devices} or {above}" if above > devices else f"{above}"
+        raise ConfigError(
+            f"--batch-size is {batch_size}, which {devices} devices can't share evenly; "
+            f"take a multiple of {devices}: {near} is nearest."
+        )

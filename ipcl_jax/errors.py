@@ -23,6 +23,7 @@ class MissingPackage(InputError, ModuleNotFoundError):
 def near_miss(name: str, known: Iterable[str]) -> str:
     """A hint for a name that isn't known: ` Did you mean 'x'?` and all that are."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    by_letters = {choice.lower(): choice for choice in known}
+    near = difflib.get_close_matches(name.lower(), by_letters, n=1, cutoff=0.5)
+    hint = f" Did you mean {by_letters[near[0]]!r}?" if near else ""
     return f"{hint} Known: {', '.join(known)}."

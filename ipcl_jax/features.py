@@ -18,10 +18,10 @@ import h5py
 import numpy as np
 
 from ipcl_jax.cache import CACHE_VARIABLE
-from ipcl_jax.config import unlike
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import check_writable, read_json, whole
 from ipcl_jax.probe import check_readable
+from ipcl_jax.stored_config import unlike
 
 NAMES, SHA256, READABLE = "names", "sha256", "readable"
 """Datasets beside the layers, one entry a row: the images' names, the sha256 of their files, and, where

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,6 +80,7 @@ class MixtureSource:
     def __init__(self, parts: Sequence["Source"], sizes: Sequence[int | None]):
         self.name = " + ".join(part.name for part in parts)
         self._parts = list(parts)
+        self.notes = tuple(note for part in parts for note in part.notes)
         self._chosen = [
             _choose(part, size, place) for place, (part, size) in enumerate(zip(parts, sizes, strict=True))
         ]
@@ -112,6 +113,12 @@ class MixtureSource:
             np.where(own < 0, -1, own + start) for own, start in zip(of_parts, self._offsets, strict=True)
         ]
         return np.concatenate(shifted).astype(np.int32)
+
+    def stamps(self) -> Iterator[str]:
+        """For each part its name and how many images it gives, and its stamps."""
+        for part, chosen in zip(self._parts, self._chosen, strict=True):
+            yield f"{part.name}@{len(chosen)}"
+            yield from part.stamps()
 
     def identity(self) -> str:
         """Those of the parts, and how many images each gives."""

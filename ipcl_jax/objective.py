@@ -11,6 +11,7 @@ instance discrimination).
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -80,10 +81,13 @@ def similarities(embeddings: Array, prototypes: Array, queue: Array) -> tuple[Ar
     return positives, negatives
 
 
-def normalizer(positives: Array, negatives: Array, *, temperature: float | Array, n_images: int) -> Array:
-    """Z: the mean of exp(similarity / temperature) over positives and negatives, times n_images.
+def log_normalizer(
+    positives: Array, negatives: Array, *, temperature: float | Array, n_images: int
+) -> Array:
+    """log Z, where Z is the mean of exp(similarity / temperature) over positives and negatives, times n_images.
 
-    Fixed at the first step of training and constant from then on.
+    Z is fixed at the first step of training and constant from then on. Its logarithm is finite at any
+    temperature; Z itself leaves float32 below a temperature of about 0.013.
 
     Args:
         positives: `[B*n]`.
@@ -94,12 +98,14 @@ def normalizer(positives: Array, negatives: Array, *, temperature: float | Array
     Returns:
         A scalar; no gradient flows into it.
     """
-    total = jnp.exp(positives / temperature).sum() + jnp.exp(negatives / temperature).sum()
-    return jax.lax.stop_gradient(total / (positives.size + negatives.size) * n_images)
+    total = jnp.logaddexp(
+        jax.nn.logsumexp(positives / temperature), jax.nn.logsumexp(negatives / temperature)
+    )
+    return jax.lax.stop_gradient(total - np.log(positives.size + negatives.size) + np.log(n_images))
 
 
 def nce_loss(
-    positives: Array, negatives: Array, Z: Array, *, temperature: float | Array, n_images: int
+    positives: Array, negatives: Array, log_Z: Array, *, temperature: float | Array, n_images: int
 ) -> Array:
     """Noise-contrastive estimation of which similarity is the view's own image.
 
@@ -108,12 +114,13 @@ def nce_loss(
 
         -log(P+ / (P+ + K Pn + eps)) - sum over negatives of log(K Pn / (P- + K Pn + eps)).
 
-    Both are written as log1p of a ratio, which is the same and keeps the digits of a term near 0.
+    Both are computed from logarithms, log(1 + (K Pn + eps) / P+) and log(1 + (P- + eps) / (K Pn)), so no
+    similarity overflows, and a term near 0 keeps its digits.
 
     Args:
         positives: `[B*n]`.
         negatives: `[B*n, K]`.
-        Z: scalar from `normalizer`.
+        log_Z: scalar from `log_normalizer`.
         temperature: divides similarities.
         n_images: number N of training images.
 
@@ -123,16 +130,17 @@ def nce_loss(
     Source: Wu et al. 2018, equations 4-7; Konkle & Alvarez 2022, Methods.
     """
     noise = negatives.shape[-1] / n_images  # K * Pn
-    own = jnp.exp(positives / temperature) / Z
-    other = jnp.exp(negatives / temperature) / Z
-    total = jnp.log1p((noise + EPSILON) / own).sum() + jnp.log1p((other + EPSILON) / noise).sum()
-    return total / positives.shape[0]
+    own = positives / temperature - log_Z  # log P+
+    other = negatives / temperature - log_Z  # log P-
+    loss = jax.nn.softplus(np.log(noise + EPSILON) - own).sum()
+    loss += jnp.logaddexp(np.log1p(EPSILON / noise), other - np.log(noise)).sum()
+    return loss / positives.shape[0]
 
 
 def ipcl_loss(
     embeddings: Array,
     queue: Array,
-    Z: Array,
+    log_Z: Array,
     *,
     n_views: int,
     n_images: int,
@@ -144,21 +152,22 @@ def ipcl_loss(
     Args:
         embeddings: `[B*n, D]` of unit length, image by image.
         queue: `[K, D]` earlier embeddings; see `update_queue`.
-        Z: scalar; zero before the first step, which fixes it.
+        log_Z: scalar; zero before the first step, which fixes it. (No batch has a Z of exactly 1: it is N times
+            a mean that holds each view's similarity with its own image.)
         n_views: views n of each image.
         n_images: number N of training images.
         temperature: divides similarities.
         norm_prototype: scale prototypes to unit length first.
 
     Returns:
-        The loss, and the Z that it used (to be handed to the next step). The queue is not
+        The loss, and the log Z that it used (to be handed to the next step). The queue is not
         touched, so evaluating a batch leaves nothing behind.
     """
     own = prototypes(embeddings, n_views, normalize=norm_prototype)
     positives, negatives = similarities(embeddings, own, queue)
     scale = dict(temperature=temperature, n_images=n_images)
-    Z = jnp.where(Z > 0, Z, normalizer(positives, negatives, **scale))
-    return nce_loss(positives, negatives, Z, **scale), Z
+    log_Z = jnp.where(log_Z == 0, log_normalizer(positives, negatives, **scale), log_Z)
+    return nce_loss(positives, negatives, log_Z, **scale), log_Z
 
 
 def category_loss(logits: Array, labels: Array, *, n_views: int) -> Array:

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
@@ -57,7 +57,7 @@ class Record:
     """Keeps the metrics of a run and shows how far it is; use it in a `with` statement.
 
     Step s is the s-th batch of the run, from 1. With `start_step=s` the files go on after step s:
-    lines of later steps, which will be computed again, are dropped. With 0 they start afresh.
+    lines of later steps, which will be computed again, are dropped.
 
     Args:
         run_dir: folder of the run; made if it isn't there.
@@ -83,12 +83,7 @@ class Record:
 
     def __enter__(self) -> "Record":
         self._dir.mkdir(parents=True, exist_ok=True)
-        if self._start:
-            self._drop_later()
-        else:
-            for stale in (METRICS, "log.txt", "tensorboard/events.out.tfevents.*"):
-                for path in self._dir.glob(stale):
-                    path.unlink()
+        self._drop_later()
         # Line-buffered: what was written survives the process, however it ends.
         self._metrics = open(self._dir / METRICS, "a", buffering=1, encoding="utf-8")
         self._log = open(self._dir / "log.txt", "a", buffering=1, encoding="utf-8")
@@ -191,6 +186,8 @@ class Record:
 
     def _drop_later(self) -> None:
         path = self._dir / METRICS
+        if not path.exists():
+            return
         with whole(path) as part, open(part, "w", encoding="utf-8") as kept:
             for line in _lines(path):
                 if line["step"] <= self._start:
@@ -227,8 +224,17 @@ class Silence:
     def __exit__(self, *_) -> None:
         pass
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *arguments: None
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See `Record.step`; nothing is kept, and no device is waited for."""
+
+    def epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
+        """See `Record.epoch`."""
+
+    def say(self, text: str) -> None:
+        """See `Record.say`."""
+
+    def warn(self, text: str) -> None:
+        """See `Record.warn`."""
 
 
 def read_metrics(run_dir: Path) -> tuple[list[dict], list[dict]]:
@@ -286,6 +292,5 @@ def _tensorboard(folder: Path, start_step: int):
             sys.modules["torch"] = None  # type: ignore[assignment]
             stack.callback(sys.modules.pop, "torch")
         import tensorboardX
-    purge = start_step + 1 if start_step else None
     suffix = f".from{start_step}"  # file names hold whole seconds only, which two attempts may share
-    return tensorboardX.SummaryWriter(str(folder), purge_step=purge, flush_secs=10, filename_suffix=suffix)
+    return tensorboardX.SummaryWriter(str(folder), purge_step=start_step + 1, flush_secs=10, filename_suffix=suffix)

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +40,7 @@ class SampleSource:
 
     def __init__(self, split: Literal["train", "val"]):
         self.name = f"sample {split}"
+        self.notes: tuple[str, ...] = ()
         number = SAMPLE_TRAIN if split == "train" else SAMPLE_VAL
         paths = photographs()
         self.classes = tuple(path.stem for path in paths)
@@ -64,6 +66,11 @@ class SampleSource:
     def labels(self) -> np.ndarray:
         """The photograph of every window, `[N]` int32."""
         return np.arange(len(self), dtype=np.int32) * len(self.classes) // len(self)
+
+    def stamps(self) -> Iterator[str]:
+        """Which window, its bytes and the sha256 of its pixels."""
+        for i, window in enumerate(self._windows):
+            yield f"{self.classes[self[i][1]]}/{i} {window.nbytes} {hashlib.sha256(window).hexdigest()}"
 
     def identity(self) -> str:
         """The pixels of all windows."""

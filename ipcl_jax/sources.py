@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -42,6 +42,8 @@ class Source(Protocol):
     """What was asked for, and the split."""
     classes: tuple[str, ...]
     """Names of the labels; empty without labels."""
+    notes: tuple[str, ...]
+    """What a user should know of it, a line each."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -54,6 +56,9 @@ class Source(Protocol):
 
     def labels(self) -> np.ndarray:
         """Label of every image, `[N]` int32 (-1: none)."""
+
+    def stamps(self) -> Iterator[str]:
+        """A line for each image, or for each file where many lie in one: name, bytes, time of change in ns."""
 
     def identity(self) -> str:
         """What tells these images from any others: equal for two sources that give the same files."""
@@ -137,6 +142,7 @@ class FolderSource:
 
     def __init__(self, folder: str, split: Split):
         self.name = f"folder:{folder} {split}"
+        self.notes: tuple[str, ...] = ()
         self._root = at_home(folder).absolute()
         if not self._root.is_dir():
             found = "is a file" if self._root.exists() else "does not exist"
@@ -168,9 +174,13 @@ class FolderSource:
         """Label of every file, `[N]` int32 (-1: none)."""
         return self._labels
 
+    def stamps(self) -> Iterator[str]:
+        """Path within the folder, size and time of change of each file."""
+        return (_stamp(path, self.describe(i)) for i, path in enumerate(self._paths))
+
     def identity(self) -> str:
-        """Paths of the files with their sizes and times of change."""
-        return _digest(_stamp(self.describe(i)) for i in range(len(self)))
+        """The sha256 of all stamps."""
+        return digest(self.stamps())
 
 
 def _labelled(root: Path, split: Split) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
@@ -220,16 +230,17 @@ def find_images(folder: Path, root: Path) -> list[str]:
     return sorted(paths, key=_natural)
 
 
-def _digest(lines: Iterable[str]) -> str:
+def digest(lines: Iterable[str]) -> str:
+    """Hexadecimal sha256 of some lines."""
     state = hashlib.sha256()
     for line in lines:
-        state.update(line.encode() + b"\n")
+        state.update(line.encode("utf-8", "backslashreplace") + b"\n")
     return state.hexdigest()
 
 
-def _stamp(path: str) -> str:
+def _stamp(name: str, path: str) -> str:
     found = os.stat(path)
-    return f"{path} {found.st_size} {found.st_mtime_ns}"
+    return f"{name} {found.st_size} {found.st_mtime_ns}".encode("utf-8", "backslashreplace").decode()
 
 
 def _natural(path: str) -> tuple:
@@ -284,6 +295,7 @@ class TfdsSource:
         except Exception as error:  # TFDS has no common class for what can be wrong with files
             raise ConfigError(f"tfds:{dataset} in {builder.data_dir} can't be read: {error}") from error
         self.name, self._version = f"tfds:{dataset} {chosen}", builder.info.full_name
+        self.notes: tuple[str, ...] = ()
         self._files = [os.fspath(path) for path in splits[chosen].filepaths]
         self._labelled = isinstance(dict(features).get("label"), tfds.features.ClassLabel)
         self.classes = tuple(features["label"].names) if self._labelled else ()
@@ -304,9 +316,14 @@ class TfdsSource:
         """Label of every example, `[N]` int32 (-1: none); reads them all."""
         return np.array([self[i][1] for i in range(len(self))], np.int32)
 
-    def identity(self) -> str:
+    def stamps(self) -> Iterator[str]:
         """Name, version and split, and the split's files with their sizes and times of change."""
-        return _digest([self.name, self._version, *map(_stamp, self._files)])
+        yield f"{self.name} {self._version}"
+        yield from (_stamp(os.path.basename(path), path) for path in self._files)
+
+    def identity(self) -> str:
+        """The sha256 of all stamps."""
+        return digest(self.stamps())
 
 
 def _builder(tfds, dataset: str, dir: str | None):

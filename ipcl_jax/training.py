@@ -1,7 +1,7 @@
 """The training step: one pure function of state and batch, compiled once.
 
-A run is determined by its config, its images and the step number: the key of a step is
-fold_in(key(seed), step), and everything that moves is in `TrainState`. Nothing here reads
+A run is determined by its config, its images and the step number, from which the key of a
+step's views follows. Everything that moves is in `TrainState`. Nothing here reads
 files or prints.
 """
 
@@ -22,11 +22,10 @@ from ipcl_jax import optim
 from ipcl_jax.config import Train
 from ipcl_jax.models import make_model
 from ipcl_jax.objective import category_loss, init_queue, ipcl_loss, prototypes, update_queue
+from ipcl_jax.random_streams import key_of
 from ipcl_jax.views import center_views, make_views
 
 Batch = dict[str, Array]
-
-_TEST_IMAGES = 2**32 - 1  # the keys of steps fold in the step's number, so no step shares this one
 
 
 @flax.struct.dataclass
@@ -46,6 +45,11 @@ class Bank:
         new = Bank(embeddings, batch["index"], batch["label"])
         return jax.tree.map(lambda bank, value: bank.at[row].set(value.astype(bank.dtype)), self, new)
 
+    def filled(self) -> "Bank":
+        """The rows that hold an image, on the host: `[n, D]`, `[n]` and `[n]`."""
+        held = np.asarray(self.index) >= 0
+        return jax.tree.map(lambda bank: np.asarray(bank)[held], self)
+
 
 class TrainState(flax.struct.PyTreeNode):
     """Everything that a run changes, as one pytree."""
@@ -56,13 +60,17 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: optax.OptState
     grad_sum: dict | None  # None if every batch moves the optimizer
     queue: Array | None  # [K, D] newest first; None where categories are learned
-    Z: Array | None  # zero until the first step fixes it; None as well
+    log_Z: Array | None  # zero until the first step fixes it; None as well
     bank: Bank
 
     @property
     def variables(self) -> dict:
         """What the model is applied with."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+EARLIER = {"log_Z": ("Z", lambda Z: jnp.where(Z > 0, jnp.log(Z), 0.0))}
+"""Fields that version 0.1 saved otherwise; see `checkpoints.Checkpoints.restore`."""
 
 
 def init_state(config: Train, steps_per_epoch: int) -> TrainState:
@@ -75,9 +83,8 @@ def init_state(config: Train, steps_per_epoch: int) -> TrainState:
     Returns:
         A state with freshly drawn weights and queue; both depend on config.seed only.
     """
-    weights_key, queue_key = jax.random.split(jax.random.key(config.seed))
     side, dim = config.views.size, config.model.out_dim
-    variables = make_model(config.model).init(weights_key, jnp.zeros((2, side, side, 3)))
+    variables = make_model(config.model).init(key_of(config.seed, "weights"), jnp.zeros((2, side, side, 3)))
     params = variables["params"]
     rows = (steps_per_epoch, config.batch_size)
     contrastive = config.objective.name == "ipcl"
@@ -87,15 +94,15 @@ def init_state(config: Train, steps_per_epoch: int) -> TrainState:
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optim.make_optimizer(config.optim, 0.0, 0.0).init(params),
         grad_sum=jax.tree.map(jnp.zeros_like, params) if config.accumulate > 1 else None,
-        queue=init_queue(queue_key, config.objective.queue_size, dim) if contrastive else None,
-        Z=jnp.zeros(()) if contrastive else None,
+        queue=init_queue(key_of(config.seed, "queue"), config.objective.queue_size, dim) if contrastive else None,
+        log_Z=jnp.zeros(()) if contrastive else None,
         bank=Bank(jnp.zeros((*rows, dim)), jnp.full(rows, -1, jnp.int32), jnp.full(rows, -1, jnp.int32)),
     )
 
 
 def step_key(config: Train, step: Array) -> Array:
     """The PRNG key of a step's views."""
-    return jax.random.fold_in(jax.random.key(config.seed), step)
+    return jax.random.fold_in(key_of(config.seed, "views"), step)
 
 
 def views_of_step(config: Train, step: Array, batch: Batch) -> Array:
@@ -130,7 +137,7 @@ def learn(
     """Trains on the views of one batch.
 
     Gradients of loss / accumulate are summed; the batch that closes a group moves the optimizer
-    with its own learning rate and momentum. Queue, Z and running statistics move at every batch.
+    with its own learning rate and momentum. Queue, log Z and running statistics move at every batch.
 
     Args:
         state: before the batch.
@@ -154,16 +161,16 @@ def learn(
         variables = {"params": params, "batch_stats": state.batch_stats}
         embeddings, batch_stats = embed(config, variables, views, train=True)
         if objective.name == "categories":
-            loss, Z = category_loss(embeddings, batch["label"], n_views=n_views), None
+            loss, log_Z = category_loss(embeddings, batch["label"], n_views=n_views), None
         else:
-            loss, Z = ipcl_loss(
-                embeddings, state.queue, state.Z, n_views=n_views, n_images=n_images,
+            loss, log_Z = ipcl_loss(
+                embeddings, state.queue, state.log_Z, n_views=n_views, n_images=n_images,
                 temperature=optim.temperature(objective, state.step, n_batches),
                 norm_prototype=objective.norm_prototype,
             )
-        return loss, (embeddings, Z, batch_stats)
+        return loss, (embeddings, log_Z, batch_stats)
 
-    (loss, (embeddings, Z, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    (loss, (embeddings, log_Z, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     grad_norm = optax.tree.norm(grads)
     params, opt_state, grad_sum = _descend(state, grads, lr, momentum, config)
 
@@ -176,7 +183,7 @@ def learn(
         opt_state=opt_state,
         grad_sum=grad_sum,
         queue=None if state.queue is None else update_queue(state.queue, new),
-        Z=Z,
+        log_Z=log_Z,
         bank=state.bank.put(state.step % steps_per_epoch, own, batch),
     )
     return state, {"loss": loss, "lr": lr, "momentum": momentum, "grad_norm": grad_norm}
@@ -253,8 +260,7 @@ def embed_step(variables: dict, number: int, batch: Batch, *, config: Train) -> 
     Returns:
         `[B, D]` of the whole images, and `[B, 2, D]` of the views.
     """
-    key = jax.random.fold_in(jax.random.key(config.seed), _TEST_IMAGES)
-    key = jax.random.fold_in(key, number)
+    key = jax.random.fold_in(key_of(config.seed, "held-out views"), number)
     canvas, sizes = batch["canvas"], batch["size"]
     pair = make_views(key, canvas, sizes, dataclasses.replace(config.views, per_image=2))
     images = jnp.concatenate([center_views(canvas, sizes, config.views), pair])

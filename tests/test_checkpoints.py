@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import Array
 
-from ipcl_jax.checkpoints import SEAL, Checkpoints, SaveFailed, seal
+from ipcl_jax.checkpoints import SEAL, Checkpoints, RestoreFailed, SaveFailed, seal
 from ipcl_jax.errors import ConfigError
 
 
@@ -88,13 +88,97 @@ def test_a_lost_file_is_noticed(folder):
     assert step == 1 and f"{lost.name} is missing" in said[0]
 
 
-def test_damage_without_a_seal_is_noticed_by_reading(folder):
+def test_a_missing_seal_is_made_up_for_once_the_checkpoint_could_be_read(folder):
     (folder / "checkpoints" / "2" / SEAL).unlink()  # killed before it was written
     assert restored(folder) == (2, [])
     for path in files(folder, 2):
         path.write_bytes(b"")
     step, said = restored(folder)
     assert step == 1 and "step 2 is damaged" in said[0]
+
+
+def contents(folder) -> dict:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_cannot_be_read_and_has_no_seal_is_left_in_place(folder):
+    (folder / "checkpoints" / "2" / SEAL).unlink()
+    for path in files(folder, 2):
+        path.write_bytes(b"")
+    before = contents(folder)
+    for _ in range(2):  # the second time it still has no seal
+        with (
+            pytest.raises(RestoreFailed, match="step 2 in .* can't be read.*left as it is.*were not written yet"),
+            Checkpoints(folder, keep=2) as checkpoints,
+        ):
+            checkpoints.restore(SHAPES)
+    assert contents(folder) == before
+    (folder / "checkpoints" / "2").rename(folder / "elsewhere")  # as the message advises
+    assert restored(folder) == (1, [])
+
+
+def test_a_state_of_another_shape_is_no_damage(folder):
+    before = contents(folder)
+    wide = SHAPES.replace(values=jax.ShapeDtypeStruct((301, 70), jnp.float32, sharding=SHAPES.step.sharding))
+    with Checkpoints(folder, keep=2) as checkpoints:
+        with pytest.raises(ConfigError, match=r"values is float32 \[300, 70\] there, and float32 \[301, 70\] here"):
+            checkpoints.restore(wide)
+        fresh = jnp.zeros((301, 70))
+        state = checkpoints.restore(wide, fresh={"values": fresh})
+        assert int(state.step) == 2 and state.values is fresh
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), OSError(5, "Input/output error")])
+def test_an_error_that_says_nothing_about_the_checkpoint_is_said_as_it_is(folder, monkeypatch, error):
+    """Of memory while it is restored, of the disk while its checksums are looked at."""
+    def fail(*_, **__):
+        raise error
+
+    before = contents(folder)
+    where = "orbax.checkpoint.Checkpointer.restore" if isinstance(error, MemoryError) else "ipcl_jax.checkpoints.sha256"
+    monkeypatch.setattr(where, fail)
+    with Checkpoints(folder, keep=2) as checkpoints, pytest.raises(OSError, match=str(error.args[-1])):
+        checkpoints.restore(SHAPES)
+    monkeypatch.undo()
+    assert contents(folder) == before and restored(folder) == (2, [])
+
+
+def test_what_was_put_aside_stays(folder):
+    for turn in (1, 2):
+        with Checkpoints(folder, keep=2) as checkpoints:
+            checkpoints.restore(SHAPES)
+            checkpoints.save(state_of(2))
+            checkpoints.wait()
+        flip(max(files(folder, 2), key=lambda path: path.stat().st_size))
+        assert restored(folder)[0] == 1
+        assert len(list(folder.glob("damaged-2*"))) == turn
+
+
+def test_a_seal_that_cannot_be_written_is_said(folder, monkeypatch):
+    def fail(folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ipcl_jax.checkpoints.seal", fail)
+    with (
+        pytest.raises(SaveFailed, match="checksums can't be written.*No space left"),
+        Checkpoints(folder, keep=2) as checkpoints,
+    ):
+        checkpoints.save(state_of(3))
+        checkpoints.wait()
+
+
+def test_a_field_of_an_earlier_version_is_read(folder):
+    class Renamed(flax.struct.PyTreeNode):
+        step: Array
+        logs: Array
+
+    shapes = Renamed(SHAPES.step, SHAPES.values)
+    with Checkpoints(folder, keep=2) as checkpoints:
+        with pytest.raises(ConfigError, match="logs is missing"):
+            checkpoints.restore(shapes)
+        state = checkpoints.restore(shapes, earlier={"logs": ("values", jnp.exp)})
+    np.testing.assert_allclose(state.logs, jnp.exp(state_of(2).values), rtol=1e-6)
 
 
 def test_the_run_goes_on_past_what_was_damaged(folder):

@@ -15,13 +15,14 @@ sys.path.append(str(EXPERIMENTS))
 
 import configs  # noqa: E402
 from ipcl_jax import KNNReadout  # noqa: E402
-from ipcl_jax.checkpoints import Checkpoints, claim_folder  # noqa: E402
-from ipcl_jax.config import Data, LinearProbe, Train, differences, to_json  # noqa: E402
+from ipcl_jax.checkpoints import Checkpoints  # noqa: E402
+from ipcl_jax.config import Data, LinearProbe, Train  # noqa: E402
 from ipcl_jax.errors import ConfigError  # noqa: E402
 from ipcl_jax.loading import TrainBatches  # noqa: E402
+from ipcl_jax.run_folder import check_folder  # noqa: E402
 from ipcl_jax.sources import open_source  # noqa: E402
+from ipcl_jax.stored_config import differences, to_json  # noqa: E402
 from ipcl_jax.training import batch_sharding, compile_steps  # noqa: E402
-from ipcl_jax.validation import validate  # noqa: E402
 from ipcl_jax.zoo import MODELS  # noqa: E402
 
 EVERY = pytest.mark.parametrize("name", configs.RECIPES)
@@ -34,7 +35,6 @@ def recipe(name: str) -> Train:
 @EVERY
 def test_a_recipe_says_what_it_is(name):
     config = recipe(name)
-    validate(config)
     assert config.name == name
     text = configs.RECIPES[name].read_text(encoding="utf-8").split('"""')[1]
     assert f"    python experiments/train.py --config {name}" in text
@@ -114,7 +114,7 @@ def test_a_config_file_of_ones_own(tmp_path, monkeypatch, capsys):
     for path in ("mine.py", "./mine.py", str(tmp_path / "mine.py")):
         config = configs.load(["--config", path, "--batch-size", "7"], "")
         assert (config.name, config.epochs, config.batch_size, config.views.size) == ("mine_3", 3, 7, 64)
-    assert claim_folder(config).absolute() == tmp_path / "runs/mine_3"
+    assert check_folder(config, {}).absolute() == tmp_path / "runs/mine_3"
     with pytest.raises(SystemExit):
         configs.load(["--config", "mine.py", "--help"], "")
     text = capsys.readouterr().out
@@ -134,9 +134,9 @@ HEAD = "from ipcl_jax.config import Train, Views\n\n"
         ("import json\njson.loads('{')", "mine.py, line 2: JSONDecodeError"),
         ("exit(3)", "mine.py, line 1: SystemExit: 3"),
         (HEAD + "config = Train(name='x', epoch=3)", "mine.py, line 3: TypeError: .*'epoch'"),
-        (HEAD + "config = Train(name='x', epochs='3')", "line 3: epochs is '3', of type str; expected int"),
-        (HEAD + "config = Train(name='x', optim={'lr': 1})", "line 3: optim is .* expected Optim"),
-        (HEAD + "config = Train(name='x', views=Views(crop_area=[0.5, 1]))", "views.crop_area is .* tuple"),
+        (HEAD + "config = Train(name='x', epochs='3')", "line 3: --epochs is '3', of type str; expected int"),
+        (HEAD + "config = Train(name='x', optim={'lr': 1})", "line 3: --optim is .* expected Optim"),
+        (HEAD + "config = Train(name='x', views=Views(crop_area=[0.5, 1]))", "line 3: --views.crop-area is .* tuple"),
         ("x = 1\nconfig = (", "mine.py, line 2: SyntaxError"),
         (None, "mine.py is no Python file.*Did you mean 'mine_too.py'"),
     ],

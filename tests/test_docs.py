@@ -120,7 +120,7 @@ def given() -> dict:
     return {
         "X": X, "X2": X2, "y": rng.integers(0, 9, 400), "y2": rng.integers(0, 9, 50), "voxels": X[:, :3],
         "voxels2": X2[:, :3], "canvas": np.zeros((2, 256, 256, 3), np.uint8), "sizes": np.full((2, 2), 256),
-        "queue": queue, "Z": jnp.zeros(()), "variables": variables,
+        "queue": queue, "log_Z": jnp.zeros(()), "variables": variables,
     }  # fmt: skip
 
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.special import logsumexp
 
 from ipcl_jax.objective import (
     category_loss,
     init_queue,
     ipcl_loss,
+    log_normalizer,
     nce_loss,
-    normalizer,
     prototypes,
     similarities,
     update_queue,
@@ -111,10 +112,10 @@ def test_similarities(mode):
 def test_normalizer(mode):
     rng = np.random.default_rng(7)
     positive, negative = rng.uniform(-1, 1, 30), rng.uniform(-1, 1, (30, K))
-    find = mode(functools.partial(normalizer, temperature=0.07, n_images=N_IMAGES))
-    expected = np.exp(np.concatenate([positive, negative.ravel()]) / 0.07).mean() * N_IMAGES
-    # A float32 similarity, divided by 0.07 and exponentiated, keeps 14 x 6e-8 of its own error.
-    np.testing.assert_allclose(find(*f32(positive, negative)), expected, rtol=2e-6)
+    find = mode(functools.partial(log_normalizer, temperature=0.07, n_images=N_IMAGES))
+    expected = np.log(np.exp(np.concatenate([positive, negative.ravel()]) / 0.07).mean() * N_IMAGES)
+    # A float32 similarity keeps 14 x 6e-8 of its own error when it is divided by 0.07; log Z is near 20.
+    np.testing.assert_allclose(find(*f32(positive, negative)), expected, atol=3e-6)
 
 
 EXTREMES = {
@@ -135,12 +136,34 @@ def test_loss_at_extremes(mode, case):
     rng = np.random.default_rng(8)
     positive = (positive_mean + rng.uniform(-1e-3, 1e-3, 20)).clip(-1, 1).astype(np.float32)
     negative = (negative_mean + rng.uniform(-1e-3, 1e-3, (20, 4096))).clip(-1, 1).astype(np.float32)
-    Z = np.float32(1.5e9 * scale)
-    found = mode(functools.partial(nce_loss, temperature=0.07, n_images=1_281_167))(positive, negative, Z)
-    expected = formula(positive, negative, float(Z), 0.07, 1_281_167)
-    # Similarities are given in float32, so what is measured is the formula's own rounding: up to
-    # 14 x 6e-8 from the exponent. log(P / (P + ...)) as written would lose all digits of P- tiny.
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    log_Z = np.float32(np.log(1.5e9 * scale))
+    loss = mode(functools.partial(nce_loss, temperature=0.07, n_images=1_281_167))
+    expected = formula(positive, negative, np.exp(np.float64(log_Z)), 0.07, 1_281_167)
+    # Similarities are given in float32, so what is measured is the formula's own rounding: exponents of up
+    # to 40 are rounded by 2e-6. log(P / (P + ...)) as written would lose all digits of P- tiny.
+    np.testing.assert_allclose(loss(positive, negative, log_Z), expected, rtol=2e-6)
+
+
+@MODES
+@pytest.mark.parametrize("temperature", [1e-4, 0.005, 0.011, 0.5, 100.0])
+def test_a_temperature_of_any_size_gives_the_formulas_loss(mode, temperature):
+    """Below 0.0135, exp(1 / temperature) times ImageNet's N is beyond float32; its logarithm is not."""
+    x, queue = f32(unit(19, B * N_VIEWS, DIM), unit(20, K, DIM))
+    sizes = dict(temperature=temperature, n_images=1_281_167)
+    loss = functools.partial(ipcl_loss, n_views=N_VIEWS, **sizes)
+    (found, log_Z), gradient = mode(jax.value_and_grad(loss, has_aux=True))(x, queue, jnp.zeros(()))
+    positive, negative = (np.asarray(s, np.float64) for s in similarities(x, prototypes(x, N_VIEWS), queue))
+    exponents = np.concatenate([positive, negative.ravel()]) / temperature
+    expected = logsumexp(exponents) - np.log(exponents.size / 1_281_167)
+    own, other, noise = positive / temperature - expected, negative / temperature - expected, K / 1_281_167
+    terms = np.logaddexp(np.log(noise + 1e-7) - own, 0).sum()
+    terms += np.logaddexp(np.log1p(1e-7 / noise), other - np.log(noise)).sum()
+    # A float32 similarity is off by 1e-7; exponents of that over the temperature are what is added up.
+    np.testing.assert_allclose(log_Z, expected, rtol=1e-6, atol=3e-7 / temperature)
+    np.testing.assert_allclose(found, terms / len(positive), rtol=5e-6)
+    assert np.isfinite(gradient).all()
+    _, again = loss(x, queue, log_Z)
+    np.testing.assert_array_equal(again, log_Z)
 
 
 # --- the whole ---------------------------------------------------------------------------
@@ -159,18 +182,18 @@ def test_loss_and_gradient_as_torchs(mode, norm_prototype):
 
         loss = functools.partial(ipcl_loss, norm_prototype=norm_prototype, **VALUES)
         gradient = mode(jax.value_and_grad(loss, has_aux=True))
-        start = 0.0 if given is None else given
-        (found, Z), grad = gradient(*f32(x, queue), jnp.asarray(start, jnp.float32))
+        start = 0.0 if given is None else np.log(given)
+        (found, log_Z), grad = gradient(*f32(x, queue), jnp.asarray(start, jnp.float32))
         # Float32 similarities through exp(. / 0.07): 14 x 6e-8, times a few.
         np.testing.assert_allclose(found, expected.item(), rtol=2e-6)
-        np.testing.assert_allclose(Z, twin.Z.item(), rtol=2e-6)
+        np.testing.assert_allclose(log_Z, np.log(twin.Z.item()), rtol=2e-6)
         theirs = input.grad.numpy()
         np.testing.assert_allclose(grad, theirs, atol=5e-6 * np.abs(theirs).max())
         with jax.enable_x64(True):
-            (found, Z), grad = gradient(jnp.asarray(x), jnp.asarray(queue), jnp.asarray(start))
+            (found, log_Z), grad = gradient(jnp.asarray(x), jnp.asarray(queue), jnp.asarray(start))
             # Float64: rounding alone, so no term of the gradient is missing or too many.
             np.testing.assert_allclose(found, expected.item(), rtol=1e-13)
-            np.testing.assert_allclose(Z, twin.Z.item(), rtol=1e-13)
+            np.testing.assert_allclose(log_Z, np.log(twin.Z.item()), rtol=1e-13)
             np.testing.assert_allclose(grad, theirs, atol=1e-12 * np.abs(theirs).max())
 
 
@@ -179,16 +202,16 @@ def test_z_is_fixed_by_the_first_step(mode):
     loss = mode(functools.partial(ipcl_loss, **VALUES))
     queue = f32(unit(11, K, DIM))[0]
     first, second = f32(unit(12, B * N_VIEWS, DIM), unit(13, B * N_VIEWS, DIM))
-    _, Z = loss(first, queue, jnp.zeros(()))
+    _, log_Z = loss(first, queue, jnp.zeros(()))
     own = prototypes(first, N_VIEWS)
-    expected = normalizer(*similarities(first, own, queue), temperature=0.07, n_images=N_IMAGES)
-    np.testing.assert_allclose(Z, expected, rtol=2e-6)  # jitted and eager exp differ by a few ulp
-    value, again = loss(second, queue, Z)
-    np.testing.assert_array_equal(again, Z)
+    expected = log_normalizer(*similarities(first, own, queue), temperature=0.07, n_images=N_IMAGES)
+    np.testing.assert_allclose(log_Z, expected, rtol=2e-6)  # jitted and eager exp differ by a few ulp
+    value, again = loss(second, queue, log_Z)
+    np.testing.assert_array_equal(again, log_Z)
     parts = similarities(second, prototypes(second, N_VIEWS), queue)
-    np.testing.assert_allclose(value, formula(*parts, float(Z), 0.07, N_IMAGES), rtol=2e-6)
+    np.testing.assert_allclose(value, formula(*parts, np.exp(float(log_Z)), 0.07, N_IMAGES), rtol=2e-6)
     fresh, other = loss(second, queue, jnp.zeros(()))
-    assert abs(other / Z - 1) > 1e-3 and abs(fresh / value - 1) > 1e-4  # it matters which step fixes it
+    assert abs(other - log_Z) > 1e-3 and abs(fresh / value - 1) > 1e-4  # it matters which step fixes it
 
 
 def test_no_gradient_through_z_prototypes_or_queue():
@@ -212,7 +235,7 @@ def test_evaluating_leaves_the_queue_alone():
     before = np.array(queue)
     loss = jax.jit(functools.partial(ipcl_loss, **VALUES))
     first = loss(x, queue, jnp.zeros(()))
-    assert [r.shape for r in first] == [(), ()]  # a loss and Z; no queue comes back
+    assert [r.shape for r in first] == [(), ()]  # a loss and log Z; no queue comes back
     np.testing.assert_array_equal(queue, before)
     twin = TorchIPCL(torch.from_numpy(before), **VALUES)
     twin.training = False

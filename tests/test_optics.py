@@ -13,7 +13,6 @@ import torch_views
 from ipcl_jax import optics, views
 from ipcl_jax.config import Train, Views
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.validation import validate
 from pictures import (
     all_kinds,
     drawn,
@@ -276,7 +275,7 @@ REFUSED = {
 @pytest.mark.parametrize("message", REFUSED)
 def test_options_out_of_range_are_refused(message):
     with pytest.raises(ConfigError, match=message):
-        validate(Train(name="x", views=Views(**REFUSED[message])))
+        Train(name="x", views=Views(**REFUSED[message]))
 
 
 LARGEST = Views(window=1.0, distortion=-1 / 6, rotation=180, blur=1.0, blur_sigma=(0.1, 14.0))
@@ -284,4 +283,4 @@ LARGEST = Views(window=1.0, distortion=-1 / 6, rotation=180, blur=1.0, blur_sigm
 
 @pytest.mark.parametrize("options", [EVERYTHING, FAST, BOTH, LARGEST, Views(size=63)])
 def test_options_within_their_range_are_taken(options):
-    validate(Train(name="x", views=options))
+    Train(name="x", views=options)

@@ -11,7 +11,7 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
 from ipcl_jax import record
-from ipcl_jax.record import Record, make_console, read_metrics
+from ipcl_jax.record import Record, Silence, make_console, read_metrics
 
 METRICS = {"loss": 2.0, "lr": 1e-3, "momentum": 0.9, "grad_norm": 0.5, "views": 40}
 
@@ -105,7 +105,7 @@ def test_resuming_drops_what_came_after_the_checkpoint(tmp_path):
     assert epochs[1]["loss"] == (5 + 6 - 7 - 8) / 4  # the mean reaches back before the resume
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert len([json.loads(line) for line in lines]) == 12 + 3
-    assert {e.step for e in events(tmp_path) if e.session_log.status} == {7}
+    assert {e.step for e in events(tmp_path) if e.session_log.status} == {1, 7}
 
 
 def test_resuming_keeps_an_epoch_that_ends_at_the_checkpoint(tmp_path):
@@ -114,13 +114,33 @@ def test_resuming_keeps_an_epoch_that_ends_at_the_checkpoint(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path)[1]] == [4, 8]
 
 
-def test_starting_again_starts_afresh(tmp_path):
+def test_what_comes_after_the_start_is_computed_again_and_nothing_else_is_lost(tmp_path):
     train(tmp_path, 1, 6)
     (tmp_path / "notes.md").write_text("mine")
     train(tmp_path, 1, 2, loss=lambda step: 10 * step)
     assert [line["loss"] for line in read_metrics(tmp_path)[0]] == [10, 20]
     assert scalars(tmp_path, "step/loss") == {1: 10.0, 2: 20.0}
-    assert (tmp_path / "notes.md").exists()
+    assert (tmp_path / "notes.md").exists() and (tmp_path / "log.txt").read_text()
+
+
+def test_the_untrained_networks_measures_stay(tmp_path):
+    """They are of step 0, and cost an epoch."""
+    with Record(tmp_path, total_steps=8, steps_per_epoch=4) as record:
+        record.epoch(0, 0, {"retrieval": 0.25})
+        record.say("measured")
+    for _ in range(2):
+        with Record(tmp_path, total_steps=8, steps_per_epoch=4):
+            pass
+    assert [line["retrieval"] for line in read_metrics(tmp_path)[1]] == [0.25]
+    assert (tmp_path / "log.txt").read_text().count("measured") == 1
+
+
+def test_a_silent_process_has_what_a_record_has_and_no_more():
+    """A misspelt call fails in every process, not just in the one that prints."""
+    named = {name for name in vars(Record) if not name.startswith("_")}
+    assert {name for name in vars(Silence) if not name.startswith("_")} == named
+    with pytest.raises(AttributeError):
+        Silence().sya("")
 
 
 def test_numbers_json_lacks_become_null(tmp_path, capsys):

@@ -17,7 +17,6 @@ from ipcl_jax.checkpoints import Checkpoints
 from ipcl_jax.config import Model, Objective, Optim, Schedule, Train, Views
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.models import AlexNetGN, ResNet, make_model
-from ipcl_jax.validation import validate
 from torch_resnet import TorchResNet, to_flax, weather
 from torch_twin import all_layers, channel_first, channel_last, images
 
@@ -258,11 +257,11 @@ def test_smallest_views_depend_on_the_model():
         return dataclasses.replace(CONFIG, model=Model(arch=arch), views=Views(size=size))
 
     for arch, smallest in (("alexnet_gn", 63), ("resnet18", 32), ("resnet50", 32)):
-        validate(with_size(smallest, arch))
+        with_size(smallest, arch)
         with pytest.raises(ConfigError, match=f"{arch} needs at least {smallest}"):
-            validate(with_size(smallest - 1, arch))
+            with_size(smallest - 1, arch)
     with pytest.raises(ConfigError, match="Did you mean 'resnet50'"):
-        validate(with_size(224, "resnet500"))
+        with_size(224, "resnet500")
 
 
 def test_a_model_without_batch_norm_trains(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 import commands
-from ipcl_jax.config import Train, to_json
+from ipcl_jax.config import Train
+from ipcl_jax.stored_config import to_json
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.append(str(EXPERIMENTS))

@@ -170,7 +170,7 @@ def test_the_monitor_is_the_read_out_of_the_same_checkpoint(unbroken):
     # Stimuli are resized by Pillow, in whole steps of 1/255: an image at the border of two classes may change sides.
     stimuli = load_stimuli([source[i][0] for i in range(len(source))], encoder)
     again = readout.score(np.asarray(extract(encoder, stimuli, ["l2norm"])["l2norm"]), source.labels())
-    assert abs(again - epoch["knn_top1"]) <= 2 / len(source)
+    assert abs(again - epoch["knn_top1"]) <= 0.01  # three images, of a network that is hardly trained
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -294,7 +294,7 @@ def test_a_folder_without_labels_and_with_damage(tmp_path):
 
 
 def test_config_round_trip():
-    from ipcl_jax.config import differences, to_json
+    from ipcl_jax.stored_config import differences, to_json
 
     config = Train(name="x")
     assert differences(config, json.loads(to_json(config))) == []

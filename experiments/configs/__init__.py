@@ -10,9 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-import tyro
-
 from config_file import read_config
+from exit_codes import parse
 from ipcl_jax.config import Train
 from ipcl_jax.errors import ConfigError, near_miss
 from ipcl_jax.files import at_home
@@ -53,7 +52,7 @@ def load(arguments: list[str], description: str, schema: type[Train] = Train) ->
             "A file of your own is given by its path, such as mine.py."
         )
     given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return tyro.cli(
+    return parse(
         schema,
         default=schema(**given),
         args=fields,

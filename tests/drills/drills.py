@@ -257,6 +257,102 @@ def jumping(lab: Lab, tries: int) -> Outcome:
     return Outcome("clock set forwards and back by a day, every second", tries, survived, lost)
 
 
+def tree(folder: Path) -> dict[Path, bytes]:
+    """Every file in a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def other_images(
+    lab: Lab, tries: int, fault: str, change: Callable[[Lab], contextlib.AbstractContextManager], turns: int = 1
+) -> Outcome:
+    """A run that was stopped meets other images, and later those that it began with."""
+    lab.whole("training")
+    survived = lost = 0
+    for _ in range(tries):
+        out = lab.place / "training-others"
+        assert lab.run(*lab.command("training", out), "--max-steps", str(lab.random.randint(2, 5)))[0] == 0
+        before, refused = tree(out), 0
+        with change(lab):
+            for _ in range(turns):
+                code, said = lab.run(*lab.command("training", out))
+                one_line = len(said.splitlines()) == 1 and "images then" in said and "Traceback" not in said
+                refused += code == 2 and one_line and tree(out) == before
+        well, gone = goes_on(lab, "training", out)
+        survived, lost = survived + (refused == turns and well), lost + gone
+        shutil.rmtree(out)
+    return Outcome(fault, tries, survived, lost)
+
+
+@contextlib.contextmanager
+def images_added(lab: Lab) -> Iterator[None]:
+    """A few more training images, then no longer."""
+    some = sorted((lab.place / "images/train/a").iterdir())[: lab.random.randint(1, 9)]
+    copies = [path.with_name(f"new-{path.name}") for path in some]
+    for path, copy in zip(some, copies, strict=True):
+        shutil.copy(path, copy)
+    yield
+    for copy in copies:
+        copy.unlink()
+
+
+@contextlib.contextmanager
+def images_replaced(lab: Lab) -> Iterator[None]:
+    """Two images, of which each has the other's name."""
+    split = lab.random.choice(("train", "val"))
+    one, other = lab.random.sample(sorted((lab.place / "images" / split / "a").iterdir()), 2)
+    aside = lab.place / "aside.png"
+
+    def swap() -> None:
+        one.rename(aside)
+        other.rename(one)
+        aside.rename(other)
+
+    swap()
+    yield
+    swap()
+
+
+@contextlib.contextmanager
+def half_mounted(lab: Lab) -> Iterator[None]:
+    """Some folders of images are empty."""
+    folders = [lab.place / "images" / split / name for split in ("train", "val") for name in ("b", "c")]
+    for folder in folders:
+        folder.rename(folder.with_name(f".{folder.name}"))
+        folder.mkdir()
+    yield
+    for folder in folders:
+        folder.rmdir()
+        folder.with_name(f".{folder.name}").rename(folder)
+
+
+def second_writer(lab: Lab, tries: int) -> Outcome:
+    """Two read-outs fill one cache with the same activations at the same time."""
+    survived = lost = 0
+    command = ("knn.py", lab.place / "small.safetensors", "--layer", "fc7", "--data.source", "folder:images",
+               "--k", "5", "--batch-size", "8", "--json")  # fmt: skip
+    assert lab.run(*command, "alone.json")[0] == 0
+    expected = (lab.place / "alone.json").read_bytes()
+    compiled = str(lab.place / "cache" / "compiled")
+    for _ in range(tries):
+        cache = lab.place / "shared-cache"
+        changes = {"IPCL_JAX_CACHE": str(cache), "JAX_COMPILATION_CACHE_DIR": compiled}
+        both = []
+        for number in range(2):
+            both.append(lab.start(*command, f"{number}.json", **changes))
+            time.sleep(lab.random.uniform(0, 1))
+        said = [process.communicate(timeout=300)[0] for process in both]
+        codes = [process.returncode for process in both]
+        files = [lab.place / f"{number}.json" for number in range(2)]
+        well = codes == [0, 0] and all(file.read_bytes() == expected for file in files)
+        if not well:
+            print(*said, sep="\n")
+        survived += well
+        for file in files:
+            file.unlink(missing_ok=True)
+        shutil.rmtree(cache, ignore_errors=True)
+    return Outcome("second writer of the cache of activations", tries, survived, lost)
+
+
 def infinite(lab: Lab, tries: int) -> Outcome:
     """The loss stops being a number."""
     survived = 0
@@ -331,8 +427,21 @@ DRILLS: dict[str, Callable[[Lab, int], Outcome]] = {
     "vanished": vanished,
     "infinite": infinite,
     "jumping": jumping,
+    "images added": lambda lab, tries: other_images(
+        lab, tries, "images are added to a run that was stopped", images_added
+    ),
+    "images replaced": lambda lab, tries: other_images(
+        lab, tries, "images are replaced under their names", images_replaced
+    ),
+    "half mounted": lambda lab, tries: other_images(
+        lab, tries, "most images are gone while the command is started three times", half_mounted, turns=3
+    ),
+    "second writer": second_writer,
 }
-ONCE = ("full", "read-only", "occupied", "vanished", "infinite", "jumping")
+ONCE = (
+    "full", "read-only", "occupied", "vanished", "infinite", "jumping", "images added", "images replaced",
+    "half mounted", "second writer",
+)  # fmt: skip
 """Faults without a moment or a place to draw; a quarter of the tries will do."""
 
 

@@ -1,0 +1,206 @@
+"""A run's folder: it is bound to the config and the images that the run began with.
+
+Beside what training writes it holds `config.json` and `images.txt.gz`. The latter begins with a line of JSON (for
+each split the number of images, their identity and the number of lines); then comes a line for each image, or for
+each file where many lie in one: name, size and time of change (`Source.stamps`), first of the training images, then
+of the held-out ones.
+"""
+
+import gzip
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from ipcl_jax import processes
+from ipcl_jax.config import LinearProbe, Train
+from ipcl_jax.errors import ConfigError
+from ipcl_jax.files import at_home, check_writable, read_json, whole
+from ipcl_jax.record import METRICS
+from ipcl_jax.sources import Source
+from ipcl_jax.stored_config import differences, to_json
+
+CONFIG, IMAGES = "config.json", "images.txt.gz"
+_ACCEPT = "--data.accept-other-images"
+_SPLITS = {"train": "training", "val": "held-out"}
+
+Images = Mapping[str, Source]
+"""The sources of a run: `train` and `val`."""
+
+
+def check_folder(config: Train | LinearProbe, images: Images, default: str | None = None) -> Path:
+    """The folder that a run may have; nothing is written.
+
+    Args:
+        config: the run; its folder is config.out, or runs/NAME.
+        images: what it would be trained and measured on.
+        default: the folder if config.out is None, instead of runs/NAME.
+
+    Returns:
+        The folder, which may not be there yet.
+
+    Raises:
+        ConfigError: if it holds something else: another run (its differences are named), a run on other images
+            (unless config.data accepts them), or files that are not a run's; or if it can't be written to.
+    """
+    folder = _place(config, default)
+    path = folder / CONFIG
+    if path.exists():
+        if found := differences(config, read_json(path)):
+            listing = "\n  ".join(found)
+            raise ConfigError(
+                f"{folder} holds a run with another config:\n  {listing}\n"
+                "Give the same fields to go on with it, or another --out, or remove the folder."
+            )
+        if (other := other_images(folder, images)) and not config.data.accept_other_images:
+            raise ConfigError(
+                f"{folder} holds a run on other images: {other}. Nothing is changed. Bring the images back, "
+                f"or give another --out, or {_ACCEPT} to go on with these."
+            )
+    elif folder.exists() and (not folder.is_dir() or not _only_begun(folder)):
+        raise ConfigError(f"{folder} is there already and holds no run; give another --out.")
+    check_writable(path)
+    return folder
+
+
+def claim_folder(
+    config: Train | LinearProbe, images: Images, default: str | None = None
+) -> tuple[Path, str]:
+    """The folder of a run, made if it is new, and bound to config and images; see `check_folder`.
+
+    Where other images are accepted, the record of those before is kept as `images-before-N.txt.gz`.
+    Of several processes, which must all see the folder, the first one makes it.
+
+    Returns:
+        The folder, and how the images differ from those that the run had so far; empty if they don't.
+    """
+    folder = check_folder(config, images, default) if processes.is_first() else _place(config, default)
+    path = folder / CONFIG
+    processes.meet("checked the folder")
+    changed = ""
+    if processes.is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        changed = other_images(folder, images) if path.exists() else ""
+        if changed:
+            earlier = sum(1 for _ in folder.glob("images-before-*.txt.gz"))
+            (folder / IMAGES).rename(folder / f"images-before-{earlier + 1}.txt.gz")
+        if not (folder / IMAGES).exists() or not path.exists():
+            write_images(folder, images)
+        if not path.exists():
+            with whole(path) as part:
+                part.write_text(to_json(config) + "\n", encoding="utf-8")
+    processes.meet("made the folder")
+    if not path.exists():
+        raise ConfigError(
+            f"The first process made {folder}, which this one can't see; they need one file system."
+        )
+    return folder, changed
+
+
+def refuse_lost_checkpoints(folder: Path) -> None:
+    """Refuses to begin a run anew where one was under way; nothing that it left is touched.
+
+    Args:
+        folder: of a run without a complete checkpoint.
+
+    Raises:
+        ConfigError: if it holds metrics, or a checkpoint that was put aside.
+    """
+    left = [name for name in (METRICS, "log.txt") if (folder / name).exists()]
+    left += sorted(path.name for path in folder.glob("damaged-*"))
+    if left:
+        raise ConfigError(
+            f"{folder} holds {', '.join(left)} of a run, but no checkpoint to go on from. Nothing is changed; give "
+            "another --out, or move the folder away to begin anew."
+        )
+
+
+def _place(config: Train | LinearProbe, default: str | None) -> Path:
+    return at_home(config.out or default or f"runs/{config.name}")
+
+
+def _only_begun(folder: Path) -> bool:
+    """Whether a folder holds no more than what is written before a run's config, by a process that was killed."""
+    return all(
+        entry.name == IMAGES or (entry.name.startswith(".") and entry.name.endswith(".part"))
+        for entry in folder.iterdir()
+    )
+
+
+# --- which images ------------------------------------------------------------------------
+
+
+def write_images(folder: Path, images: Images) -> None:
+    """Notes the images of a run in its folder, whole or not at all."""
+    header = {
+        split: {"count": len(source), "sha256": source.identity(), "lines": sum(1 for _ in source.stamps())}
+        for split, source in images.items()
+    }
+    with whole(folder / IMAGES) as part, gzip.open(part, "wt", compresslevel=1, encoding="utf-8") as file:
+        file.write(json.dumps(header) + "\n")
+        for source in images.values():
+            file.writelines(f"{line}\n" for line in source.stamps())
+
+
+def other_images(folder: Path, images: Images) -> str:
+    """How images differ from those noted in a run's folder.
+
+    Args:
+        folder: of the run.
+        images: those at hand.
+
+    Returns:
+        So many then, so many now, and the first that differs, for each split; empty if all are the same, or none
+        are noted, as in runs of version 0.1.
+
+    Raises:
+        ConfigError: if the note can't be read.
+    """
+    path = folder / IMAGES
+    if not path.exists():
+        return ""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            then = json.loads(next(file))
+        return "; ".join(
+            _difference(split, then[split]["count"], _noted(path, then, split), source)
+            for split, source in images.items()
+            if (then[split]["count"], then[split]["sha256"]) != (len(source), source.identity())
+        )
+    except (EOFError, ValueError, KeyError, TypeError, StopIteration, gzip.BadGzipFile) as error:
+        raise ConfigError(
+            f"{path}, which notes the images of the run, is damaged: {error!r}. Nothing is changed."
+        ) from None
+
+
+def _noted(path: Path, header: dict, wanted: str) -> list[str]:
+    """The lines of one split."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        next(file)
+        start = 0
+        for split in header:
+            if split == wanted:
+                lines = itertools.islice(file, start, start + header[split]["lines"])
+                return [line.rstrip("\n") for line in lines]
+            start += header[split]["lines"]
+    raise KeyError(wanted)
+
+
+def _difference(split: str, count: int, there: list[str], source: Source) -> str:
+    here = list(source.stamps())
+    text = f"{count:,} {_SPLITS[split]} images then, {len(source):,} now"
+    before, now = next((pair for pair in itertools.zip_longest(there, here) if pair[0] != pair[1]), ("", ""))
+    if _without_times(there) == _without_times(here):
+        return f"{text}, all with the names and sizes that they had, but changed since, such as {_name(now)}"
+    if before and now and _name(before) == _name(now):
+        return f"{text}; the first that differs is {_name(now)}, which has changed since"
+    names = ("none" if not line else _name(line) for line in (before, now))
+    return "{}; the first that differs is {} then, {} now".format(text, *names)
+
+
+def _name(stamp: str) -> str:
+    return stamp.rsplit(" ", 2)[0]
+
+
+def _without_times(stamps: list[str]) -> list[str]:
+    return [stamp.rpartition(" ")[0] for stamp in stamps]
