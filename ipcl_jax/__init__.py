@@ -9,7 +9,7 @@ from ipcl_jax.readout.encoding import RidgeReadout
 from ipcl_jax.readout.knn import KNNReadout
 from ipcl_jax.readout.linear import LinearReadout
 from ipcl_jax.readout.rsa import cka, compare_rdms, rdm
-from ipcl_jax.stimuli import load_stimuli
+from ipcl_jax.stimuli import load_canvases, load_stimuli
 from ipcl_jax.views import center_views, make_views
 from ipcl_jax.zoo import list_models
 
@@ -28,6 +28,7 @@ __all__ = [
     "init_queue",
     "ipcl_loss",
     "list_models",
+    "load_canvases",
     "load_encoder",
     "load_stimuli",
     "make_views",

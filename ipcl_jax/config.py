@@ -214,12 +214,12 @@ class Views(_Checked):
             "brightness contrast saturation", lambda spread: 0 <= spread <= 1,
             "factors are 1 +- this, so it lies in [0, 1]",
         )  # fmt: skip
-        if self.blur:
-            largest = self.size / 16  # the kernel, four times as wide each way, stays well inside a view
-            self._each(
-                "blur_sigma", lambda ends: 0 < ends[0] <= ends[1] <= largest,
-                f"in pixels, it needs 0 < low <= high <= {largest:g}, which is --views.size / 16",
-            )  # fmt: skip
+        # The kernel, four times as wide each way, stays well inside a view.
+        largest = self.size / 16 if self.blur or self.size >= min(SMALLEST_IMAGE.values()) else math.inf
+        self._each(
+            "blur_sigma", lambda ends: 0 < ends[0] <= ends[1] <= largest,
+            f"in pixels, it needs 0 < low <= high <= {largest:g}, which is --views.size / 16",
+        )  # fmt: skip
         self._each("rotation", lambda angle: 0 <= angle <= 180, "it lies in [0, 180] degrees")
         self._each("window", lambda edge: 0 <= edge <= 1, "its edge lies in [0, 1] of half the side")
         self._each(

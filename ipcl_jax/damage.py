@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ipcl_jax.decoding import decode, open_image
+from ipcl_jax.decoding import decode, open_image, unreadable
 from ipcl_jax.files import in_words
 from ipcl_jax.stimuli import Transform
 
@@ -44,10 +44,14 @@ def _damage(stimuli: "StimulusSet", i: int) -> str:
         looks_whole = image[:2] == b"\xff\xd8" and image[-2:] == b"\xff\xd9"
         if looks_whole or image[:8] == b"\x89PNG\r\n\x1a\n":
             with open_image(image) as file:
+                if file.mode in ("I", "F"):  # perhaps without a range from black to white
+                    decode(image)
                 file.verify()
         else:
             decode(image)
     except Exception as error:  # damaged files raise almost anything
+        if not unreadable(error):
+            raise
         return in_words(error)
     return ""
 
@@ -57,5 +61,7 @@ def why_unreadable(stimuli: "StimulusSet", i: int, transform: Transform) -> str:
     try:
         transform(stimuli[i])
     except Exception as error:  # damaged files raise almost anything
+        if not unreadable(error):
+            raise
         return in_words(error)
     return ""

@@ -3,6 +3,7 @@
 simplejpeg decodes what it can and Pillow the rest; both give the same pixels.
 """
 
+import errno
 import io
 from collections.abc import Sequence
 
@@ -10,8 +11,17 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from ipcl_jax.errors import InputError
+
 UNBOUNDED = 2**31 - 1  # longer than any side
 MOST_PIXELS = 178_956_970  # of an image; where Pillow's own bound lies. A small file can claim any size
+
+_SAMPLE_FORMAT = 339  # TIFF's tag for what its numbers are: unsigned 1, signed 2, floats 3
+
+# Errors of the system that stay as long as the file does: missing, forbidden, no file, a name that leads nowhere.
+_LASTING = frozenset(
+    (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+)
 
 # What Pillow may open: it knows others, one of which runs a program (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
@@ -22,8 +32,7 @@ def decode(
 ) -> np.ndarray:
     """An image's pixels, shrunk (never enlarged) so that both sides are within bounds.
 
-    Orientation tags are not applied, as in the reference. A palette, grey or CMYK image
-    becomes RGB, alpha is dropped and of 16 bits the upper eight are kept.
+    Orientation tags are not applied, as in the reference. For kinds of images see `pixels_of`.
 
     Args:
         image: an encoded file, or `[H, W]`, `[H, W, 1]` or `[H, W, 3]` uint8.
@@ -34,6 +43,7 @@ def decode(
         `[h, w, 3]` uint8.
 
     Raises:
+        InputError: for an array of another kind, and for pixels without a defined range.
         Exception: of any kind Pillow has, mostly OSError, if the file is damaged, truncated,
             no image, or of more than `MOST_PIXELS`, which its header tells.
 
@@ -81,14 +91,38 @@ def _decode_file(image: bytes, short_side: int, long_side: int, scratch: np.ndar
     except UnidentifiedImageError:  # whose own message names a Python object
         raise OSError("not an image file, or cut off near its start") from None
     with file:
-        if file.mode.startswith("I"):  # Pillow would cut off everything above 255
-            grey = np.asarray(file) >> 8
-            pixels = _to_rgb(grey.clip(0, 255).astype(np.uint8))
-        elif "transparency" in file.info:  # otherwise Pillow warns; the colours are the same
-            pixels = np.asarray(file.convert("RGBA").convert("RGB"))
-        else:
-            pixels = np.asarray(file.convert("RGB"))
+        pixels = pixels_of(file)
     return pixels, pixels.shape[:2]
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """A Pillow image's pixels, the same as those of the file that it was opened from.
+
+    A palette, grey, CMYK, YCbCr, HSV or LAB image becomes RGB, alpha is dropped, and of 16 bits the upper eight
+    are kept.
+
+    Args:
+        image: of any mode.
+
+    Returns:
+        `[h, w, 3]` uint8.
+
+    Raises:
+        InputError: for floats, signed integers and integers of 32 bits: their files don't say which values are black
+            and white. (A PGM's do, whose 16 bits Pillow opens as 32.)
+    """
+    signed = getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, (1,))[0] == 2
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return _to_rgb((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F") or signed:
+        kind = "floats" if image.mode == "F" else "signed integers" if signed else "integers of 32 bits"
+        raise InputError(
+            f"its pixels are {kind}, for which no range from black to white is defined; save it with 8 bits, or "
+            "unsigned 16, a channel"
+        )
+    if "transparency" in image.info:  # otherwise Pillow warns; the colours are the same
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))
 
 
 def open_image(image: bytes) -> Image.Image:
@@ -101,11 +135,32 @@ def open_image(image: bytes) -> Image.Image:
     return Image.open(io.BytesIO(image), formats=FORMATS)
 
 
+def unreadable(error: Exception) -> bool:
+    """Whether an error says that a file holds no image, or none that can be had.
+
+    Others say nothing about the file: too little memory, a disk or network that fails at the moment, too many
+    open files. The same file may be read a moment later.
+
+    Args:
+        error: from opening, reading or decoding a file.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _LASTING
+    return not isinstance(error, MemoryError)
+
+
 def _to_rgb(image: np.ndarray) -> np.ndarray:
+    shape, hint = image.shape, ""
+    if image.dtype != np.uint8:
+        hint = ". Scale it to 0-255 and round it first" if image.dtype.kind in "fiub" else ""
+    elif image.ndim == 3 and shape[-1] == 4:
+        hint = ". Drop its alpha: image[..., :3]"
+    elif image.ndim == 3 and shape[0] in (1, 3):
+        hint = ". Channels come last: image.transpose(1, 2, 0)"
     if image.ndim == 2:
         image = image[..., None]
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
-        raise ValueError(f"an image is [H, W, 3] uint8, not {image.shape} {image.dtype}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3) or not image.size:
+        raise InputError(f"an image is [H, W, 3] or [H, W] uint8, not {list(shape)} {image.dtype}{hint}")
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 
@@ -119,7 +174,7 @@ def _fit(height: int, width: int, short_side: int, long_side: int) -> tuple[int,
 
 
 def place(image: np.ndarray, canvas: np.ndarray) -> None:
-    """Copies an image into a canvas, as it is: a portrait sees the same memory as `[W, H, 3]`.
+    """Copies an image into the top left corner of a canvas; one taller than it sees its memory as `[W, H, 3]`.
 
     Args:
         image: `[h, w, 3]` uint8, with shorter side <= H and longer side <= W.
@@ -139,6 +194,6 @@ def upright(canvas: np.ndarray, size: Sequence[int]) -> np.ndarray:
         `[h, w, 3]` uint8.
     """
     height, width = size
-    if height > width:
+    if height > canvas.shape[0]:
         canvas = canvas.reshape(canvas.shape[1], canvas.shape[0], 3)
     return canvas[:height, :width]

@@ -12,6 +12,10 @@ class InputError(ValueError):
     """An argument, a file or a combination of them that can't be used."""
 
 
+class WrongType(InputError, TypeError):
+    """An argument of a type that can't be used."""
+
+
 class ConfigError(InputError):
     """A command or a run can't start as configured."""
 

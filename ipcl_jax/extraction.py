@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from ipcl_jax.encoder import Encoder
+from ipcl_jax.errors import InputError, WrongType
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.projection import Projection, project
 from ipcl_jax.views import normalize
@@ -34,7 +35,8 @@ def extract(
     Args:
         params: the model.
         imgs: `[B, H, W, 3]`, either float, normalised as the model wants it (`load_stimuli` does that), or
-            uint8 in 0-255, which is normalised here; any H and W from 63 on (32 for ResNets).
+            uint8 in 0-255, which is normalised here; any H and W from 63 on (32 for ResNets). A torch tensor
+            on the CPU, or a list of images of one size, is taken as an array.
         layers: names as in the reference, such as `fc7` or `conv_block_1.0`, or one name;
             `params.layer_names` has all.
         dtype: of convolutions and matrix products. bfloat16 is faster on accelerators and
@@ -45,21 +47,22 @@ def extract(
         after it.
 
     Raises:
-        ValueError: for unknown layers (near names are given), and for images of another shape or range.
-            Under a transformation values can't be looked at, so their range isn't.
-        TypeError: if `params` is not an Encoder, or images are neither uint8 nor float.
+        InputError: for unknown layers (near names are given), if `params` is not an Encoder, and for images of
+            another shape, dtype or range: floats that lie outside what [0, 1] is normalised to by more than half of
+            its width. Those a little outside, as resampling, noise or synthesis makes them, give a warning.
+            Under a transformation values can't be looked at, so their range isn't. (Of types it is a TypeError too.)
 
     Source: the reference's lib/feature_extractor.py and models in evaluation mode.
     """
     if not isinstance(params, Encoder):
-        raise TypeError(
+        raise WrongType(
             f"params is a {type(params).__name__}, expected an Encoder, as convert_torch_checkpoint or "
             "load_encoder gives it."
         )
     layers = check_layers([layers] if isinstance(layers, str) else layers, params.layer_names)
     if not layers:
-        raise ValueError(f"No layers are asked for. This model has: {', '.join(params.layer_names)}.")
-    _check_images(params, imgs)
+        raise InputError(f"No layers are asked for. This model has: {', '.join(params.layer_names)}.")
+    imgs = _checked_images(params, imgs)
     found = compute(params, imgs, layers, jnp.dtype(dtype))
     return {name: found[name] for name in layers}  # jit sorts
 
@@ -86,33 +89,46 @@ def _apply(
     return {name: value.astype(jnp.promote_types(jnp.float32, value.dtype)) for name, value in found.items()}
 
 
-def _check_images(encoder: Encoder, images: Array | np.ndarray) -> None:
-    shape, dtype = jnp.shape(images), jnp.result_type(images)
-    if len(shape) != 4 or shape[-1] != 3:
+def _checked_images(encoder: Encoder, images: object) -> Array | np.ndarray:
+    """Images as an array, once they are found to be what this model can look at."""
+    if not isinstance(images, jax.Array | np.ndarray):
+        try:
+            images = np.asarray(images)
+        except Exception as error:  # of lists of unlike images, of tensors on other devices
+            raise WrongType(f"imgs is a {type(images).__name__} that can't be taken as an array: {error}") from None
+    shape, dtype = images.shape, images.dtype
+    if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
+        hint = " For paths there is load_stimuli." if dtype.kind in "USO" else ""
+        raise WrongType(
+            f"imgs is {dtype}, expected uint8 in 0-255, or float, normalised as by load_stimuli.{hint}"
+        )
+    if len(shape) != 4 or shape[-1] != 3 or 0 in shape:
         hint = ""
         if len(shape) == 3 and shape[-1] == 3:
             hint = " For one image: imgs[None]."
         elif len(shape) == 4 and shape[1] == 3:
             hint = " Channels come last here: imgs.transpose(0, 2, 3, 1)."
-        raise ValueError(f"imgs has shape {list(shape)}, expected [B, H, W, 3].{hint}")
+        elif 0 in shape:
+            hint = " There are no images in it."
+        raise InputError(f"imgs has shape {list(shape)}, expected [B, H, W, 3].{hint}")
     if dtype == jnp.uint8 or isinstance(images, jax.core.Tracer):
-        return
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"imgs is {dtype}, expected uint8 in 0-255, or float, normalised as by load_stimuli.")
+        return images
     low, high = _range(encoder)
     *found, finite = np.asarray(_extent(images)).tolist()
     if not finite:
-        raise ValueError("imgs holds values that are not finite numbers.")
+        raise InputError("imgs holds values that are not finite numbers.")
     wanted = f"(imgs - mean) / std, with imgs in [0, 1], mean {encoder.mean} and std {encoder.std}"
     there = f"imgs lies in {found[0]:.4g} to {found[1]:.4g}"
-    if found[0] < low - _SLACK or found[1] > high + _SLACK:
-        reason = "look like 0-255 floats" if found[1] > 10 else "are not normalised as this model wants"
-        raise ValueError(
-            f"{there}; normalised images of this model lie in {low:.4g} to {high:.4g}. These {reason}: "
-            f"pass uint8, or {wanted}."
-        )
-    if 0 <= found[0] and 0.5 < found[1] <= 1:
+    outside = max(low - found[0], found[1] - high)
+    usual = f"normalised images of this model lie in {low:.4g} to {high:.4g}"
+    if outside > (high - low) / 2:
+        reason = "look like 0-255 floats" if found[0] >= 0 else "are not normalised as this model wants"
+        raise InputError(f"{there}; {usual}. These {reason}: pass uint8, or {wanted}.")
+    if outside > _SLACK:
+        warnings.warn(f"{there}; {usual}, and these go beyond.", stacklevel=3)
+    elif 0 <= found[0] and 0.5 < found[1] <= 1:
         warnings.warn(f"{there}, as if it were not normalised. Expected is {wanted}.", stacklevel=3)
+    return images
 
 
 @jax.jit

@@ -10,6 +10,7 @@ from ipcl_jax.decoding import upright
 from ipcl_jax.loading import eval_batches
 from ipcl_jax.monitoring import Embedded, nearest_images, spread
 from ipcl_jax.page import Neighbours
+from ipcl_jax.random_streams import key_of
 from ipcl_jax.report import ContactSheet
 from ipcl_jax.sources import Source
 from ipcl_jax.training import Bank
@@ -31,7 +32,7 @@ def contact_sheet(images: Source, config: Train, *, n_images: int = 6) -> Contac
     if batch["valid"].any():  # what can't be read has no views
         batch = {name: values[batch["valid"]] for name, values in batch.items()}
     views = jax.jit(make_views, static_argnames="options")(
-        jax.random.key(config.seed), batch["canvas"], batch["size"], options=config.views
+        key_of(config.seed, "pictures"), batch["canvas"], batch["size"], options=config.views
     )
     views = to_uint8(views, config.views).reshape(-1, config.views.per_image, *views.shape[1:])
     return ContactSheet(originals=_upright(batch), views=views)

@@ -227,7 +227,7 @@ def find_images(folder: Path, root: Path) -> list[str]:
         within = os.path.relpath(where, root)
         images = [name for name in files if os.path.splitext(name)[1].lower() in SUFFIXES]
         paths += [os.path.normpath(os.path.join(within, name)) for name in images if name[0] != "."]
-    return sorted(paths, key=_natural)
+    return sorted(paths, key=natural_key)
 
 
 def digest(lines: Iterable[str]) -> str:
@@ -243,7 +243,7 @@ def _stamp(name: str, path: str) -> str:
     return f"{name} {found.st_size} {found.st_mtime_ns}".encode("utf-8", "backslashreplace").decode()
 
 
-def _natural(path: str) -> tuple:
+def natural_key(path: str) -> tuple:
     runs = (re.split(r"([0-9]+)", part.casefold()) for part in path.split(os.sep))
     return [[int(run) if k % 2 else run for k, run in enumerate(part)] for part in runs], path
 

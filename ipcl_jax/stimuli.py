@@ -1,16 +1,18 @@
 """From image files to what a model is tested on: resized, cropped and normalised as in the reference."""
 
+import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from ipcl_jax.decoding import MOST_PIXELS, decode
+from ipcl_jax.decoding import MOST_PIXELS, decode, pixels_of, place, unreadable
 from ipcl_jax.encoder import Encoder
-from ipcl_jax.errors import near_miss
+from ipcl_jax.errors import InputError, near_miss
+from ipcl_jax.files import in_words
 
 # Shorter side after resizing, as a multiple of the side of the crop.
 _RESIZE = {"stimulus": 1, "validation": 256 / 224}
@@ -74,10 +76,10 @@ def make_transform(name: Literal["stimulus", "validation"] = "stimulus", size: i
         size: side of the result in pixels.
 
     Raises:
-        ValueError: for another name.
+        InputError: for another name.
     """
     if name not in _RESIZE:
-        raise ValueError(f"No transform {name!r}.{near_miss(name, _RESIZE)}")
+        raise InputError(f"No transform {name!r}.{near_miss(name, _RESIZE)}")
     return Transform(size, round(size * _RESIZE[name]))
 
 
@@ -91,8 +93,9 @@ def load_stimuli(
     """Images as a model wants them.
 
     Args:
-        images: paths, encoded files, Pillow images, or arrays `[h, w, 3]` or `[h, w]` uint8; one or several
-            (an array `[B, h, w, 3]` is several).
+        images: paths, encoded files, Pillow images, or arrays `[h, w, 3]` or `[h, w]` uint8; one or several, in
+            any iterable (an array `[B, h, w, 3]` is several, and so is one of paths). What offers itself as an
+            array, such as a torch tensor on the CPU, is taken as one. Every route gives the same pixels.
         params: the model, for its mean and std.
         transform: see `make_transform`.
         size: side in pixels; by default that of the images which the model was trained on (224 for
@@ -103,34 +106,87 @@ def load_stimuli(
 
     Raises:
         OSError: if a file is missing or can't be read; the message names it.
-        ValueError: for an array that is no image, or an unknown transform.
+        InputError: for no images, for what is no image or has pixels without a defined range, or an unknown
+            transform.
 
     Source: the transform that the reference's models/ipcl.py returns with a model.
     """
-    if isinstance(images, Stimulus) and not (isinstance(images, np.ndarray) and images.ndim == 4):
-        images = [images]
     chosen = make_transform(transform, size or params.size)
-    pixels = [_pixels(image, chosen, place) for place, image in enumerate(images)]
-    if not pixels:
-        raise ValueError("There are no images to load.")
+    pixels = _each(images, chosen)
     mean, std = np.float32(params.mean), np.float32(params.std)
     return (np.stack(pixels) / np.float32(255) - mean) / std
 
 
-def _pixels(image: Stimulus, transform: Transform, place: int) -> np.ndarray:
-    if isinstance(image, Image.Image):
-        return transform(np.asarray(image.convert("RGB")))
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8:
-            raise ValueError(f"image {place} is an array of {image.dtype}, expected uint8 in 0-255.")
-        return transform(image)
-    name = f"image {place}" if isinstance(image, bytes) else os.fspath(image)
+def load_canvases(
+    images: Stimulus | Iterable[Stimulus], *, canvas: tuple[int, int] = (256, 512)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images on canvases of one shape, for `make_views` and `center_views`.
+
+    Args:
+        images: as for `load_stimuli`.
+        canvas: largest short and long side kept of an image, in pixels; larger images are shrunk.
+
+    Returns:
+        Canvases `[B, H, W, 3]` uint8 and sizes `[B, 2]` int32. Each image lies in the top left corner; one taller
+        than H fills the same memory seen as `[W, H, 3]`. What it leaves free is 0, and is never seen.
+
+    Raises:
+        OSError, InputError: as `load_stimuli`.
+
+    Source: what this package's own training reads (`data.canvas` of a recipe).
+    """
+    height, width = canvas
+    if not 1 <= height <= width:
+        raise InputError(f"canvas is {canvas}; give the short side first, then the long one.")
+    shrunk = _each(images, functools.partial(decode, short_side=height, long_side=width))
+    canvases = np.zeros((len(shrunk), height, width, 3), np.uint8)
+    for image, place_of_it in zip(shrunk, canvases, strict=True):
+        place(image, place_of_it)
+    return canvases, np.array([image.shape[:2] for image in shrunk], np.int32)
+
+
+def _each(
+    images: Stimulus | Iterable[Stimulus], make: Callable[[bytes | np.ndarray], np.ndarray]
+) -> list[np.ndarray]:
+    """What is made of each image, given as an encoded file or as an array."""
+    if isinstance(images, str | os.PathLike | bytes | Image.Image):
+        images = [images]
+    elif hasattr(images, "__array__") and not isinstance(images, list | tuple):
+        array = _as_array(images, "images")
+        images = array.ravel().tolist() if array.dtype.kind in "USO" else array if array.ndim == 4 else [array]
+    elif not isinstance(images, Iterable):
+        raise InputError(f"images are a {type(images).__name__}, expected paths, Pillow images or arrays.")
+    made = [_made(image, place, make) for place, image in enumerate(images)]
+    if not made:
+        raise InputError("There are no images to load.")
+    return made
+
+
+def _as_array(image: object, name: str) -> np.ndarray:
     try:
-        if not isinstance(image, bytes):
+        return np.asarray(image)
+    except Exception as error:  # such as of a tensor on another device, or one that needs its gradient
+        raise InputError(f"{name} can't be taken as an array: {in_words(error)}") from None
+
+
+def _made(image: Stimulus, place: int, make: Callable[[bytes | np.ndarray], np.ndarray]) -> np.ndarray:
+    name = os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {place}"
+    try:
+        if isinstance(image, Image.Image):
+            return make(pixels_of(image))
+        if isinstance(image, str | os.PathLike):
             with open(os.path.expanduser(image), "rb") as file:
                 image = file.read()
-        return transform(image)
+        elif not isinstance(image, bytes):
+            if not hasattr(image, "__array__"):
+                raise InputError("expected a path, an encoded file, a Pillow image or an array")
+            image = _as_array(image, name)
+        return make(image)
     except FileNotFoundError:
         raise
-    except Exception as error:  # damaged files raise almost anything
+    except InputError as error:
+        raise InputError(f"{name}, of type {type(image).__name__}, can't be used: {error}.") from None
+    except Exception as error:
+        if not unreadable(error):
+            raise
         raise OSError(f"{name} can't be read as an image: {error}") from error

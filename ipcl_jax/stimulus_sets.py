@@ -1,9 +1,11 @@
 """Sets of stimuli on disk, each with a name: what activations are extracted for, and in which order."""
 
+import codecs
 import glob
 import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,12 @@ import grain
 import h5py
 import numpy as np
 
-from ipcl_jax.decoding import MOST_PIXELS
+from ipcl_jax.decoding import MOST_PIXELS, unreadable
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home, in_words
 from ipcl_jax.probe import check_readable
 from ipcl_jax.sample import SampleSource
-from ipcl_jax.sources import SUFFIXES, Source, TfdsSource, find_images
+from ipcl_jax.sources import SUFFIXES, Source, TfdsSource, find_images, natural_key
 from ipcl_jax.stimuli import Transform
 
 _HDF5 = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf)):(?P<dataset>[^\[\]]+)(?:\[(?P<rows>.*)\])?")
@@ -27,9 +29,9 @@ _LISTS = (".txt", ".lst")
 _WAYS = """
 Ways to give images:
   a folder                 every image in it, however deep, in natural order
-  a pattern                'faces/*.jpg', or '**/*.png' for any depth, in quotes
-  files                    one or several paths
-  a list, list.txt         one path a line, relative to the list
+  a pattern                'faces/*.jpg', or '**/*.png' for any depth, in quotes; in natural order
+  files                    in the order given; several folders, patterns and files one after the other
+  a list, list.txt         one path a line, relative to the list, in its order
   FILE.h5:DATASET          an array [N, H, W, 3] uint8; rows by index: FILE.h5:DATASET[0:100,250]
   tfds:NAME                the validation images of a TFDS dataset (--split train for the others)
   sample                   windows of built-in photographs"""
@@ -53,8 +55,11 @@ class StimulusSet(Protocol):
 def open_stimuli(images: Sequence[str], *, split: str = "val", dir: str | None = None) -> StimulusSet:
     """The stimuli that a command line names.
 
+    Folders and patterns give their images in natural order (2 before 10), files and lists in the order in which
+    they are given. Several of these are taken one after the other.
+
     Args:
-        images: one or several of: a folder, files, a glob pattern, a list of paths in a text file,
+        images: one or several of: a folder, files, a glob pattern, a list of paths in a text file; or one of
             `FILE.h5:DATASET` with rows in brackets if not all, `tfds:NAME`, `sample`.
         split: `val` or `train`, of TFDS and the sample.
         dir: folder of TFDS data; None for TFDS's own choice.
@@ -63,44 +68,100 @@ def open_stimuli(images: Sequence[str], *, split: str = "val", dir: str | None =
         A set with at least one image.
 
     Raises:
-        ConfigError: if something isn't there; the message says what was looked for.
+        ConfigError: if something isn't there, or is named twice; the message says what was looked for.
     """
-    first = images[0]
-    if len(images) > 1:
-        return _Files([Path(name) for name in images], images)
-    path = at_home(first)
-    if first.startswith("tfds:"):
-        return Sourced(TfdsSource(first.removeprefix("tfds:"), split, dir=dir))
-    if match := _HDF5.fullmatch(first):
-        return _Rows(at_home(match["file"]), match["dataset"], match["rows"])
-    if path.is_dir():
-        names = find_images(path, path)
-        return _Files([path / name for name in names], names, searched=f"the folder {path}")
-    if path.is_file():
-        return _one_file(path)
-    if first == "sample":
+    for name in images:
+        if not (name.startswith("tfds:") or name == "sample" or _HDF5.fullmatch(name)) or at_home(name).exists():
+            continue
+        if len(images) > 1:
+            raise ConfigError(f"{name} is a set of its own and can't be put together with other images.")
+        if name.startswith("tfds:"):
+            return Sourced(TfdsSource(name.removeprefix("tfds:"), split, dir=dir))
+        if match := _HDF5.fullmatch(name):
+            return _Rows(at_home(match["file"]), match["dataset"], match["rows"])
         return Sourced(SampleSource(split))
-    if glob.has_magic(first):
-        found = sorted(glob.glob(os.path.expanduser(first), recursive=True))
+    parts = [_files_of(name, alone=len(images) == 1) for name in images]
+    paths, names = ([x for part in parts for x in part[column]] for column in (0, 1))
+    seen: dict[Path, str] = {}
+    for given, part in zip(images, parts, strict=True):
+        for path in dict.fromkeys(part[0]):
+            if (other := seen.setdefault(path.absolute(), given)) != given or images.count(given) > 1:
+                raise ConfigError(f"{path} is named twice, by {other} and by {given}.")
+    return _Files(paths, names, searched=", ".join(part[2] for part in parts))
+
+
+def _files_of(given: str, *, alone: bool) -> tuple[list[Path], list[str], str]:
+    """Paths and names of the images that one word names, and what was searched."""
+    path = at_home(given)
+    if path.is_dir():
+        found = find_images(path, path)
+        names = found if alone else [os.path.join(given, name) for name in found]
+        return [path / name for name in found], names, f"the folder {path}"
+    if path.is_file():
+        suffix = path.suffix.lower()
+        if suffix in _LISTS:
+            return read_list(path)
+        if suffix in (".h5", ".hdf5", ".hdf"):
+            raise ConfigError(f"{path} is an HDF5 file; name the dataset too: {path}:DATASET.{_datasets(path)}")
+        return [path], [path.name if alone else given], "the files given"
+    if glob.has_magic(given):
+        found = sorted(glob.glob(os.path.expanduser(given), recursive=True), key=natural_key)
         found = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
-        return _Files([Path(name) for name in found], found, searched=f"the pattern {first}")
-    raise ConfigError(f"No images: {first} is neither a file nor a folder.{_WAYS}")
+        if not found:
+            raise ConfigError(f"No images: the pattern {given} has none.{_WAYS}")
+        return [Path(name) for name in found], found, f"the pattern {given}"
+    if alone:
+        raise ConfigError(f"No images: {given} is neither a file nor a folder.{_WAYS}")
+    return [path], [given], "the files given"
 
 
-def _one_file(path: Path) -> StimulusSet:
-    suffix = path.suffix.lower()
-    if suffix in _LISTS:
-        try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        except ValueError as error:
-            raise ConfigError(f"{path} is no list of images in UTF-8: {error}.") from None
-        names = [line for line in lines if line and not line.startswith("#")]
-        return _Files(
-            [path.parent / at_home(name) for name in names], names, searched=f"the list {path}"
-        )
-    if suffix in (".h5", ".hdf5", ".hdf"):
-        raise ConfigError(f"{path} is an HDF5 file; name the dataset too: {path}:DATASET.{_datasets(path)}")
-    return _Files([path], [path.name])
+def read_list(path: Path) -> tuple[list[Path], list[str], str]:
+    """The images that a text file names, one a line, relative to itself; lines that begin with # are skipped.
+
+    A path that isn't there is looked for once more with slashes for backslashes, in the other normal form of Unicode,
+    and with an image's ending.
+
+    Args:
+        path: text in UTF-8, or with a byte order mark in UTF-16.
+
+    Returns:
+        Paths, names (as the list has them), and what was searched.
+
+    Raises:
+        ConfigError: if it is no such list, or a line fits several files.
+    """
+    content = path.read_bytes()
+    encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    try:
+        lines = [line.strip() for line in content.decode(encoding).splitlines()]
+    except ValueError as error:
+        raise ConfigError(f"{path} is no list of images in UTF-8: {error}.") from None
+    names = [line for line in lines if line and not line.startswith("#")]
+    return [_listed(path, name) for name in names], names, f"the list {path}"
+
+
+def _listed(where: Path, name: str) -> Path:
+    """The file that a line of a list means; the path as it is written if there is none."""
+    written = where.parent / at_home(name)
+    slashed = name.replace("\\", "/")
+    for form in (name, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))):
+        path = where.parent / at_home(form)
+        if path.is_file():
+            return path
+        if path.parent.is_dir() and not path.is_dir():
+            stem = unicodedata.normalize("NFC", path.name)
+            fitting = [
+                entry
+                for entry in sorted(path.parent.iterdir())
+                if entry.suffix.lower() in SUFFIXES
+                and stem in (unicodedata.normalize("NFC", part) for part in (entry.name, entry.stem))
+            ]
+            if len(fitting) > 1:
+                shown = ", ".join(entry.name for entry in fitting)
+                raise ConfigError(f"{name} in {where} fits several files: {shown}. Write its ending too.")
+            if fitting:
+                return fitting[0]
+    return written
 
 
 def _datasets(path: Path) -> str:
@@ -126,6 +187,11 @@ class _Files:
     def __init__(self, paths: Sequence[Path], names: Sequence[str], *, searched: str = "the files given"):
         if not paths:
             raise ConfigError(f"No images: {searched} has none.{_WAYS}")
+        if odd := [name for name in names if not _is_text(name)]:
+            raise ConfigError(
+                f"{len(odd)} of {len(names)} names are not text in UTF-8, such as {os.fsencode(odd[0])!r}; they would "
+                "name rows of what is written. Rename these files (convmv does it for a whole disk)."
+            )
         if lost := [str(path) for path in paths if not path.is_file()]:
             more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
             raise ConfigError(
@@ -139,6 +205,11 @@ class _Files:
 
     def __getitem__(self, i: int) -> bytes:
         return self._paths[i].read_bytes()
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8; bytes of another encoding are kept as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 class Sourced:
@@ -175,10 +246,17 @@ class _Rows:
             dtype = getattr(self._data, "dtype", "a group")
         except Exception as error:  # damaged files raise almost anything
             raise ConfigError(f"{path} has no dataset {dataset!r} ({error}).{_datasets(path)}") from None
-        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)) or dtype != np.uint8:
+        what = f"{path}:{dataset} is {dtype} {list(shape)}"
+        if len(shape) == 3 and shape[2] in (1, 3) and dtype == np.uint8:
             raise ConfigError(
-                f"{path}:{dataset} is {dtype} {list(shape)}, expected uint8 [N, H, W, 3], or [N, H, W] for grey."
-                f"{_datasets(path)}"
+                f"{what}, which can be one image or {shape[0]} grey ones. Store it as {[1, *shape]} or as "
+                f"{[*shape, 1]}, expected is [N, H, W, channels]."
+            )
+        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)) or dtype != np.uint8:
+            hint = " Channels come last." if len(shape) == 4 and shape[1] in (1, 3) else ""
+            hint += " Scale its numbers to 0-255 and round them first." if dtype != np.uint8 else ""
+            raise ConfigError(
+                f"{what}, expected uint8 [N, H, W, 3], or [N, H, W] for grey.{hint}{_datasets(path)}"
             )
         if not 0 < shape[1] * shape[2] <= MOST_PIXELS:
             raise ConfigError(
@@ -261,6 +339,8 @@ def stimulus_batches(
                 digests[k] = hashlib.sha256(image).hexdigest()
                 pixels[k] = transform(image)
             except Exception as error:  # damaged files raise almost anything
+                if not unreadable(error):
+                    raise
                 problems[k] = in_words(error)
         pixels[count:] = pixels[count - 1]
         return StimulusBatch(pixels, digests, problems, first, count)

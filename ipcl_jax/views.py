@@ -6,8 +6,9 @@ matrix products (antialiased, flip included), and colour works on whole planes, 
 are drawn first, as plain numbers (`ViewParameters`), and then applied: crop and flip, gray,
 colour (`colour.py`), then blur, rotation, window and distortion (`optics.py`) where they are on.
 
-Canvases hold an image in their top left corner. `sizes` is the image's true (height, width);
-one taller than wide fills the same memory seen as `[W, H, 3]`, so the host never turns an image.
+Canvases `[B, H, W, 3]` hold an image in their top left corner, and `sizes` is its true (height, width). An image
+that is taller than H fills the same memory seen as `[W, H, 3]`, so the host never turns an image and a canvas of
+256 x 512 holds portraits too; `load_canvases` makes them.
 
 Source: augmentation set 1 of Konkle & Alvarez 2022; distributions and formulas are
 torchvision's (RandomResizedCrop, ColorJitter, RandomGrayscale on float images).
@@ -26,6 +27,7 @@ from jax import Array
 
 from ipcl_jax import colour, optics
 from ipcl_jax.config import Views
+from ipcl_jax.errors import InputError
 
 _TRIES = 10
 _BLOCK = 16  # outputs of one product: more would multiply zeros, fewer would cost calls
@@ -51,13 +53,18 @@ def make_views(key: Array, canvas: Array, sizes: Array, options: Views) -> Array
 
     Args:
         key: PRNG key; every view gets a key of its own.
-        canvas: `[B, H, W, 3]` uint8, H <= W.
-        sizes: `[B, 2]` int32, true height and width of each image.
+        canvas: `[B, H, W, 3]` uint8, the image in its top left corner; one taller than H fills it seen as
+            `[W, H, 3]`.
+        sizes: `[B, 2]` integers, true height and width of each image.
         options: the distributions; n = options.per_image, S = options.size.
 
     Returns:
         `[B*n, S, S, 3]` float32, normalised; view v of image b is row b * n + v.
+
+    Raises:
+        InputError: for other shapes or dtypes, and (outside a transformation) for sizes that don't fit the canvas.
     """
+    sizes = _check_canvases(canvas, sizes)
     keys = jax.random.split(key, canvas.shape[0] * options.per_image)
     sizes = jnp.repeat(sizes, options.per_image, axis=0)
     parameters = jax.vmap(lambda key, size: sample_view(key, size, options))(keys, sizes)
@@ -68,17 +75,21 @@ def center_views(canvas: Array, sizes: Array, options: Views) -> Array:
     """The whole of each image, as models are tested on: shorter side to S, centre crop S.
 
     Args:
-        canvas: `[B, H, W, 3]` uint8, H <= W.
-        sizes: `[B, 2]` int32, true height and width of each image.
+        canvas: as in `make_views`.
+        sizes: as there.
         options: S = options.size, the mean and std; gray if all views are.
 
     Returns:
         `[B, S, S, 3]` float32, normalised.
 
+    Raises:
+        InputError: as there.
+
     Source: torchvision's Resize (antialiased bilinear, the longer side truncated to
     whole pixels) and CenterCrop.
     """
     side = options.size
+    sizes = _check_canvases(canvas, sizes)
 
     def one(planes: Array, size: Array) -> Array:
         resized = side * size // size.min()
@@ -88,6 +99,26 @@ def center_views(canvas: Array, sizes: Array, options: Views) -> Array:
         return jnp.broadcast_to(colour.luma(view), view.shape) if options.grayscale == 1 else view
 
     return _for_each(one, canvas, sizes, options=options)
+
+
+def _check_canvases(canvas: Array, sizes: Array) -> Array:
+    """Refuses canvases and sizes that don't go together; gives the sizes as int32."""
+    shapes = f"canvas is {list(jnp.shape(canvas))} {jnp.result_type(canvas)} and sizes {list(jnp.shape(sizes))}"
+    if jnp.ndim(canvas) != 4 or canvas.shape[-1] != 3 or jnp.result_type(canvas) != jnp.uint8:
+        raise InputError(f"{shapes} {jnp.result_type(sizes)}; expected a canvas [B, H, W, 3] uint8.")
+    if jnp.shape(sizes) != (len(canvas), 2) or not jnp.issubdtype(jnp.result_type(sizes), jnp.integer):
+        raise InputError(f"{shapes} {jnp.result_type(sizes)}; expected sizes [B, 2] of integers.")
+    if not isinstance(sizes, jax.core.Tracer):
+        height, width = canvas.shape[1:3]
+        given = np.asarray(sizes)
+        lies = (given >= 1).all(1) & (given <= [height, width]).all(1)
+        turned = (given[:, 0] > height) & (given <= [width, height]).all(1) & (given >= 1).all(1)
+        if wrong := np.flatnonzero(~(lies | turned)).tolist():
+            raise InputError(
+                f"Image {wrong[0]} is {given[wrong[0]][0]} x {given[wrong[0]][1]} pixels by its size, which a canvas of "
+                f"{height} x {width} can't hold."
+            )
+    return jnp.asarray(sizes, jnp.int32)
 
 
 class Channels(Protocol):
@@ -173,7 +204,7 @@ def sample_box(key: Array, size: Array, *, area: tuple[float, float], aspect: tu
     area_key, aspect_key, top_key, left_key = jax.random.split(key, 4)
     height, width = size[0], size[1]
     low, high = aspect
-    target = height * width * jax.random.uniform(area_key, (_TRIES,), minval=area[0], maxval=area[1])
+    target = height.astype(float) * width * jax.random.uniform(area_key, (_TRIES,), minval=area[0], maxval=area[1])
     ratio = jnp.exp(jax.random.uniform(aspect_key, (_TRIES,), minval=np.log(low), maxval=np.log(high)))
     widths = jnp.round(jnp.sqrt(target * ratio)).astype(jnp.int32)
     heights = jnp.round(jnp.sqrt(target / ratio)).astype(jnp.int32)
@@ -201,7 +232,7 @@ def render_views(canvas: Array, sizes: Array, parameters: ViewParameters, option
     """Crops, flips, colours, blurs, bends and normalises views as their parameters say.
 
     Args:
-        canvas: `[B, H, W, 3]` uint8, H <= W.
+        canvas: as in `make_views`.
         sizes: `[B*n, 2]` int32, true size of each view's image.
         parameters: of B*n views, image by image.
         options: S = options.size, mean and std, and all that is not drawn.
@@ -216,8 +247,8 @@ def render_views(canvas: Array, sizes: Array, parameters: ViewParameters, option
         view = _resize(
             planes, size, chosen.box, resized, offset, side, flip=chosen.flip, antialias=options.antialias
         )
-        # A portrait lies mirrored at its diagonal, where a rotation has the other sense.
-        angle = chosen.angle if chosen.angle is None else jnp.where(size[0] > size[1], -1, 1) * chosen.angle
+        # What is turned lies mirrored at its diagonal, where a rotation has the other sense.
+        angle = chosen.angle if chosen.angle is None else jnp.where(size[0] > len(planes), -1, 1) * chosen.angle
         return optics.apply(_colour(view, chosen, options), chosen.sigma, angle, options)
 
     return _for_each(one, canvas, sizes, parameters, options=options)
@@ -235,7 +266,7 @@ def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views)
     def lie_down(canvas: Array, size: Array) -> Array:
         upright = canvas.reshape(width, height, 3)
         return jax.lax.cond(
-            size[0] > size[1], lambda: upright.transpose(1, 2, 0), lambda: canvas.transpose(0, 2, 1)
+            size[0] > height, lambda: upright.transpose(1, 2, 0), lambda: canvas.transpose(0, 2, 1)
         )
 
     # On a CPU an image at a time stays in the cache and branches for real.
@@ -245,7 +276,7 @@ def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views)
 
     def one(planes: Array, size: Array, *arguments) -> Array:
         view = function(planes, size, *arguments)
-        view = jnp.where(size[0] > size[1], view.transpose(2, 0, 1), view.transpose(0, 2, 1))
+        view = jnp.where(size[0] > height, view.transpose(2, 0, 1), view.transpose(0, 2, 1))
         return normalize(view, options)
 
     if on_cpu:
@@ -268,7 +299,7 @@ def _resize(
     """Resizes a box of one image and cuts a square, `[side, 3, side]` in [0, 1], lying as on the canvas.
 
     Args:
-        planes: `[H, 3, W]` uint8, on its side if the image is a portrait.
+        planes: `[H, 3, W]` uint8, mirrored at the diagonal if the image is taller than H.
         size: `[2]` int32, the image's true height and width.
         box: `[4]` int32: top, left, height, width. Pixels outside it don't count.
         resized: `[2]` int32, height and width that the box is resized to.
@@ -277,9 +308,9 @@ def _resize(
         flip: mirror left and right.
         antialias: average over what an output covers; else between its two neighbours in the image.
     """
-    portrait = size[0] > size[1]
+    turned = size[0] > len(planes)
     axes = [box[:2], box[2:], resized, offset, jnp.array([False, flip])]
-    axes = [jnp.where(portrait, pair[::-1], pair) for pair in axes]  # in the canvas's order
+    axes = [jnp.where(turned, pair[::-1], pair) for pair in axes]  # in the canvas's order
     down, across = ([pair[axis] for pair in axes] for axis in (0, 1))
     narrow = _resample(planes, 2, side, *across, antialias=antialias)  # [H, 3, S]
     return _resample(narrow, 0, side, *down, antialias=antialias) / 255
@@ -304,9 +335,11 @@ def _resample(
 
     output = jnp.minimum(jnp.arange(n_blocks * block), side - 1).reshape(n_blocks, block)
     output = offset + jnp.where(flip, side - 1 - output, output)
-    # Whole pixels and the rest by integer division: a float32 coordinate would cost three digits.
-    numerator = (2 * output + 1) * length
-    whole, rest = start + numerator // (2 * resized), numerator % (2 * resized) / (2 * resized)
+    # Whole pixels and the rest by integer division: a float32 coordinate would cost three digits. Counted from
+    # the middle of the box, as (2 output + 1) length overflows where a long line is enlarged.
+    numerator = (2 * output + 1 - resized) * length + length % 2 * resized
+    whole = start + length // 2 + numerator // (2 * resized)
+    rest = numerator % (2 * resized) / (2 * resized)
     width = jnp.maximum(length / resized, 1.0) if antialias else jnp.ones(())
     first = whole.min(1) - jnp.ceil(width).astype(jnp.int32)
     first = jnp.clip(first, 0, extent - reach)

@@ -31,7 +31,7 @@ def on_canvas(images: list[np.ndarray], height: int = 256, width: int = 512) -> 
     """Images on canvases whose rest is white, so that anything read outside of an image shows."""
     canvas = np.full((len(images), height, width, 3), 255, np.uint8)
     for image, place in zip(images, canvas, strict=True):
-        seen = place.reshape(width, height, 3) if image.shape[0] > image.shape[1] else place
+        seen = place.reshape(width, height, 3) if image.shape[0] > height else place
         seen[: image.shape[0], : image.shape[1]] = image
     return canvas, np.array([image.shape[:2] for image in images], np.int32)
 

@@ -259,7 +259,7 @@ def test_whole_images_have_no_optics():
 
 REFUSED = {
     "--views.blur is 1.5; a probability": dict(blur=1.5),
-    "--views.blur-sigma is 0 2 pixels": dict(blur_sigma=(0.0, 2.0)),
+    "--views.blur-sigma is 0 2; in pixels": dict(blur_sigma=(0.0, 2.0)),
     "0 < low <= high <= 4, which is --views.size / 16": dict(size=64, blur_sigma=(0.1, 4.1)),
     "--views.rotation is -1": dict(rotation=-1.0),
     "lies in .0, 180. degrees": dict(rotation=200.0),

@@ -16,13 +16,13 @@ from PIL import Image
 
 from convert import CheckpointError, convert_torch_checkpoint
 from ipcl_jax import load_encoder, load_stimuli
-from ipcl_jax.checkpoints import check_folder
 from ipcl_jax.config import Model, Train
 from ipcl_jax.encoder import Encoder, export_orbax, untrained
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.features import FeatureFile, Layer
 from ipcl_jax.readout.measurements import read_rdms, read_responses
 from ipcl_jax.record import METRICS, read_metrics
+from ipcl_jax.run_folder import check_folder
 from ipcl_jax.stimuli import make_transform
 from ipcl_jax.stimulus_sets import open_stimuli, stimulus_batches
 from ipcl_jax.stored_config import to_json
@@ -198,7 +198,7 @@ def configs() -> Target:
     config = Train(name="a")
     return Target(
         (("config.json", to_json(config).encode()),),
-        lambda folder, place: check_folder(config, str(folder)),
+        lambda folder, place: check_folder(config, {}, str(folder)),
         named="",
     )
 

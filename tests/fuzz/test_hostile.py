@@ -24,13 +24,13 @@ from commands import run
 from convert import CheckpointError, convert_torch_checkpoint, save_torch, to_torch_state_dict
 from guard import guarded, little_memory
 from ipcl_jax import load_encoder, load_stimuli, save_encoder
-from ipcl_jax.checkpoints import check_folder
 from ipcl_jax.config import Model, Train
 from ipcl_jax.damage import find_damage
 from ipcl_jax.decoding import decode
 from ipcl_jax.encoder import Encoder, export_orbax, untrained
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.readout.measurements import read_rdms, read_responses
+from ipcl_jax.run_folder import check_folder
 from ipcl_jax.stimulus_sets import open_stimuli
 from targets import STIMULI
 
@@ -313,7 +313,7 @@ def test_stimuli_of_any_size(tmp_path):
 def test_configs_of_runs(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
-    for read in (lambda: load_encoder(tmp_path), lambda: check_folder(Train(name="a"), str(tmp_path))):
+    for read in (lambda: load_encoder(tmp_path), lambda: check_folder(Train(name="a"), {}, str(tmp_path))):
         refusal(read, tmp_path, ConfigError)
 
 
