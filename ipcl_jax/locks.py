@@ -54,10 +54,11 @@ def alone_at(path: Path, *, wait: bool = True) -> Iterator[None]:
         handle = _open(lock, os.O_RDWR | os.O_CREAT)
         try:
             if not _lock(handle, wait=False):
-                holder = f"Another process ({lock.read_text(errors='replace') or 'unknown'}) is writing {path}"
+                holder = os.pread(handle, 200, 0).decode(errors="replace") if handle else ""
+                held = f"Another process ({holder or 'unknown'}) is writing {path}"
                 if not wait:
-                    raise Held(holder)
-                _LOG.warning("%s; waiting for it to end.", holder)
+                    raise Held(held)
+                _LOG.warning("%s; waiting for it to end.", held)
                 _lock(handle, wait=True)
             if not _is(handle, lock):  # its last holder has removed it since it was opened
                 continue

@@ -83,7 +83,9 @@ def test_every_command_refuses_a_place_that_cannot_be_written_before_it_begins(r
 def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     happened = []
     sync, rename = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda at: happened.append(os.readlink(f"/proc/self/fd/{at}")) or sync(at))
+    monkeypatch.setattr(
+        os, "fsync", lambda at: happened.append(os.readlink(f"/proc/self/fd/{at}")) or sync(at)
+    )
     monkeypatch.setattr(Path, "replace", lambda part, to: happened.append("named") or rename(part, to))
     with whole(tmp_path / "a") as part:
         part.write_text("new")
