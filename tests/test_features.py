@@ -39,14 +39,18 @@ def write(file: FeatureFile, count: int, value: float = 1.0) -> None:
 def test_a_value_too_large_for_the_file_is_refused(value, tmp_path):
     with begin(tmp_path / "a.h5", "float16") as file:
         write(file, 1, 65504)  # the largest
-        with pytest.raises(OverflowError, match=r"b.png: fc7 reaches .*e\+0.*, too much for float16; use float32"):
+        with pytest.raises(
+            OverflowError, match=r"b.png: fc7 reaches .*e\+0.*, too much for float16; use float32"
+        ):
             write(file, 1, value)
         assert file.rows == 1
 
 
 def test_a_row_too_small_for_the_file_is_refused(tmp_path):
     with begin(tmp_path / "a.h5", "float16") as file:
-        file.write({"fc7": np.float32([[0, 0], [1, 1e-9]])}, ["0" * 64] * 2)  # 1e-9 of a row's largest is nothing
+        file.write(
+            {"fc7": np.float32([[0, 0], [1, 1e-9]])}, ["0" * 64] * 2
+        )  # 1e-9 of a row's largest is nothing
         with pytest.raises(InputError, match="c.png: fc7 reaches 1e-05, too little for float16; use float32"):
             file.write({"fc7": np.float32([[1e-5, 0]])}, ["0" * 64])
 
@@ -221,7 +225,10 @@ def full():
 
 
 def test_a_disk_that_runs_full_costs_no_rows(tmp_path, monkeypatch):
-    with pytest.raises(OSError, match="No space left on device: '.*a.h5.part'"), begin(tmp_path / "a.h5") as file:
+    with (
+        pytest.raises(OSError, match="No space left on device: '.*a.h5.part'"),
+        begin(tmp_path / "a.h5") as file,
+    ):
         write(file, 1)
         file.save()
         with monkeypatch.context() as patched:
