@@ -275,7 +275,7 @@ class FeatureFile:
             if len(changed):
                 raise Unfit(
                     f"{path} holds activations of other images: {len(changed)} of {rows} have changed since they were "
-                    f"computed, the first of them {self._names[changed[0]]}.\n{_STAYS}"
+                    f"computed, the first of them {self._names[changed[0]]}. {_STAYS}"
                 )
         except Unfit:
             if not self._ours:
