@@ -40,6 +40,8 @@ from ipcl_jax.stimulus_sets import StimulusSet, open_stimuli
 from ipcl_jax.streaming import stream
 from read_out import open_subject
 
+SEEDS = 2**32  # JAX drops the digits of a larger one
+
 
 @dataclass(frozen=True)
 class Extract:
@@ -100,6 +102,8 @@ class Extraction:
             value = getattr(options, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
+        if not 0 <= options.seed < SEEDS:
+            raise ConfigError(f"--seed is {options.seed}; it must lie between 0 and {SEEDS - 1}.")
         subject = open_subject(options.model, options.transform, options.size)
         self.encoder, self.transform, self.size = subject.encoder, subject.transform, subject.transform.size
         self.layers, self.projections = layers_of(options, self.encoder, self.size)

@@ -124,6 +124,8 @@ def check(options: Report, train: Source, held_out: Source) -> dict[str, dict[st
         )
     if not options.temperature > 0:
         raise ConfigError(f"--temperature is {options.temperature}; it must be above 0.")
+    if not 0 <= options.seed < 2**32:
+        raise ConfigError(f"--seed is {options.seed}; it must lie between 0 and {2**32 - 1}.")
     if min(options.shown, len(held_out)) < FEWEST:
         raise ConfigError(
             f"--shown is {options.shown}, of {len(held_out)} held-out images; a map takes {FEWEST} or more."

@@ -166,6 +166,7 @@ def test_reductions_and_kinds_of_images(model, tmp_path):
         (("sample", "--layers", "fc77"), "did you mean 'fc7'"),
         (("nowhere",), "neither a file nor a folder"),
         (("sample", "--batch-size", "0"), "--batch-size is 0"),
+        (("sample", "--seed", "4294967297"), "--seed is 4294967297; it must lie between 0 and 4294967295"),
         (("sample", "--size", "20"), "needs at least 63"),
         ((), "Give images"),
     ],
