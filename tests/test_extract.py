@@ -7,6 +7,7 @@ import shutil
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -14,11 +15,13 @@ import pytest
 import scipy.io
 import zarr
 from PIL import Image
+from rich.console import Console
 
 import commands
 from ipcl_jax import extract, load_encoder, load_stimuli, save_encoder
 from ipcl_jax.config import Model
 from ipcl_jax.encoder import untrained
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.locks import alone_at
 
 COUNT = 41
@@ -296,6 +299,16 @@ def test_an_ending_that_is_no_format_is_refused(model, few, tmp_path):
     assert "and npz is asked for" in said[-1]
     run(model, few, "--out", tmp_path / "acts.NPZ")
     assert np.load(tmp_path / "acts.NPZ")["fc7"].shape == (3, 64)
+
+
+def test_a_layer_too_large_for_matlab_is_said_before_the_work(model, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(commands.SCRIPTS)
+    from extract import Extract, Extraction
+
+    images = SimpleNamespace(names=["a"] * 8_500_000)  # below 2 GB in float16, which MATLAB hasn't
+    extraction = Extraction(Extract(model=str(model), dtype="float16"), Console())
+    with pytest.raises(ConfigError, match=r"2\.2 GB, and MATLAB's format 5 ends at 2 GB"):
+        extraction.run(images, tmp_path / "acts.mat")
 
 
 def test_home_is_home(model, few, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import scipy.io
 from ipcl_jax.errors import ConfigError, InputError, MissingPackage
 from ipcl_jax.features import FeatureFile, Layer
 from ipcl_jax.formats import check_format, export, format_of
+from ipcl_jax.rounding import rounded
 from ipcl_jax.zoo import MODELS
 
 NAMES = ["a.png", "b.png", "c.png"]
@@ -53,6 +54,15 @@ def test_a_row_too_small_for_the_file_is_refused(tmp_path):
         )  # 1e-9 of a row's largest is nothing
         with pytest.raises(InputError, match="c.png: fc7 reaches 1e-05, too little for float16; use float32"):
             file.write({"fc7": np.float32([[1e-5, 0]])}, ["0" * 64])
+
+
+def test_float16_errs_by_what_its_docstring_says():
+    rng = np.random.default_rng(0)
+    peaks = 2.0 ** rng.uniform(-14, 15.9, (2000, 1))
+    rows = (peaks * rng.choice([-1, 1], (2000, 50)) * 10 ** rng.uniform(-6, 0, (2000, 50))).astype(np.float32)
+    rows[:, :1] = peaks
+    kept = rounded(rows, np.dtype("float16"), layer="fc7", images=["a"] * len(rows)).astype(np.float64)
+    assert (np.abs(kept - rows) <= 2.0**-11 * np.abs(rows.astype(np.float64)).max(1, keepdims=True)).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
