@@ -30,14 +30,17 @@ from ipcl_jax.encoder import Encoder
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.extraction import Pool, plan
 from ipcl_jax.features import FeatureFile, Layer
-from ipcl_jax.files import at_home
-from ipcl_jax.formats import Format, check_format, export
+from ipcl_jax.files import at_home, whole
+from ipcl_jax.formats import Format, check_format, export, format_of
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.projection import make_projection
+from ipcl_jax.provenance import image_digests
 from ipcl_jax.record import make_console
 from ipcl_jax.stimulus_sets import StimulusSet, open_stimuli
 from ipcl_jax.streaming import stream
 from read_out import open_subject
+
+SEEDS = 2**32  # JAX drops the digits of a larger one
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Extract:
     layers: tuple[str, ...] = ("fc7",)
     """Layers, named as in the reference; `all` for every one."""
     out: Path | None = None
-    """The file to write."""
+    """The file to write: .h5, .hdf5, .npz, .mat or .zarr."""
     list_layers: bool = False
     """Show names, shapes and sizes of the layers chosen (all, if none are), and stop."""
     pool: Pool | None = None
@@ -65,7 +68,7 @@ class Extract:
     compute: Literal["float32", "bfloat16"] = "float32"
     """Of convolutions and matrix products; bfloat16 errs by about 1 % of a layer's largest value."""
     format: Format | None = None
-    """Of the file; by default as its suffix says, else h5."""
+    """Of the file, if its name has no ending; h5 by default."""
     transform: Literal["stimulus", "validation"] = "stimulus"
     """Shorter side to the model's size, or (validation) to 8/7 of it, before the centre is cut out."""
     size: int | None = None
@@ -99,6 +102,8 @@ class Extraction:
             value = getattr(options, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
+        if not 0 <= options.seed < SEEDS:
+            raise ConfigError(f"--seed is {options.seed}; it must lie between 0 and {SEEDS - 1}.")
         subject = open_subject(options.model, options.transform, options.size)
         self.encoder, self.transform, self.size = subject.encoder, subject.transform, subject.transform.size
         self.layers, self.projections = layers_of(options, self.encoder, self.size)
@@ -116,22 +121,16 @@ class Extraction:
 
     def run(self, stimuli: StimulusSet, out: Path) -> None:
         """Extracts what is not extracted yet."""
-        format = self.options.format or {".npz": "npz", ".zarr": "zarr", ".mat": "mat"}.get(out.suffix, "h5")
-        names = stimuli.names
-        check_format(format, len(names) * max(layer.bytes for layer in self.layers.values()))
+        format, names = format_of(out, self.options.format), stimuli.names
+        check_format(format, 4 * len(names) * max(math.prod(layer.shape) for layer in self.layers.values()))
         if format != "h5" and out.exists():
             raise ConfigError(f"{out} is there already; give another --out, or remove it.")
-        damage = find_damage(stimuli, threads=self.options.threads)
-        if damage and not self.options.skip_unreadable:
-            listing = "\n  ".join(f"{names[i]}: {reason}" for i, reason in list(damage.items())[:20])
-            raise ConfigError(
-                f"{len(damage)} of {len(names)} images can't be read:\n  {listing}\n"
-                "Replace them, or give --skip-unreadable for rows of NaN in their place."
-            )
         hdf5 = out if format == "h5" else out.with_name(f"{out.name}.h5")
+        if not hdf5.exists():
+            self._refuse_damage(stimuli)
         with FeatureFile(
             hdf5, names=names, layers=self.layers, attributes=self.attributes(),
-            readable=self.options.skip_unreadable,
+            digests=lambda count: self._digests(stimuli, count), readable=self.options.skip_unreadable,
         ) as file:  # fmt: skip
             if file.complete:
                 self.console.print(f"{out} is complete already: {len(names)} images.")
@@ -139,17 +138,31 @@ class Extraction:
             self._stream(stimuli, file)
             if lost := file.unreadable():
                 self._list_unreadable(stimuli, lost, out.with_name(f"{out.name}.unreadable.txt"))
-        if format == "h5":
-            file.publish()
-        else:
-            export(file.part, out, format)
-            file.discard()
+            if format == "h5":
+                file.publish()
+            else:
+                export(file.finish(), out, format)
+                file.discard()
         shapes = ", ".join(f"{name} {[len(names), *layer.shape]}" for name, layer in self.layers.items())
         self.console.print(f"Wrote {out}: {shapes if len(self.layers) < 5 else f'{len(self.layers)} layers'}")
 
+    def _refuse_damage(self, stimuli: StimulusSet) -> None:
+        damage = find_damage(stimuli, threads=self.options.threads)
+        if damage and not self.options.skip_unreadable:
+            listing = "\n  ".join(f"{stimuli.names[i]}: {reason}" for i, reason in list(damage.items())[:20])
+            raise ConfigError(
+                f"{len(damage)} of {len(stimuli.names)} images can't be read:\n  {listing}\n"
+                "Replace them, or give --skip-unreadable for rows of NaN in their place."
+            )
+
+    def _digests(self, stimuli: StimulusSet, count: int) -> np.ndarray:
+        self.console.print(f"Comparing {count} images with those that are done.")
+        return image_digests(stimuli, count, threads=self.options.threads)
+
     def _list_unreadable(self, stimuli: StimulusSet, places: list[int], path: Path) -> None:
         lines = [f"{stimuli.names[i]}: {why_unreadable(stimuli, i, self.transform)}\n" for i in places]
-        path.write_text("".join(lines), encoding="utf-8")
+        with whole(path) as part:
+            part.write_text("".join(lines), encoding="utf-8")
         self.console.print(
             f"{len(lines)} images can't be read; their rows are NaN. They are listed in {path}"
         )
@@ -175,7 +188,7 @@ class Extraction:
         options = self.options
         computed = stream(
             self.encoder, stimuli, self.transform, self.projections, pool=options.pool, compute=options.compute,
-            stored=options.dtype, batch_size=options.batch_size, threads=options.threads, start=file.rows,
+            batch_size=options.batch_size, threads=options.threads, start=file.rows,
         )  # fmt: skip
         columns = (
             BarColumn(),
@@ -196,7 +209,7 @@ class Extraction:
                         "What was extracted before it is kept. Mend it and give the same command to go on, "
                         "or start anew with --skip-unreadable."
                     )
-                file.write(values, batch.sha256, list(batch.problems))
+                file.write(values, batch.sha256, list(batch.problems), first=batch.first)
                 speed = f"{(file.rows - skipped) / (perf_counter() - start):.0f} images/s"
                 progress.update(bar, completed=file.rows, speed=speed)
 
@@ -205,10 +218,7 @@ def layers_of(options: Extract, encoder: Encoder, size: int) -> tuple[dict[str, 
     """What is stored of each layer, and how each is projected (None: not at all)."""
     everything = options.layers == ("all",)
     names = encoder.layer_names if everything else options.layers
-    try:
-        names = tuple(dict.fromkeys(check_layers(names, encoder.layer_names)))
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    names = tuple(dict.fromkeys(check_layers(names, encoder.layer_names)))
     layers, projections = {}, {}
     planned = plan(encoder, names, size=size, pool=options.pool, n_components=options.project)
     for name, (shape, projected) in planned.items():

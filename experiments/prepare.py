@@ -132,7 +132,7 @@ def _write(source: Path, target: Path, size: int, quality: int) -> str | None:
         file = shrink(source.read_bytes(), size=size, quality=quality)
     except Exception as error:  # damaged files raise almost anything, and must not end the run
         return in_words(error)
-    with whole(target) as part:
+    with whole(target, durable=False) as part:  # there are a million of them
         part.write_bytes(file)
     return None
 

@@ -25,8 +25,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from ipcl_jax.config import Data
 from ipcl_jax.encoder import Encoder
-from ipcl_jax.errors import ConfigError
-from ipcl_jax.files import read_json
+from ipcl_jax.errors import ConfigError, MissingPackage
+from ipcl_jax.files import at_home, read_json
 from ipcl_jax.gallery import pairs, read_images
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.monitoring import spread
@@ -97,18 +97,20 @@ class Report:
 
 def measure(options: Report, console: Console) -> list[Findings]:
     """Looks at each model in turn, and writes the folder; returns what was found."""
-    check_new(options.out)
+    out = at_home(options.out)
+    check_new(out)
     train, held_out = open_both(options.data)
     linear = check(options, train, held_out)
     models = tuple(dict.fromkeys(options.models))
     found = [
-        examine(Path(model), title, train, held_out, linear, options, console)
+        examine(model, title, train, held_out, linear, options, console)
         for model, title in zip(models, titles_of(models), strict=True)
     ]
-    with new_folder(options.out) as part:
+    with new_folder(out) as part:
         write_findings(part / "report.html", found, options.data.source, train.classes, len(train))
         scores = [findings.scores for findings in found]
-        (part / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(scores, indent=2, allow_nan=False)
+        (part / "scores.json").write_text(text + "\n", encoding="utf-8")
     return found
 
 
@@ -120,8 +122,10 @@ def check(options: Report, train: Source, held_out: Source) -> dict[str, dict[st
         raise ConfigError(
             f"--k is {options.k}; it must lie between 1 and {len(train)}, the images that can vote."
         )
-    if options.temperature <= 0:
+    if not options.temperature > 0:
         raise ConfigError(f"--temperature is {options.temperature}; it must be above 0.")
+    if not 0 <= options.seed < 2**32:
+        raise ConfigError(f"--seed is {options.seed}; it must lie between 0 and {2**32 - 1}.")
     if min(options.shown, len(held_out)) < FEWEST:
         raise ConfigError(
             f"--shown is {options.shown}, of {len(held_out)} held-out images; a map takes {FEWEST} or more."
@@ -129,7 +133,7 @@ def check(options: Report, train: Source, held_out: Source) -> dict[str, dict[st
     if wrong := [place for place in options.chosen if not 0 <= place < len(held_out)]:
         raise ConfigError(f"--chosen {wrong[0]} is none of the held-out images, 0 to {len(held_out) - 1}.")
     if importlib.util.find_spec("sklearn") is None:
-        raise ModuleNotFoundError(
+        raise MissingPackage(
             "The map needs scikit-learn, which is not installed: pip install 'ipcl_jax[brain]'"
         )
     linear: dict[str, dict[str, float]] = {}
@@ -150,9 +154,9 @@ def check(options: Report, train: Source, held_out: Source) -> dict[str, dict[st
 
 def read_linear(folder: Path, options: Report) -> tuple[str, dict[str, float]]:
     """The weights' sha256 of a linear read-out, and its last accuracies by name (`fc7_top1`)."""
-    path = folder / CONFIG
+    folder = at_home(folder)
     try:
-        config = read_json(path)
+        config = read_json(folder / CONFIG)
         digest, source, layers = config["weights_sha256"], config["data"]["source"], config["layers"]
     except (ConfigError, KeyError, TypeError):
         raise ConfigError(f"--linear {folder} is not the folder of a linear read-out (linear.py).") from None
@@ -172,14 +176,18 @@ def titles_of(models: tuple[str, ...]) -> list[str]:
 
 
 def examine(
-    path: Path, title: str, train: Source, held_out: Source, linear: dict, options: Report, console: Console
+    model: str, title: str, train: Source, held_out: Source, linear: dict, options: Report, console: Console
 ) -> Findings:
     """Everything that the page says about one model."""
-    subject = open_subject(os.fspath(path), options.transform, options.size)
+    subject, path = open_subject(model, options.transform, options.size), at_home(model)
     encoder, digest = subject.encoder, subject.encoder.digest()
     layer = options.layer or encoder.layer_names[-1]
     references, tests = (images_of(subject, layer, options, console, source) for source in (train, held_out))
     asked = np.flatnonzero(tests.used)  # places of what can be read
+    if len(asked) < FEWEST:
+        raise ConfigError(
+            f"{len(asked)} of {len(held_out)} held-out images can be read; a map takes {FEWEST} or more."
+        )
     queries, labels = tests.queries()
     groups = np.zeros(len(asked), int), np.where(references.used, 1, NOWHERE)
     similarities, rows = nearest(queries, references.values, k=options.k, groups=groups)
@@ -286,7 +294,7 @@ def show(found: list[Findings], options: Report, console: Console) -> None:
         console.print(
             f"{findings.title}: kNN of {scores['layer']} {scores['knn_top1']:.1%}, top-5 {scores['knn_top5']:.1%}"
         )
-    console.print(f"Report: {options.out / 'report.html'}")
+    console.print(f"Report: {at_home(options.out) / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Activations that read-outs share: computed once for a model, a layer and a set of images, and kept on disk."""
 
+import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -11,16 +13,19 @@ import numpy as np
 
 from ipcl_jax.cache import cache_folder
 from ipcl_jax.encoder import Encoder
-from ipcl_jax.errors import ConfigError
+from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.extraction import plan
 from ipcl_jax.features import READABLE, FeatureFile, Layer
 from ipcl_jax.files import at_home
 from ipcl_jax.loading import TOLERATED
 from ipcl_jax.models.checks import check_layers
+from ipcl_jax.provenance import code_version, image_digests
 from ipcl_jax.sources import Source
 from ipcl_jax.stimuli import Transform
 from ipcl_jax.stimulus_sets import Sourced
 from ipcl_jax.streaming import stream
+
+DTYPES = ("float32", "float16")
 
 
 class Features(NamedTuple):
@@ -49,15 +54,17 @@ def cached_features(
 ) -> dict[str, Features]:
     """Layers of all images of a source, from the cache where they are there already.
 
-    They are known by the model's weights and normalisation, the transform, the layer, the dtype, and the
-    files: a file that is changed makes all of them be computed again. What was interrupted goes on.
+    They are known by the model's weights and normalisation, the transform, the layer, the dtype, the files' names,
+    sizes and times of change, and the version of the code. Before they are handed out, all images are read and
+    compared with the sha256 of those that they were computed from; if one has changed, all are computed anew. What
+    was interrupted goes on. Where another process or thread computes the same, this one waits for it.
 
     Args:
         encoder: the model.
         source: the images.
         layers: their names.
         transform: what is done to each image.
-        threads: that decode.
+        threads: that read and decode.
         dtype: in which they are kept, float32 or float16.
         batch_size: images at a time.
         folder: of the cache; by default `features` in `cache_folder()`.
@@ -67,58 +74,62 @@ def cached_features(
         Each layer by its name.
 
     Raises:
-        ConfigError: for unknown layers, if more than 1 % of the images can't be read, if a value isn't a finite
-            number, if the disk has too little room, or while another process computes the same.
-        OverflowError: if a value is beyond what the dtype can hold.
+        InputError: for unknown layers or another dtype, if more than 1 % of the images can't be read, if a value isn't
+            a finite number or beyond what the dtype can hold (a `BeyondRange`), if images change meanwhile, or if
+            the disk has too little room.
+        OSError: if it runs full nevertheless, or an image can't be read for a reason that may pass.
     """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
+    if min(batch_size, threads) < 1:
+        raise InputError(f"batch_size is {batch_size} and threads {threads}; both must be at least 1.")
     folder = at_home(folder) if folder else cache_folder() / "features"
-    stimuli, identity, digest = Sourced(source), source.identity(), encoder.digest()
-    try:
-        names = check_layers(tuple(layers), encoder.layer_names)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    files, doomed = {}, False
-    try:
-        for name, (shape, _) in plan(encoder, names, size=transform.size).items():
-            request = {
-                "model": encoder.name,
-                "weights_sha256": digest,
-                "preprocessing": f"{transform}, less {list(encoder.mean)}, by {list(encoder.std)}",
-                "images": source.name,
-                "images_sha256": hashlib.sha256(identity.encode()).hexdigest(),
-            }
-            key = hashlib.sha256(json.dumps([name, dtype, request]).encode()).hexdigest()[:32]
-            layer = {name: Layer(shape, np.dtype(dtype))}
-            files[name] = FeatureFile(
-                folder / f"{key}.h5", names=stimuli.names, layers=layer, attributes=request, readable=True,
-                trusted=True,
-            )
-        _complete(files, encoder, stimuli, transform, threads, batch_size, progress)
-    except (ConfigError, OverflowError):
-        doomed = True  # going on with it would end there again
-        raise
-    finally:
-        for file in files.values():
-            file.close()
-            if doomed and not file.complete:
-                file.discard()
-    found = {}
-    for name, file in files.items():
-        if not file.complete:
+    stimuli, identity, weights = Sourced(source), source.identity(), encoder.digest()
+    names = check_layers(tuple(layers), encoder.layer_names)
+    paths, requests, kept = {}, {}, {}
+    for name, (shape, _) in plan(encoder, names, size=transform.size).items():
+        requests[name] = {
+            "model": encoder.name,
+            "weights_sha256": weights,
+            "preprocessing": f"{transform}, less {list(encoder.mean)}, by {list(encoder.std)}",
+            "images": source.name,
+            "images_sha256": hashlib.sha256(identity.encode()).hexdigest(),
+        }
+        known_by = json.dumps([name, dtype, code_version(), requests[name]])
+        paths[name] = folder / f"{hashlib.sha256(known_by.encode()).hexdigest()[:32]}.h5"
+        kept[name] = Layer(shape, np.dtype(dtype))
+    digests = functools.cache(lambda count: image_digests(stimuli, count, threads=threads))
+    with contextlib.ExitStack() as opened:
+        files = {}
+        for name in sorted(paths, key=paths.get):  # two that want the same files wait for them in one order
+            file = FeatureFile(
+                paths[name], names=stimuli.names, layers={name: kept[name]}, attributes=requests[name],
+                digests=digests, readable=True, ours=True, wait=True,
+            )  # fmt: skip
+            files[name] = opened.enter_context(file)
+        missing = {name: file for name, file in files.items() if not file.complete}
+        if missing:
+            try:
+                _compute(missing, encoder, stimuli, transform, threads, batch_size, progress)
+                if source.identity() != identity:
+                    raise InputError(
+                        f"Images of {source.name} changed while their activations were computed; try again."
+                    )
+            except InputError:  # going on with it would end there again
+                for file in missing.values():
+                    file.discard()
+                raise
+        for file in missing.values():
             file.publish()
-        opened = h5py.File(file.path)
-        found[name] = Features(opened[name], opened[READABLE][:])
-    return found
+    found = {name: h5py.File(paths[name]) for name in names}
+    return {name: Features(file[name], file[READABLE][:]) for name, file in found.items()}
 
 
-def _complete(
-    files: dict[str, FeatureFile], encoder: Encoder, stimuli: Sourced, transform: Transform, threads: int,
+def _compute(
+    missing: dict[str, FeatureFile], encoder: Encoder, stimuli: Sourced, transform: Transform, threads: int,
     batch_size: int, progress: Callable[[int, int], None],
 ) -> None:  # fmt: skip
-    """Computes what is missing: all layers of a batch at once."""
-    missing = {name: file for name, file in files.items() if not file.complete}
-    if not missing:
-        return
+    """Computes the rows that files lack: all layers of a batch at once."""
     problems: dict[int, str] = {}
     total = len(stimuli.names)
     batches = stream(
@@ -132,14 +143,6 @@ def _complete(
             raise ConfigError(
                 f"{len(problems)} of {total} images can't be read, more than {TOLERATED:.0%}:\n  {listing}"
             )
-        for name, file in missing.items():
-            sound = np.isfinite(values[name]).reshape(batch.count, -1).all(1)
-            sound[list(batch.problems)] = True
-            if not sound.all():
-                raise ConfigError(
-                    f"{name} of {stimuli.names[batch.first + sound.argmin()]} is not a finite number everywhere; "
-                    "the model's weights are damaged, or training it went wrong."
-                )
-            if file.rows <= batch.first:  # another layer may have been interrupted earlier
-                file.write({name: values[name]}, batch.sha256, list(batch.problems))
+        for name, file in missing.items():  # one may have been interrupted earlier than another
+            file.write({name: values[name]}, batch.sha256, list(batch.problems), first=batch.first)
         progress(batch.first + batch.count, total)

@@ -3,11 +3,15 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from ipcl_jax.errors import ConfigError
+
+_LONGEST = 255  # bytes of a file's name, on most file systems
 
 
 def at_home(path: str | os.PathLike) -> Path:
@@ -52,27 +56,81 @@ def check_writable(path: Path, hint: str = "give another --out") -> Path:
 
 
 @contextlib.contextmanager
-def whole(path: Path, *, parents: bool = True) -> Iterator[Path]:
-    """A file or folder that gets its name once it is whole.
+def whole(path: Path, *, parents: bool = True, durable: bool = True) -> Iterator[Path]:
+    """A file or folder that gets its name once it is whole, so that nothing is ever found half written.
+
+    A file that is replaced hands on its permissions; a new one has those of any new file. Where `path` is a
+    link, what it leads to is written.
 
     Args:
         path: of the file or folder.
         parents: make the folders that it lies in, where they aren't there.
+        durable: it is on disk before it gets its name, so that a power cut leaves the old one or the new; it
+            takes some milliseconds a file.
 
     Yields:
         Where to write: a hidden path beside it. After an error nothing is left of it, and what had the name
         before still has it.
     """
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(_hidden(path.name, f".{os.getpid()}-{secrets.token_hex(4)}.part"))
     try:
         yield part
+        if part.is_file():
+            _permit(part, path)
+        if durable:
+            to_disk(part)
         part.replace(path)
+        if durable:
+            _sync(path.parent)
     finally:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         part.unlink(missing_ok=True)
+
+
+def to_disk(path: Path) -> None:
+    """Returns once a file, or all that is in a folder, is on disk and outlasts a power cut."""
+    if path.is_dir():
+        for where, _, names in os.walk(path):
+            for name in names:
+                _sync(Path(where, name))
+            _sync(Path(where))
+    else:
+        _sync(path)
+
+
+def _hidden(name: str, ending: str) -> str:
+    """A hidden name, from as much of a name as one may be long."""
+    return f".{os.fsencode(name)[: _LONGEST - 1 - len(ending)].decode(errors='ignore')}{ending}"
+
+
+def _permit(part: Path, path: Path) -> None:
+    """Gives a file the permissions of the one that it replaces, else those that any new file has."""
+    if path.is_file():
+        mode = path.stat().st_mode
+    else:  # some libraries make files that no one else may read
+        new = part.with_name(_hidden("new", f"-{secrets.token_hex(8)}.part"))
+        try:
+            new.touch()
+            mode = new.stat().st_mode
+        finally:
+            new.unlink(missing_ok=True)
+    if mode != part.stat().st_mode:
+        part.chmod(stat.S_IMODE(mode))
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name != "posix":  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def in_words(error: Exception) -> str:

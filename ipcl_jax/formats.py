@@ -10,13 +10,46 @@ import h5py
 import numpy as np
 import scipy.io
 
-from ipcl_jax.errors import ConfigError, near_miss
+from ipcl_jax.errors import ConfigError, MissingPackage, near_miss
 from ipcl_jax.files import whole
 
 Format = Literal["h5", "npz", "zarr", "mat"]
 
+ENDINGS: dict[str, Format] = {
+    ".h5": "h5", ".hdf5": "h5", ".hdf": "h5", ".npz": "npz", ".zarr": "zarr", ".mat": "mat",
+}  # fmt: skip
+"""Formats by the ending of a file's name, in small letters."""
+
 _CHUNK = 64 << 20  # bytes that are copied at a time
 _MAT_LIMIT = 2**31  # bytes of a variable in MATLAB's format 5
+
+
+def format_of(path: Path, format: str | None = None) -> str:
+    """The format that a file's name asks for.
+
+    Args:
+        path: the file; small and capital letters count the same.
+        format: what is asked for besides; needed only where the name has no ending.
+
+    Returns:
+        One of `Format`; HDF5 for a name without an ending.
+
+    Raises:
+        ConfigError: for an ending that isn't known, or that says another format.
+    """
+    ending = path.suffix.lower()
+    if not ending:
+        return format or "h5"
+    known = ", ".join(ENDINGS)
+    if ending not in ENDINGS:
+        raise ConfigError(
+            f"{path} ends in {path.suffix!r}, which is no format for activations; known endings: {known}."
+        )
+    if format not in (None, ENDINGS[ending]):
+        raise ConfigError(
+            f"{path} ends in {path.suffix!r}, and {format} is asked for; known endings: {known}."
+        )
+    return ENDINGS[ending]
 
 
 def check_format(format: str, largest: int) -> None:
@@ -24,10 +57,11 @@ def check_format(format: str, largest: int) -> None:
 
     Args:
         format: one of `Format`.
-        largest: bytes of the largest layer.
+        largest: bytes of the largest layer in float32, which MATLAB gets in place of float16.
 
     Raises:
-        ConfigError: for an unknown format, one whose package is missing, or layers too large for it.
+        ConfigError: for an unknown format, or layers too large for it.
+        MissingPackage: for zarr without its package.
     """
     if format not in get_args(Format):
         raise ConfigError(f"No format {format!r}.{near_miss(format, get_args(Format))}")
@@ -40,7 +74,7 @@ def check_format(format: str, largest: int) -> None:
         try:
             import zarr  # noqa: F401
         except ModuleNotFoundError:
-            raise ConfigError("Writing zarr needs its package: pip install zarr.") from None
+            raise MissingPackage("Writing zarr needs its package: pip install zarr.") from None
 
 
 def export(source: Path, target: Path, format: Format) -> None:

@@ -50,6 +50,7 @@ def project(features: Array, projection: Projection) -> Array:
     transposed = jnp.asarray(features).T  # [D, B]: an entry gathers the whole batch from one place
 
     def component(row: Projection) -> Array:
-        return row.values @ transposed[row.columns]  # [B]
+        # Accelerators would by default drop digits of float32 products.
+        return jnp.matmul(row.values, transposed[row.columns], precision="highest")  # [B]
 
     return jax.lax.map(component, projection, batch_size=64).T

@@ -29,7 +29,6 @@ def stream(
     *,
     pool: Pool | None = None,
     compute: str = "float32",
-    stored: str = "float32",
     batch_size: int = 64,
     threads: int,
     start: int = 0,
@@ -43,13 +42,12 @@ def stream(
         projections: for each layer wanted, its projection or None.
         pool: as in `extraction.reduced`.
         compute: dtype of convolutions and matrix products.
-        stored: dtype of the result.
         batch_size: images at a time; rounded up to what the devices can share.
         threads: that decode.
         start: images to skip; a multiple of the batch size gives the same batches as from the start.
 
     Yields:
-        A batch, and `[count, ...]` of each layer. Rows of images that could not be read (`batch.problems`)
+        A batch, and `[count, ...]` float32 of each layer. Rows of images that could not be read (`batch.problems`)
         hold anything.
     """
     mesh = make_mesh()
@@ -59,7 +57,7 @@ def stream(
     kinds = {
         "pool": pool,
         "dtype": jnp.dtype(compute),
-        "stored": jnp.dtype(stored),
+        "stored": jnp.dtype("float32"),  # rounded where it is seen what that would lose
         "chunk": _CHUNK if alone else None,
     }
 

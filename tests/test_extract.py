@@ -2,7 +2,12 @@
 
 import functools
 import hashlib
+import os
+import shutil
+import struct
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -10,11 +15,14 @@ import pytest
 import scipy.io
 import zarr
 from PIL import Image
+from rich.console import Console
 
 import commands
 from ipcl_jax import extract, load_encoder, load_stimuli, save_encoder
 from ipcl_jax.config import Model
 from ipcl_jax.encoder import untrained
+from ipcl_jax.errors import ConfigError
+from ipcl_jax.locks import alone_at
 
 COUNT = 41
 
@@ -161,6 +169,7 @@ def test_reductions_and_kinds_of_images(model, tmp_path):
         (("sample", "--layers", "fc77"), "did you mean 'fc7'"),
         (("nowhere",), "neither a file nor a folder"),
         (("sample", "--batch-size", "0"), "--batch-size is 0"),
+        (("sample", "--seed", "4294967297"), "--seed is 4294967297; it must lie between 0 and 4294967295"),
         (("sample", "--size", "20"), "needs at least 63"),
         ((), "Give images"),
     ],
@@ -168,3 +177,158 @@ def test_reductions_and_kinds_of_images(model, tmp_path):
 def test_mistakes_are_explained(arguments, message, model, tmp_path):
     assert message in run(model, *arguments, "--out", tmp_path / "acts.h5", code=2)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def few(images, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("few")
+    for i, path in enumerate(sorted(images.rglob("*.png"))[:3]):
+        (folder / f"{i}.png").write_bytes(path.read_bytes())
+    return folder
+
+
+def scaled(tmp_path: Path, layer: str, factor: float) -> Path:
+    encoder = untrained(Model(fc_dim=64), name="scaled", size=64)
+    parameters = encoder.variables["params"]
+    parameters[layer] = {name: value * factor for name, value in parameters[layer].items()}
+    save_encoder(encoder, tmp_path / f"{layer}.safetensors")
+    return tmp_path / f"{layer}.safetensors"
+
+
+def test_what_float16_cannot_hold_is_refused_and_nothing_left(few, tmp_path):
+    # Before its norm, a layer is as large as its weights.
+    large, small = scaled(tmp_path, "conv_block_1_conv", 1e7), scaled(tmp_path, "fc8_linear", 1e-7)
+    before = "--layers", "conv_block_1.0"
+    half = "--dtype", "float16", "--out", tmp_path / "acts.h5"
+    said = commands.refused(
+        tmp_path,
+        ("extract.py", large, few, *before, *half),
+        ("extract.py", large, few, *before, "--pool", "max", *half),
+        ("extract.py", large, few, *before, "--project", 50, *half),
+        ("extract.py", large, few, *before, "--compute", "bfloat16", *half[:-1], tmp_path / "acts.npz"),
+        ("extract.py", small, few, "--layers", "fc8", *half),
+    )
+    for line in said[:4]:
+        assert "0.png: conv_block_1.0 reaches" in line and "too much for float16; use float32" in line
+    assert "0.png: fc8 reaches" in said[4] and "too little for float16; use float32" in said[4]
+    run(large, few, *before, "--out", tmp_path / "acts.h5")
+    with h5py.File(tmp_path / "acts.h5") as file:
+        assert np.isfinite(file["conv_block_1.0"][:]).all() and abs(file["conv_block_1.0"][:]).max() > 65504
+
+
+def test_activations_that_are_no_numbers_are_refused(few, tmp_path):
+    broken = scaled(tmp_path, "fc7_linear", np.nan)
+    out = "--out", tmp_path / "acts.h5"
+    said = commands.refused(
+        tmp_path,
+        ("extract.py", broken, few, "--layers", "fc6", "fc7", *out),
+        ("extract.py", broken, few, "--layers", "fc7", "--skip-unreadable", "--dtype", "float16", *out),
+    )
+    assert all("fc7 of 0.png is not a finite number everywhere" in line for line in said)
+
+
+def replace(path: Path) -> None:
+    """Another image in the place of one, with the same times."""
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    Image.new("RGB", (80, 80), "red").save(path)
+    os.utime(path, ns=times)
+
+
+def test_a_replaced_stimulus_is_noticed(model, few, tmp_path):
+    folder, out = tmp_path / "set", tmp_path / "acts.h5"
+    shutil.copytree(few, folder)
+    run(model, folder, "--out", out)
+    before = out.read_bytes()
+    replace(folder / "1.png")
+    text = run(model, folder, "--out", out, code=2)
+    assert "other images: 1 of 3 have changed" in text and "the first of them 1.png" in text
+    assert "give another --out, or remove it" in text and out.read_bytes() == before
+
+
+def looks_whole() -> bytes:
+    """A PNG with the right checksums of the wrong content."""
+    chunks = (b"IHDR", struct.pack(">IIBBBBB", 80, 80, 8, 2, 0, 0, 0)), (b"IDAT", b"nonsense"), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def test_a_replaced_stimulus_is_noticed_when_an_extraction_goes_on(unbroken, model, images, tmp_path):
+    folder, out = tmp_path / "set", tmp_path / "acts.h5"
+    shutil.copytree(images, folder)
+    last = folder / "scenes" / "40.jpg"
+    whole = last.read_bytes()
+    last.write_bytes(looks_whole())  # until it is decoded, after the rows before it are written
+    arguments = model, folder, "--out", out, "--batch-size", 4
+    assert "40.jpg can't be read" in run(*arguments, code=2)
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert set(kept) == {"acts.h5.part", "acts.h5.part.json"}
+    last.write_bytes(whole)
+    first = folder / "faces" / "3.png"
+    content, times = first.read_bytes(), (first.stat().st_atime_ns, first.stat().st_mtime_ns)
+    replace(first)
+    text = run(*arguments, code=2)
+    assert "other images: 1 of 40 have changed" in text and "the first of them faces/3.png" in text
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == kept
+    first.write_bytes(content)
+    os.utime(first, ns=times)
+    assert "Going on after 40 images" in run(*arguments)
+    with h5py.File(out) as found, h5py.File(unbroken) as right:
+        np.testing.assert_array_equal(found["fc7"][:], right["fc7"][:])
+
+
+def test_rows_of_an_array_that_change_are_noticed(model, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 70, 80, 3), np.uint8)
+    arguments = model, f"{tmp_path}/stimuli.h5:images", "--out", tmp_path / "acts.h5"
+    for change in (0, 1):
+        with h5py.File(tmp_path / "stimuli.h5", "w") as file:
+            pixels[2, 0, 0, 0] ^= change
+            file["images"] = pixels
+        text = run(*arguments, code=2 * change)
+    assert "other images: 1 of 3 have changed" in text and "the first of them 2." in text
+
+
+def test_an_ending_that_is_no_format_is_refused(model, few, tmp_path):
+    wrong = [f"acts.{ending}" for ending in ("npy", "csv", "pt", "parquet")]
+    asked = [("extract.py", model, few, "--out", tmp_path / name) for name in wrong]
+    asked.append(("extract.py", model, few, "--format", "npz", "--out", tmp_path / "acts.h5"))
+    said = commands.refused(tmp_path, *asked)
+    for line, name in zip(said, wrong, strict=False):
+        assert f"{name} ends in" in line and "known endings: .h5, .hdf5, .hdf, .npz, .zarr, .mat" in line
+    assert "and npz is asked for" in said[-1]
+    run(model, few, "--out", tmp_path / "acts.NPZ")
+    assert np.load(tmp_path / "acts.NPZ")["fc7"].shape == (3, 64)
+
+
+def test_a_layer_too_large_for_matlab_is_said_before_the_work(model, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(commands.SCRIPTS)
+    from extract import Extract, Extraction
+
+    images = SimpleNamespace(names=["a"] * 8_500_000)  # below 2 GB in float16, which MATLAB hasn't
+    extraction = Extraction(Extract(model=str(model), dtype="float16"), Console())
+    with pytest.raises(ConfigError, match=r"2\.2 GB, and MATLAB's format 5 ends at 2 GB"):
+        extraction.run(images, tmp_path / "acts.mat")
+
+
+def test_home_is_home(model, few, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run(model, few, "--out=~/acts.h5", cwd=tmp_path)
+    assert os.listdir(tmp_path) == ["acts.h5"]
+
+
+def test_a_second_writer_is_told_who_writes(model, few, tmp_path):
+    with alone_at(tmp_path / "acts.h5"):
+        text = run(model, few, "--out", tmp_path / "acts.h5", code=2)
+    said = text.splitlines()[-1]
+    assert f"Another process ({os.getpid()} on " in said and "again when that one is done" in said
+    assert "remove" not in text and os.listdir(tmp_path) == []
+
+
+def test_a_name_that_is_no_text_is_refused_and_nothing_left(model, few, tmp_path):
+    folder = tmp_path / "set"
+    shutil.copytree(few, folder)
+    os.rename(os.fsencode(folder / "1.png"), os.fsencode(folder) + b"/caf\xe9.png")
+    (tmp_path / "out").mkdir()
+    text = run(model, folder, "--out", tmp_path / "out" / "acts.h5", code=2)
+    assert "caf" in text and os.listdir(tmp_path / "out") == []

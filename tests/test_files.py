@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +78,71 @@ def test_every_command_refuses_a_place_that_cannot_be_written_before_it_begins(r
         ("prepare.py", tmp_path / "cache", out),
     )
     assert all(str(out) in line and "is read-only" in line for line in lines), lines
+
+
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    happened = []
+    sync, rename = os.fsync, Path.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda at: happened.append(os.readlink(f"/proc/self/fd/{at}")) or sync(at)
+    )
+    monkeypatch.setattr(Path, "replace", lambda part, to: happened.append("named") or rename(part, to))
+    with whole(tmp_path / "a") as part:
+        part.write_text("new")
+    assert happened == [str(part), "named", str(tmp_path)]
+    happened.clear()
+    with whole(tmp_path / "b") as part:
+        (part / "deep").mkdir(parents=True)
+        (part / "deep" / "file").write_text("new")
+    named = happened.index("named")
+    assert set(happened[:named]) == {str(part), str(part / "deep"), str(part / "deep" / "file")}
+    happened.clear()
+    with whole(tmp_path / "c", durable=False) as part:
+        part.write_text("new")
+    assert happened == ["named"]
+
+
+def test_what_a_link_leads_to_is_written(tmp_path):
+    (tmp_path / "disk").mkdir()
+    for there in (True, False):
+        target, link = tmp_path / "disk" / f"{there}", tmp_path / f"link-{there}"
+        if there:
+            target.write_text("old")
+        link.symlink_to(target)
+        with whole(link) as part:
+            assert part.parent == target.parent
+            part.write_text("new")
+        assert link.is_symlink() and target.read_text() == "new" and not target.is_symlink()
+
+
+def test_permissions_are_those_of_any_file_or_of_the_one_that_is_replaced(tmp_path):
+    def write(path):
+        with whole(path) as part:
+            os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
+        return path.stat().st_mode & 0o777
+
+    before = os.umask(0o027)
+    try:
+        assert write(tmp_path / "new") == 0o640
+        (tmp_path / "new").chmod(0o664)
+        assert write(tmp_path / "new") == 0o664
+    finally:
+        os.umask(before)
+    assert os.listdir(tmp_path) == ["new"]
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "é" * 127])
+def test_a_name_may_be_as_long_as_names_are(tmp_path, name):
+    with whole(tmp_path / name) as part:
+        part.write_text("new")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_two_threads_that_write_a_file_each_write_all_of_it(tmp_path):
+    def write(text):
+        with whole(tmp_path / "a") as part:
+            part.write_text(text)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, [letter * 100_000 for letter in "abcdefgh" * 4]))
+    assert len(set((tmp_path / "a").read_text())) == 1 and os.listdir(tmp_path) == ["a"]

@@ -129,6 +129,23 @@ def test_a_run_with_its_epochs_and_a_linear_read_out(cache, trained, tmp_path):
     assert f"is of other images: sample, not {other}" in said[1]
 
 
+def test_home_is_home_and_what_cannot_be_is_refused(cache, trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run("report.py", "~/run", *SMALL, "--layers", "fc7", "--out=~/report", cache=cache, cwd=tmp_path)
+    assert not (tmp_path / "~").exists()
+    _, _, scores = read(tmp_path / "report")
+    assert scores[0]["trained_on"] == "sample: ipcl_alexnet_gn" and scores[0]["knn_by_epoch"]
+    monkeypatch.setenv("HOME", "/nowhere")
+    said = refused(
+        cache,
+        ("report.py", "ipcl1", *SMALL, "--linear", "~/linear", "--out", "report"),
+        ("report.py", "ipcl1", *SMALL, "--temperature", "nan", "--out", "report"),
+        ("report.py", "ipcl1", *SMALL, "--seed", "-1", "--out", "report"),
+    )
+    assert "--linear /nowhere/linear" in said[0]
+    assert "--temperature is nan" in said[1] and "--seed is -1" in said[2]
+
+
 @pytest.fixture
 def scripts(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
