@@ -123,7 +123,7 @@ def load_canvases(
     """Images on canvases of one shape, for `make_views` and `center_views`.
 
     Args:
-        images: as for `load_stimuli`.
+        images: paths, encoded files, Pillow images, or arrays `[h, w, 3]` or `[h, w]` uint8, as for `load_stimuli`.
         canvas: largest short and long side kept of an image, in pixels; larger images are shrunk.
 
     Returns:

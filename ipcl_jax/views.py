@@ -75,8 +75,8 @@ def center_views(canvas: Array, sizes: Array, options: Views) -> Array:
     """The whole of each image, as models are tested on: shorter side to S, centre crop S.
 
     Args:
-        canvas: as in `make_views`.
-        sizes: as there.
+        canvas: `[B, H, W, 3]` uint8, as in `make_views`.
+        sizes: `[B, 2]` integers, true height and width of each image.
         options: S = options.size, the mean and std; gray if all views are.
 
     Returns:

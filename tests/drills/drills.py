@@ -326,7 +326,7 @@ def half_mounted(lab: Lab) -> Iterator[None]:
 
 
 def second_writer(lab: Lab, tries: int) -> Outcome:
-    """Two read-outs fill one cache with the same activations at the same time."""
+    """A read-out begins to fill a cache, is held up, and meanwhile another one wants the same activations."""
     survived = lost = 0
     command = ("knn.py", lab.place / "small.safetensors", "--layer", "fc7", "--data.source", "folder:images",
                "--k", "5", "--batch-size", "8", "--json")  # fmt: skip
@@ -336,10 +336,13 @@ def second_writer(lab: Lab, tries: int) -> Outcome:
     for _ in range(tries):
         cache = lab.place / "shared-cache"
         changes = {"IPCL_JAX_CACHE": str(cache), "JAX_COMPILATION_CACHE_DIR": compiled}
-        both = []
-        for number in range(2):
-            both.append(lab.start(*command, f"{number}.json", **changes))
-            time.sleep(lab.random.uniform(0, 1))
+        first = lab.start(*command, "0.json", **changes)
+        while not list(cache.glob("features/*.part")) and first.poll() is None:
+            time.sleep(0.002)
+        first.send_signal(signal.SIGSTOP)
+        both = [first, lab.start(*command, "1.json", **changes)]
+        time.sleep(lab.random.uniform(4, 8))  # long enough for it to come to the cache
+        first.send_signal(signal.SIGCONT)
         said = [process.communicate(timeout=300)[0] for process in both]
         codes = [process.returncode for process in both]
         files = [lab.place / f"{number}.json" for number in range(2)]
