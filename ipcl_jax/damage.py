@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ipcl_jax.decoding import decode, open_image
+from ipcl_jax.decoding import decode, open_image, unreadable
 from ipcl_jax.files import in_words
 from ipcl_jax.stimuli import Transform
 
@@ -25,6 +25,9 @@ def find_damage(stimuli: "StimulusSet", *, threads: int) -> dict[int, str]:
 
     Returns:
         What is wrong, by the image's place.
+
+    Raises:
+        OSError: if a disk or a network fails, so that it can't be said what is damaged.
     """
     if isinstance(stimuli[0], np.ndarray):  # not files; reading them all would take long and show nothing
         return {}
@@ -48,14 +51,18 @@ def _damage(stimuli: "StimulusSet", i: int) -> str:
         else:
             decode(image)
     except Exception as error:  # damaged files raise almost anything
+        if not unreadable(error):
+            raise
         return in_words(error)
     return ""
 
 
 def why_unreadable(stimuli: "StimulusSet", i: int, transform: Transform) -> str:
-    """What is wrong with an image; empty if it can be read."""
+    """What is wrong with an image; empty if it can be read. Raises what is not about it, as `find_damage`."""
     try:
         transform(stimuli[i])
     except Exception as error:  # damaged files raise almost anything
+        if not unreadable(error):
+            raise
         return in_words(error)
     return ""

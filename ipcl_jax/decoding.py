@@ -3,6 +3,7 @@
 simplejpeg decodes what it can and Pillow the rest; both give the same pixels.
 """
 
+import errno
 import io
 from collections.abc import Sequence
 
@@ -15,6 +16,30 @@ MOST_PIXELS = 178_956_970  # of an image; where Pillow's own bound lies. A small
 
 # What Pillow may open: it knows others, one of which runs a program (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+
+# What the system says of a file itself, and will say again: it isn't there, or can't be opened by this user.
+_LASTING = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM
+}  # fmt: skip
+
+
+def unreadable(error: Exception) -> bool:
+    """Whether an error, of reading and decoding an image, is about that image.
+
+    Readers of damaged files raise almost anything. What is not about the image is a lack of memory, and
+    what the system reports of a disk, a network or a limit (`errno`: EIO, ESTALE, EMFILE, a timeout): the
+    image may be read a moment later, so it must not be counted as damaged.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        True if reading the image again would fail again: its bytes are no image, there is no such file,
+        or this user may not open it. False if the error should be raised.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _LASTING
+    return not isinstance(error, MemoryError | TimeoutError)
 
 
 def decode(

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from ipcl_jax.decoding import MOST_PIXELS, decode
+from ipcl_jax.decoding import MOST_PIXELS, decode, unreadable
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.errors import near_miss
 
@@ -130,7 +130,7 @@ def _pixels(image: Stimulus, transform: Transform, place: int) -> np.ndarray:
             with open(os.path.expanduser(image), "rb") as file:
                 image = file.read()
         return transform(image)
-    except FileNotFoundError:
-        raise
     except Exception as error:  # damaged files raise almost anything
+        if isinstance(error, FileNotFoundError) or not unreadable(error):
+            raise
         raise OSError(f"{name} can't be read as an image: {error}") from error

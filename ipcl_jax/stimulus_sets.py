@@ -13,7 +13,7 @@ import grain
 import h5py
 import numpy as np
 
-from ipcl_jax.decoding import MOST_PIXELS
+from ipcl_jax.decoding import MOST_PIXELS, unreadable
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home, in_words
 from ipcl_jax.probe import check_readable
@@ -247,6 +247,9 @@ def stimulus_batches(
         batch_size: images in a batch.
         threads: that decode, each a batch of its own.
         start: images to skip; a multiple of `batch_size` gives the same batches as from the start.
+
+    Raises:
+        OSError: if a disk or a network fails; an image's damage is noted in the batch instead.
     """
     total = len(stimuli.names)
 
@@ -261,6 +264,8 @@ def stimulus_batches(
                 digests[k] = hashlib.sha256(image).hexdigest()
                 pixels[k] = transform(image)
             except Exception as error:  # damaged files raise almost anything
+                if not unreadable(error):
+                    raise
                 problems[k] = in_words(error)
         pixels[count:] = pixels[count - 1]
         return StimulusBatch(pixels, digests, problems, first, count)
