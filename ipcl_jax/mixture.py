@@ -3,15 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home
-
-if TYPE_CHECKING:
-    from ipcl_jax.sources import Source
+from ipcl_jax.source_base import Source, digest
 
 # A path may hold a plus too, so one counts only before what begins a source; with blanks around it also
 # before what was meant as one.
@@ -77,10 +74,11 @@ class MixtureSource:
         ConfigError: if a part has fewer images than it shall give.
     """
 
-    def __init__(self, parts: Sequence["Source"], sizes: Sequence[int | None]):
+    def __init__(self, parts: Sequence[Source], sizes: Sequence[int | None]):
         self.name = " + ".join(part.name for part in parts)
         self._parts = list(parts)
         self.notes = tuple(note for part in parts for note in part.notes)
+        self.places = tuple(place for part in parts for place in part.places)
         self._chosen = [
             _choose(part, size, place) for place, (part, size) in enumerate(zip(parts, sizes, strict=True))
         ]
@@ -121,10 +119,8 @@ class MixtureSource:
             yield from part.stamps()
 
     def identity(self) -> str:
-        """Those of the parts, and how many images each gives."""
-        return " ".join(
-            f"{part.identity()}@{len(chosen)}" for part, chosen in zip(self._parts, self._chosen, strict=True)
-        )
+        """The sha256 of all stamps."""
+        return digest(self.stamps())
 
     def _find(self, i: int) -> tuple[int, int]:
         """A part, and the image's place in it."""
@@ -133,7 +129,7 @@ class MixtureSource:
         return part, int(self._chosen[part][i - self._ends[part]])  # counted from the part's end
 
 
-def _choose(part: "Source", size: int | None, place: int) -> np.ndarray:
+def _choose(part: Source, size: int | None, place: int) -> np.ndarray:
     total = len(part)
     if size is None:
         return np.arange(total)
@@ -145,7 +141,7 @@ def _choose(part: "Source", size: int | None, place: int) -> np.ndarray:
     return np.sort(np.random.default_rng((place, total)).permutation(total)[:size])
 
 
-def _names(parts: Sequence["Source"]) -> tuple[str, ...]:
+def _names(parts: Sequence[Source]) -> tuple[str, ...]:
     counts = Counter(name for part in parts for name in part.classes)
     return tuple(
         name if counts[name] == 1 else f"{place}:{name}"
