@@ -15,7 +15,7 @@ UNBOUNDED = 2**31 - 1  # longer than any side
 MOST_PIXELS = 178_956_970  # of an image; where Pillow's own bound lies. A small file can claim any size
 
 # What Pillow may open: it knows others, one of which runs a program (EPS).
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 # What the system says of a file itself, and will say again: it isn't there, or can't be opened by this user.
 _LASTING = {

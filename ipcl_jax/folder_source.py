@@ -249,7 +249,8 @@ def _refuse_shared(scan: Scan, tops: Mapping[str, str], split: Split) -> None:
 def _notes(source: str, scan: Scan) -> tuple[str, ...]:
     notes = []
     if scan.left_out:
-        kinds = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in scan.left_out.most_common()]
+        most_first = sorted(scan.left_out.items(), key=lambda found: (-found[1], found[0]))
+        kinds = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in most_first]
         notes.append(f"{source}: left out files that are no images by their suffix{_some(kinds, 8)}.")
     if scan.not_followed:
         links = _some(scan.not_followed)

@@ -17,7 +17,7 @@ import numpy as np
 
 # Endings of what `decoding.FORMATS` can be called.
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .webp .avif .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .jpx".split()
+    ".jpg .jpeg .jpe .jfif .png .apng .webp .avif .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .jpx".split()
 )
 
 _DIGITS = re.compile("([0-9]+)")
