@@ -79,9 +79,8 @@ class MixtureSource:
         self._parts = list(parts)
         self.notes = tuple(note for part in parts for note in part.notes)
         self.places = tuple(place for part in parts for place in part.places)
-        self._chosen = [
-            _choose(part, size, place) for place, (part, size) in enumerate(zip(parts, sizes, strict=True))
-        ]
+        self._sizes = list(sizes)
+        self._chosen = self._choose()
         self._ends = np.cumsum([len(chosen) for chosen in self._chosen])
         labelled = all(part.classes for part in parts)
         self.classes = _names(parts) if labelled else ()
@@ -121,6 +120,17 @@ class MixtureSource:
     def identity(self) -> str:
         """The sha256 of all stamps."""
         return digest(self.stamps())
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_chosen"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._chosen = self._choose()  # the same again, instead of millions of numbers for each worker process
+
+    def _choose(self) -> list[np.ndarray]:
+        parts = zip(self._parts, self._sizes, strict=True)
+        return [_choose(part, size, place) for place, (part, size) in enumerate(parts)]
 
     def _find(self, i: int) -> tuple[int, int]:
         """A part, and the image's place in it."""

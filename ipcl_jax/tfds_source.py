@@ -1,5 +1,6 @@
 """Images of a TFDS dataset."""
 
+import contextlib
 import difflib
 import logging
 import os
@@ -8,7 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ipcl_jax.cache import cache_folder
 from ipcl_jax.errors import ConfigError
+from ipcl_jax.files import whole
 from ipcl_jax.source_base import WAYS, Split, digest, stamp
 
 
@@ -67,8 +70,33 @@ class TfdsSource:
         return f"{self.name}[{i}]"
 
     def labels(self) -> np.ndarray:
-        """Label of every example, `[N]` int32 (-1: none); reads them all."""
-        return np.array([self[i][1] for i in range(len(self))], np.int32)
+        """Label of every example, `[N]` int32 (-1: none).
+
+        They lie beside the images, so the first call reads all files, without decoding an image. The labels are then
+        kept in the cache directory, under the identity of this source.
+        """
+        if not self._labelled:
+            return np.full(len(self), -1, np.int32)
+        kept = cache_folder() / "labels" / f"{self.identity()}.npy"
+        with contextlib.suppress(OSError, ValueError, EOFError):  # none yet, or damaged
+            labels = np.load(kept)
+            if labels.shape == (len(self),) and labels.dtype == np.int32:
+                return labels
+        labels = self._read_labels()
+        with contextlib.suppress(OSError), whole(kept) as part, open(part, "wb") as file:  # a cache may be read-only
+            np.save(file, labels)
+        return labels
+
+    def _read_labels(self) -> np.ndarray:
+        import tensorflow_datasets as tfds
+
+        only = tfds.features.FeaturesDict({"label": self._data.dataset_info.features["label"]})
+        labels = np.empty(len(self), np.int32)
+        for start in range(0, len(self), 256):
+            rows = range(start, min(start + 256, len(self)))
+            records = self._data.data_source.__getitems__(list(rows))
+            labels[start : rows.stop] = [only.deserialize_example_np(record)["label"] for record in records]
+        return labels
 
     def stamps(self) -> Iterator[str]:
         """Name, version and split, and the split's files with their sizes and times of change."""
