@@ -14,9 +14,9 @@ from ipcl_jax.source_base import WAYS, Split, digest, stamp
 HELD_OUT = 20  # without a folder of held-out images, every 20th image is for validation
 
 # What folders of a split are called, in any case.
-_TRAIN = ("train", "training")
-_VAL = ("val", "valid", "validation")
-_TEST = ("test", "testing")
+TRAIN_NAMES = ("train", "training")
+VAL_NAMES = ("val", "valid", "validation")
+TEST_NAMES = ("test", "testing")
 
 
 class FolderSource:
@@ -63,7 +63,7 @@ class FolderSource:
                 f"No images for {split} under {printable(searched)}, {_what_is_in(searched)}.{WAYS}"
             )
         self.places = (scan.tops[list(tops).index(split)] if split in tops else scan.tops[0], *scan.places)
-        self.notes += _notes(self.name, scan)
+        self.notes += notes_of(self.name, scan)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -120,7 +120,7 @@ def find_splits(root: str) -> dict[str, str]:
     with os.scandir(root) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir())
     found = {}
-    for split, known in (("train", _TRAIN), ("val", _VAL), ("test", _TEST)):
+    for split, known in (("train", TRAIN_NAMES), ("val", VAL_NAMES), ("test", TEST_NAMES)):
         there = [name for name in names if name.lower() in known]
         if split == "test" and "val" in found:
             break
@@ -132,7 +132,7 @@ def find_splits(root: str) -> dict[str, str]:
         if there:
             found["val" if split == "test" else split] = there[0]
     if "train" not in found:
-        if "val" not in found or found["val"].lower() in _TEST:
+        if "val" not in found or found["val"].lower() in TEST_NAMES:
             return {}
         raise ConfigError(
             f"{printable(root)} has {found['val']}, but no folder train beside it. Name the folder of the training "
@@ -246,7 +246,8 @@ def _refuse_shared(scan: Scan, tops: Mapping[str, str], split: Split) -> None:
         )
 
 
-def _notes(source: str, scan: Scan) -> tuple[str, ...]:
+def notes_of(source: str, scan: Scan) -> tuple[str, ...]:
+    """What a walk left out, a line each that begins with the source's name."""
     notes = []
     if scan.left_out:
         most_first = sorted(scan.left_out.items(), key=lambda found: (-found[1], found[0]))
