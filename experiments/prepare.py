@@ -2,6 +2,9 @@
 
     python experiments/prepare.py /data/imagenet /data/imagenet256
 
+ImageNet's validation images come in one folder; `--val-labels LOC_val_solution.csv` (or the development kit's
+`ILSVRC2012_validation_ground_truth.txt`) sorts their copies into one folder a class.
+
 Training decodes every image once an epoch; files of 256 pixels on the shorter side decode
 several times faster than originals. Run it again to go on after an interruption.
 """
@@ -24,13 +27,15 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from class_list import read_classes
 from exit_codes import exit_code
-from ipcl_jax.decoding import decode
+from ipcl_jax.decoding import decode, unreadable
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home, check_writable, in_words, whole
+from ipcl_jax.folder_source import VAL_NAMES, notes_of
 from ipcl_jax.interruption import end_with_parent
+from ipcl_jax.listing import Folder, Scan, printable
 from ipcl_jax.record import make_console
-from ipcl_jax.sources import find_images
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class Prepare:
     """Processes that work side by side."""
     quality: int = 95
     """JPEG quality, 1 to 100."""
+    val_labels: Path | None = None
+    """List of the classes of held-out images that lie in one folder (`val`): a name and a class on each line, as in
+    Kaggle's LOC_val_solution.csv, or ILSVRC2012_validation_ground_truth.txt with meta.mat beside it."""
 
 
 def prepare(options: Prepare, console: Console) -> list[str]:
@@ -63,25 +71,27 @@ def prepare(options: Prepare, console: Console) -> list[str]:
         ConfigError: if there is nothing to do or it would overwrite images.
     """
     src, dst = at_home(options.src).resolve(), at_home(options.dst).resolve()
-    names = _plan(options, src, dst)
+    names, notes = _plan(options, src, dst)
+    for note in notes:
+        console.print(note, markup=False, highlight=False)
     for leftover in dst.rglob(".*.part"):  # of a process that was killed
         leftover.unlink()
     missing = [(name, target) for name, target in names if not (dst / target).exists()]
     if len(missing) < len(names):
         console.print(f"{len(names) - len(missing)} of {len(names)} images are there already.")
-    unreadable = []
+    failed = []
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=len(missing))
         for name, error in _written(missing, src, dst, options):
             progress.advance(bar)
             if error:
-                unreadable.append(f"{src / name}: {error}")
-    return unreadable
+                failed.append(printable(f"{src / name}: {error}"))
+    return failed
 
 
-def _plan(options: Prepare, src: Path, dst: Path) -> list[tuple[str, str]]:
-    """Each image's path and that of its copy, after everything that could go wrong is ruled out."""
+def _plan(options: Prepare, src: Path, dst: Path) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+    """Each image's path and that of its copy, after everything that could go wrong is ruled out; and notes."""
     if options.size < 1 or options.processes < 1:
         raise ConfigError("--size and --processes must be at least 1.")
     if not 1 <= options.quality <= 100:
@@ -93,17 +103,30 @@ def _plan(options: Prepare, src: Path, dst: Path) -> list[tuple[str, str]]:
     if dst.exists() and not dst.is_dir():
         raise ConfigError(f"{dst} is a file; the second argument is the folder to write.")
     check_writable(dst / "image", "the second argument is the folder to write")
-    names = find_images(src, src)
+    scan = Scan(str(src), [str(src)])
+    names = list(itertools.chain.from_iterable(scan.images(Folder(""))))
     if not names:
         raise ConfigError(f"{src} holds no image files.")
-    targets = [os.path.splitext(name)[0] + ".jpg" for name in names]
+    homes = dict.fromkeys(names, "")
+    if options.val_labels:
+        homes |= _homes(at_home(options.val_labels), src, names)
+    targets = [os.path.splitext(homes[name] or name)[0] + ".jpg" for name in names]
     if twice := [target for target, count in Counter(targets).items() if count > 1]:
         clash = [name for name, target in zip(names, targets, strict=True) if target == twice[0]]
         raise ConfigError(
             f"{len(twice)} copies would have two originals, such as {' and '.join(clash)}, "
             f"which would both become {twice[0]}. Rename or remove one of each."
         )
-    return list(zip(names, targets, strict=True))
+    return list(zip(names, targets, strict=True)), notes_of(printable(str(src)), scan)
+
+
+def _homes(labels: Path, src: Path, names: list[str]) -> dict[str, str]:
+    """For each image that lies in the folder of held-out images itself, its path in a folder of its class."""
+    flat = [name for name in names if os.path.dirname(name).lower() in ("", *VAL_NAMES)]
+    if not flat:
+        raise ConfigError(f"--val-labels is given, but no image lies in {src} or {src / 'val'} itself.")
+    classes = read_classes(labels, flat)
+    return {name: os.path.join(os.path.dirname(name), classes[name], os.path.basename(name)) for name in flat}
 
 
 def _written(
@@ -131,6 +154,8 @@ def _write(source: Path, target: Path, size: int, quality: int) -> str | None:
     try:
         file = shrink(source.read_bytes(), size=size, quality=quality)
     except Exception as error:  # damaged files raise almost anything, and must not end the run
+        if not unreadable(error):
+            raise
         return in_words(error)
     with whole(target, durable=False) as part:  # there are a million of them
         part.write_bytes(file)
@@ -167,12 +192,12 @@ def main() -> int:
     options = tyro.cli(Prepare)
 
     def work() -> int:
-        unreadable = prepare(options, make_console())
-        for line in unreadable:
+        failed = prepare(options, make_console())
+        for line in failed:
             print(line)
-        if unreadable:
-            print(f"{len(unreadable)} images can't be read, so they have no copy (see above).", file=sys.stderr)
-        return 1 if unreadable else 0
+        if failed:
+            print(f"{len(failed)} images can't be read, so they have no copy (see above).", file=sys.stderr)
+        return 1 if failed else 0
 
     return exit_code(work)
 

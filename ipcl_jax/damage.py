@@ -25,6 +25,9 @@ def find_damage(stimuli: "StimulusSet", *, threads: int) -> dict[int, str]:
 
     Returns:
         What is wrong, by the image's place.
+
+    Raises:
+        OSError: if a disk or a network fails, so that it can't be said what is damaged.
     """
     if isinstance(stimuli[0], np.ndarray):  # not files; reading them all would take long and show nothing
         return {}
@@ -44,8 +47,6 @@ def _damage(stimuli: "StimulusSet", i: int) -> str:
         looks_whole = image[:2] == b"\xff\xd8" and image[-2:] == b"\xff\xd9"
         if looks_whole or image[:8] == b"\x89PNG\r\n\x1a\n":
             with open_image(image) as file:
-                if file.mode in ("I", "F"):  # perhaps without a range from black to white
-                    decode(image)
                 file.verify()
         else:
             decode(image)
@@ -57,7 +58,7 @@ def _damage(stimuli: "StimulusSet", i: int) -> str:
 
 
 def why_unreadable(stimuli: "StimulusSet", i: int, transform: Transform) -> str:
-    """What is wrong with an image; empty if it can be read."""
+    """What is wrong with an image; empty if it can be read. Raises what is not about it, as `find_damage`."""
     try:
         transform(stimuli[i])
     except Exception as error:  # damaged files raise almost anything

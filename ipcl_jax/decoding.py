@@ -18,13 +18,32 @@ MOST_PIXELS = 178_956_970  # of an image; where Pillow's own bound lies. A small
 
 _SAMPLE_FORMAT = 339  # TIFF's tag for what its numbers are: unsigned 1, signed 2, floats 3
 
-# Errors of the system that stay as long as the file does: missing, forbidden, no file, a name that leads nowhere.
-_LASTING = frozenset(
-    (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-)
-
 # What Pillow may open: it knows others, one of which runs a program (EPS).
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+# What the system says of a file itself, and will say again: it isn't there, or can't be opened by this user.
+_LASTING = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM
+}  # fmt: skip
+
+
+def unreadable(error: Exception) -> bool:
+    """Whether an error, of reading and decoding an image, is about that image.
+
+    Readers of damaged files raise almost anything. What is not about the image is a lack of memory, and
+    what the system reports of a disk, a network or a limit (`errno`: EIO, ESTALE, EMFILE, a timeout): the
+    image may be read a moment later, so it must not be counted as damaged.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        True if reading the image again would fail again: its bytes are no image, there is no such file,
+        or this user may not open it. False if the error should be raised.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _LASTING
+    return not isinstance(error, MemoryError | TimeoutError)
 
 
 def decode(
@@ -133,20 +152,6 @@ def open_image(image: bytes) -> Image.Image:
         Image.DecompressionBombError: if it is of more than `MOST_PIXELS`.
     """
     return Image.open(io.BytesIO(image), formats=FORMATS)
-
-
-def unreadable(error: Exception) -> bool:
-    """Whether an error says that a file holds no image, or none that can be had.
-
-    Others say nothing about the file: too little memory, a disk or network that fails at the moment, too many
-    open files. The same file may be read a moment later.
-
-    Args:
-        error: from opening, reading or decoding a file.
-    """
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _LASTING
-    return not isinstance(error, MemoryError)
 
 
 def _to_rgb(image: np.ndarray) -> np.ndarray:

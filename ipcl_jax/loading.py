@@ -15,8 +15,7 @@ is first shrunk to it, in whole.
 
 import functools
 import math
-import sys
-import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,8 +25,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from ipcl_jax.decoding import decode_into, place
-from ipcl_jax.errors import ConfigError
+from ipcl_jax.canvases import Canvases
+from ipcl_jax.decoding import decode_into, place, unreadable
+from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.files import in_words
 from ipcl_jax.interruption import end_with_parent
 from ipcl_jax.sources import Source
@@ -36,6 +36,7 @@ TOLERATED = 0.01
 """Share of a source's images that may be unreadable before training stops."""
 
 _AHEAD = 2  # batches on the devices before their turn
+_PAUSES = (0.1, 1.0, 5.0)  # seconds before another attempt, where a disk, a network or memory fails
 
 Batch = dict[str, np.ndarray]
 
@@ -56,40 +57,6 @@ class UnreadableImages(RuntimeError):
             f"\n  {shown}{more}\n"
             "Replace or remove these files, or check that their disk is still there, and start again."
         )
-
-
-class _Canvases:
-    """Canvases of batches; their memory is used again once nobody holds it.
-
-    Fresh memory would cost a third of the time that decoding takes, as it has to be mapped and
-    zeroed first.
-    """
-
-    def __init__(self, canvas: tuple[int, int], keep: int):
-        self._canvas = canvas
-        self._keep = keep
-        self._lock = threading.Lock()
-        self._memories: list[np.ndarray] = []
-
-    def __reduce__(self) -> tuple:
-        return _Canvases, (self._canvas, self._keep)
-
-    def take(self, number: int) -> np.ndarray:
-        """Canvases `[number, H, W, 3]` that may hold earlier images."""
-        shape = (number, *self._canvas, 3)
-        size = math.prod(shape) + 64
-        with self._lock:
-            for memory in self._memories:
-                # Every array on this memory, JAX's too, holds a reference to it. Three are ours:
-                # the list's, this loop's and the call's.
-                if memory.size == size and sys.getrefcount(memory) == 3:
-                    break
-            else:
-                memory = np.zeros(size, np.uint8)
-                self._memories = [*self._memories[-self._keep :], memory]
-            # JAX's CPU backend takes an array aligned to 64 bytes as it is, and copies any other.
-            start = -memory.ctypes.data % 64
-            return memory[start : start + math.prod(shape)].reshape(shape)
 
 
 @functools.lru_cache(maxsize=2)
@@ -118,8 +85,9 @@ class _Load:
     def __init__(self, source: Source, canvas: tuple[int, int], threads: int, *, substitute: bool):
         self._source = source
         self._canvas = canvas
-        self._canvases = _Canvases(canvas, keep=threads + 8)  # as many as are ever under way
+        self._canvases = Canvases(canvas, keep=threads + 8)  # as many as are ever under way
         self._substitute = substitute
+        self._pauses: tuple[float, ...] = _PAUSES
         self._unreadable: dict[int, str] = {}  # so that a process tries each such file once
 
     def __setstate__(self, state: dict) -> None:  # in a process of its own
@@ -160,14 +128,24 @@ class _Load:
         return None
 
     def _read(self, i: int, scratch: np.ndarray) -> tuple[np.ndarray, int] | None:
+        """Pixels and label, or None for an image that is unreadable; what is not about the image is raised."""
         if i in self._unreadable:
             return None
-        try:
-            image, label = self._source[i]
-            return decode_into(scratch, image, *self._canvas), label
-        except Exception as error:  # damaged files raise almost anything, and must not end the run
-            self._unreadable[i] = f"{self._source.describe(i)}: {in_words(error)}"
-            return None
+        for pause in (*self._pauses, None):
+            try:
+                image, label = self._source[i]
+                return decode_into(scratch, image, *self._canvas), label
+            except Exception as error:  # damaged files raise almost anything, and must not end the run
+                if unreadable(error):
+                    self._unreadable[i] = f"{self._source.describe(i)}: {in_words(error)}"
+                    return None
+                if pause is None:
+                    self._pauses = ()  # batches that are under way need not wait as well
+                    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+                        error.filename = self._source.describe(i)
+                    raise
+            time.sleep(pause)
+        return None
 
 
 def _too_many(unreadable: dict[int, str], total: int) -> bool:
@@ -186,7 +164,10 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
 
     Raises:
         ConfigError: if there is not a single whole batch.
+        InputError: if batch_size is below 1.
     """
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}, expected 1 or more.")
     if len(source) < batch_size:
         raise ConfigError(
             f"{source.name} has {len(source)} images, fewer than one batch; "
@@ -221,7 +202,9 @@ class TrainBatches:
 
     Raises:
         ConfigError: if there are fewer images than a batch of all processes has.
+        InputError: if an argument is out of its range.
         UnreadableImages: by `next`, once more than 1 % of the images were unreadable.
+        OSError, MemoryError: by `next`, if a disk, a network or memory fails, and does so again after seconds.
     """
 
     def __init__(
@@ -236,6 +219,9 @@ class TrainBatches:
         workers: int = 0,
         shard: tuple[int, int] = (0, 1),
     ):
+        _check(canvas, shard, batch_size=batch_size, threads=threads)
+        if start_step < 0 or workers < 0:
+            raise InputError(f"start_step is {start_step} and workers {workers}, expected 0 or more.")
         part, parts = shard
         steps_per_epoch(source, batch_size * parts)
         self.unreadable: dict[int, str] = {}
@@ -299,9 +285,24 @@ def eval_batches(
         unreadable, and where the last batch is filled up by repeating its last image.
 
     Raises:
+        InputError: if an argument is out of its range, at once.
         UnreadableImages: if more are.
+        OSError, MemoryError: if a disk, a network or memory fails, and does so again after seconds.
     """
-    wanted = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
+    _check(canvas, shard, batch_size=batch_size, threads=threads)
+    wanted = np.arange(len(source)) if indices is None else _places(indices, len(source))
+    return _eval_batches(source, wanted, batch_size, canvas, threads, shard, tolerated)
+
+
+def _eval_batches(
+    source: Source,
+    wanted: np.ndarray,
+    batch_size: int,
+    canvas: tuple[int, int],
+    threads: int,
+    shard: tuple[int, int],
+    tolerated: float,
+) -> Iterator[Batch]:
     groups = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
     load = _Load(source, canvas, threads, substitute=False)
     part, parts = shard
@@ -317,6 +318,28 @@ def eval_batches(
             yield batch | {"valid": valid & (np.arange(batch_size) < len(group))[rows]}
     finally:
         iterator.close()
+
+
+def _check(canvas: tuple[int, int], shard: tuple[int, int], **at_least_one: int) -> None:
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}, expected 1 or more.")
+    if not 1 <= canvas[0] <= canvas[1]:
+        raise InputError(f"canvas is {canvas}, expected its shorter side in pixels and then its longer side.")
+    if not 0 <= shard[0] < shard[1]:
+        raise InputError(f"shard is {shard}, expected a part, counted from 0, and the number of parts.")
+
+
+def _places(indices: Sequence[int], total: int) -> np.ndarray:
+    """Indices as `[N]` int64, each that of an image there is."""
+    places = np.asarray(indices)
+    if places.ndim != 1 or (places.size and places.dtype.kind not in "iu"):
+        raise InputError(f"indices are {places.shape} {places.dtype}, expected [N] of whole numbers.")
+    if places.size and not 0 <= places.min() <= places.max() < total:
+        raise InputError(
+            f"indices go from {places.min()} to {places.max()}, and there are images 0 to {total - 1}."
+        )
+    return places.astype(np.int64)
 
 
 def on_devices(batches: Iterable[Batch], sharding: jax.sharding.Sharding) -> Iterator[dict[str, jax.Array]]:

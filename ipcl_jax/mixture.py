@@ -3,15 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home
-
-if TYPE_CHECKING:
-    from ipcl_jax.sources import Source
+from ipcl_jax.source_base import Source, digest
 
 # A path may hold a plus too, so one counts only before what begins a source; with blanks around it also
 # before what was meant as one.
@@ -77,13 +74,13 @@ class MixtureSource:
         ConfigError: if a part has fewer images than it shall give.
     """
 
-    def __init__(self, parts: Sequence["Source"], sizes: Sequence[int | None]):
+    def __init__(self, parts: Sequence[Source], sizes: Sequence[int | None]):
         self.name = " + ".join(part.name for part in parts)
         self._parts = list(parts)
         self.notes = tuple(note for part in parts for note in part.notes)
-        self._chosen = [
-            _choose(part, size, place) for place, (part, size) in enumerate(zip(parts, sizes, strict=True))
-        ]
+        self.places = tuple(place for part in parts for place in part.places)
+        self._sizes = list(sizes)
+        self._chosen = self._choose()
         self._ends = np.cumsum([len(chosen) for chosen in self._chosen])
         labelled = all(part.classes for part in parts)
         self.classes = _names(parts) if labelled else ()
@@ -121,10 +118,19 @@ class MixtureSource:
             yield from part.stamps()
 
     def identity(self) -> str:
-        """Those of the parts, and how many images each gives."""
-        return " ".join(
-            f"{part.identity()}@{len(chosen)}" for part, chosen in zip(self._parts, self._chosen, strict=True)
-        )
+        """The sha256 of all stamps."""
+        return digest(self.stamps())
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_chosen"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._chosen = self._choose()  # the same again, instead of millions of numbers for each worker process
+
+    def _choose(self) -> list[np.ndarray]:
+        parts = zip(self._parts, self._sizes, strict=True)
+        return [_choose(part, size, place) for place, (part, size) in enumerate(parts)]
 
     def _find(self, i: int) -> tuple[int, int]:
         """A part, and the image's place in it."""
@@ -133,7 +139,7 @@ class MixtureSource:
         return part, int(self._chosen[part][i - self._ends[part]])  # counted from the part's end
 
 
-def _choose(part: "Source", size: int | None, place: int) -> np.ndarray:
+def _choose(part: Source, size: int | None, place: int) -> np.ndarray:
     total = len(part)
     if size is None:
         return np.arange(total)
@@ -145,7 +151,7 @@ def _choose(part: "Source", size: int | None, place: int) -> np.ndarray:
     return np.sort(np.random.default_rng((place, total)).permutation(total)[:size])
 
 
-def _names(parts: Sequence["Source"]) -> tuple[str, ...]:
+def _names(parts: Sequence[Source]) -> tuple[str, ...]:
     counts = Counter(name for part in parts for name in part.classes)
     return tuple(
         name if counts[name] == 1 else f"{place}:{name}"

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ipcl_jax.errors import ConfigError
+from ipcl_jax.source_base import digest
 
 SAMPLE_BORDER = 0.7  # share of a sample photograph's width that is for training
 SAMPLE_TRAIN, SAMPLE_VAL = 64, 24  # windows of each photograph on either side of it
@@ -41,6 +42,7 @@ class SampleSource:
     def __init__(self, split: Literal["train", "val"]):
         self.name = f"sample {split}"
         self.notes: tuple[str, ...] = ()
+        self.places: tuple[str, ...] = ()
         number = SAMPLE_TRAIN if split == "train" else SAMPLE_VAL
         paths = photographs()
         self.classes = tuple(path.stem for path in paths)
@@ -73,8 +75,8 @@ class SampleSource:
             yield f"{self.classes[self[i][1]]}/{i} {window.nbytes} {hashlib.sha256(window).hexdigest()}"
 
     def identity(self) -> str:
-        """The pixels of all windows."""
-        return hashlib.sha256(b"".join(window.tobytes() for window in self._windows)).hexdigest()
+        """The sha256 of all stamps."""
+        return digest(self.stamps())
 
 
 def photographs() -> list[Path]:

@@ -325,6 +325,9 @@ def stimulus_batches(
         batch_size: images in a batch.
         threads: that decode, each a batch of its own.
         start: images to skip; a multiple of `batch_size` gives the same batches as from the start.
+
+    Raises:
+        OSError: if a disk or a network fails; an image's damage is noted in the batch instead.
     """
     total = len(stimuli.names)
 

@@ -1,6 +1,10 @@
 """Decoding, canvases, and batches whose order only the seed and the step decide."""
 
+import errno
+import gc
 import io
+import os
+import sys
 
 import jax
 import numpy as np
@@ -8,8 +12,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from ipcl_jax import loading
+from ipcl_jax.canvases import Canvases
 from ipcl_jax.decoding import decode, place, upright
-from ipcl_jax.errors import ConfigError
+from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.loading import TrainBatches, UnreadableImages, eval_batches, on_devices, steps_per_epoch
 
 CANVAS = (32, 64)
@@ -343,3 +349,133 @@ def test_too_many_unreadable_images_end_a_read_out():
     assert len(list(eval_batches(source, batch_size=5, canvas=(8, 16), threads=1, tolerated=0.2))) == 2
     with pytest.raises(UnreadableImages, match="2 of 10 images can't be read"):
         list(eval_batches(source, batch_size=5, canvas=(8, 16), threads=1, tolerated=0.1))
+
+
+# --- memory ------------------------------------------------------------------------------
+
+
+def test_memory_comes_back_when_the_last_view_of_it_is_gone():
+    canvases = Canvases((8, 16), keep=3)
+    batch = canvases.take(4)
+    address = batch.ctypes.data
+    view = batch[2][1:][::2]  # a view of a view
+    on_device = jax.device_put(batch)
+    assert on_device.unsafe_buffer_pointer() == address  # the device array is that memory
+    del batch
+    assert canvases.take(4).ctypes.data != address
+    del view
+    back = np.asarray(on_device)
+    del on_device
+    assert canvases.take(4).ctypes.data != address
+    del back
+    gc.collect()
+    assert address in {array.ctypes.data for array in [canvases.take(4) for _ in range(3)]}
+
+
+def test_memory_does_not_depend_on_how_references_are_counted(monkeypatch):
+    monkeypatch.setattr(sys, "getrefcount", lambda _: 3)  # as if nobody else held anything
+    with TrainBatches(Images(64), batch_size=4, canvas=(8, 16), seed=0, threads=2) as batches:
+        kept = [next(batches) for _ in range(40)]
+    assert len({batch["canvas"].ctypes.data for batch in kept}) == 40
+
+
+def test_memory_that_is_kept_is_bounded():
+    canvases = Canvases((8, 16), keep=3)
+    many = [canvases.take(4) for _ in range(10)]
+    assert len({array.ctypes.data for array in many}) == 10
+    del many
+    gc.collect()
+    assert len(canvases._free) == 3
+    assert canvases.take(5).shape == (5, 8, 16, 3)  # another size does not fit into that memory
+
+
+# --- what fails in passing ---------------------------------------------------------------
+
+
+class Failing(Images):
+    """Image 5 fails so many times with an error that is not about it."""
+
+    def __init__(self, number: int, error: Exception, times: int):
+        super().__init__(number)
+        self.error, self.left = error, times
+
+    def __getitem__(self, i: int) -> tuple[bytes, int]:
+        if i == 5 and self.left:
+            self.left -= 1
+            raise self.error
+        return super().__getitem__(i)
+
+
+PASSING = [OSError(code, os.strerror(code)) for code in (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT)]
+PASSING.append(MemoryError())
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+def test_an_error_that_passes_costs_no_image(error, monkeypatch):
+    monkeypatch.setattr(loading, "_PAUSES", (0.0, 0.0))
+    source = Failing(10, error, times=2)
+    with TrainBatches(source, batch_size=10, canvas=(8, 16), seed=3, threads=1) as batches:
+        batch = next(batches)
+    assert sorted(batch["index"]) == list(range(10)) and not batches.unreadable
+    (batch,) = eval_batches(Failing(10, error, times=2), batch_size=10, canvas=(8, 16), threads=1)
+    assert batch["valid"].all()
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+def test_an_error_that_stays_ends_the_run_as_what_it_is(error, monkeypatch):
+    monkeypatch.setattr(loading, "_PAUSES", (0.0, 0.0))
+    source = Failing(10, error, times=10**6)
+    with pytest.raises(type(error)) as raised:
+        _train(source, steps=1, batch_size=10)
+    if isinstance(error, OSError):
+        assert raised.value.errno == error.errno and "memory 5" in str(raised.value)
+    with pytest.raises(type(error)):
+        list(eval_batches(Failing(10, error, times=10**6), batch_size=10, canvas=(8, 16), threads=1))
+
+
+def test_an_error_that_stays_ends_the_run_from_a_process_too(monkeypatch):
+    monkeypatch.setattr(loading, "_PAUSES", (0.0, 0.0))
+    source = Failing(10, OSError(errno.EIO, "Input/output error"), times=10**6)
+    with (
+        TrainBatches(source, batch_size=10, canvas=(8, 16), seed=3, threads=1, workers=1) as batches,
+        pytest.raises(OSError, match="Input/output error.*memory 5"),
+    ):
+        next(batches)
+
+
+def test_a_file_that_is_gone_is_an_unreadable_image():
+    source = Failing(250, FileNotFoundError(errno.ENOENT, "No such file or directory", "5.jpg"), times=10**6)
+    with TrainBatches(source, batch_size=125, canvas=(8, 16), seed=3, threads=1) as batches:
+        order = _order([next(batches) for _ in range(2)])
+    assert 5 not in order and list(batches.unreadable) == [5]
+    assert "No such file" in batches.unreadable[5]
+
+
+# --- arguments ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"threads": 0}, "threads is 0"),
+        ({"canvas": (16, 8)}, "shorter side"),
+        ({"canvas": (0, 8)}, "shorter side"),
+        ({"shard": (2, 2)}, "shard is"),
+        ({"shard": (-1, 2)}, "shard is"),
+        ({"indices": [10]}, "images 0 to 9"),
+        ({"indices": [-1]}, "images 0 to 9"),
+        ({"indices": [True, False]}, "whole numbers"),
+        ({"indices": [0.5]}, "whole numbers"),
+        ({"start_step": -1}, "start_step is -1"),
+        ({"workers": -1}, "workers -1"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_at_once(options, message):
+    given = {"batch_size": 2, "canvas": (8, 16), "threads": 1} | options
+    if not {"start_step", "workers"} & set(options):
+        with pytest.raises(InputError, match=message):
+            eval_batches(Images(10), **given)
+    if "indices" not in options:
+        with pytest.raises(InputError, match=message):
+            TrainBatches(Images(10), seed=0, **given)

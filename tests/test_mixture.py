@@ -148,3 +148,41 @@ def test_how_a_mixture_is_written(text, parts):
 def test_what_is_refused(folders, text, message):
     with pytest.raises(ConfigError, match=re.escape(message.replace("{}", str(folders)))):
         open_source(text.replace("{}", str(folders)), "train")
+
+
+def test_the_same_folder_under_two_spellings_is_refused(folders, monkeypatch, tmp_path):
+    (tmp_path / "link").symlink_to(folders / "faces")
+    monkeypatch.chdir(folders)
+    monkeypatch.setenv("HOME", str(folders))
+    first = f"folder:{folders}/faces@3"
+    for other in ("{}/faces/", "{}/places/../faces@4", "faces", "~/faces", "{}/faces/train", "{}/faces/train/a@2"):
+        with pytest.raises(ConfigError, match="and both read .*faces.*would repeat images"):
+            open_source(f"{first} + folder:{other.format(folders)}", "train")
+    with pytest.raises(ConfigError, match="and both read"):
+        open_source(f"{first} + folder:{tmp_path}/link", "train")
+    beside = f"folder:{folders}/faces@3 + folder:{folders}/faces/val@2"  # images of its own
+    assert len(open_source(beside, "train")) == 5
+
+
+def test_a_part_is_read_in_another_process_as_it_was_drawn(folders):
+    source = open_source(spec(folders, "@13", ""), "train")
+    data = pickle.dumps(source)
+    again = pickle.loads(data)
+    assert [again.describe(i) for i in range(len(again))] == [source.describe(i) for i in range(len(source))]
+    assert again.labels().tolist() == source.labels().tolist() and again.identity() == source.identity()
+
+
+def test_what_is_sent_does_not_grow_with_the_images():
+    class Many:
+        name, classes, notes, places = "many", ("a",), (), ()
+
+        def __init__(self, total):
+            self.total = total
+
+        def __len__(self):
+            return self.total
+
+    few, many = (MixtureSource([Many(total)] * 2, [None, total // 2]) for total in (100, 100_000))
+    few_state, many_state = (len(pickle.dumps(source.__getstate__()["_sizes"])) for source in (few, many))
+    assert abs(many_state - few_state) < 10
+    assert not any(isinstance(value, np.ndarray) and value.size > 2 for value in many.__getstate__().values())

@@ -1,14 +1,19 @@
 """The command that shrinks a folder of images before training."""
 
+import errno
 import functools
 import io
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 from commands import SCRIPTS, run
+from ipcl_jax.sources import open_source
 
 
 def _picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -105,3 +110,94 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(originals, tmp_p
     refused("file is a file", originals, tmp_path / "file")
     _picture(20, 20).save(originals / "train/cat/wide.png")
     refused("1 copies would have two originals, such as .*wide.* and .*wide", originals, copies)
+
+
+def _flat(root: Path) -> list[str]:
+    """A class of training images, and held-out ones in one folder as ImageNet's."""
+    names = [f"ILSVRC2012_val_{i:08d}" for i in range(1, 5)]
+    for name in ("train/n01/a", "train/n02/a", *(f"val/{name}" for name in names)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        _picture(9, 8).save(f"{root / name}.JPEG", "JPEG")
+    return names
+
+
+def _kit(folder: Path, numbers: str) -> Path:
+    """The development kit's ground truth, and its table of classes."""
+    table = np.array([(1, "n02"), (2, "n01")], [("ILSVRC2012_ID", "O"), ("WNID", "O")])
+    (folder / "data").mkdir(parents=True)
+    scipy.io.savemat(folder / "data/meta.mat", {"synsets": table})
+    path = folder / "data/ILSVRC2012_validation_ground_truth.txt"
+    path.write_text(numbers)
+    return path
+
+
+LISTS = {
+    "kaggle": "ImageId,PredictionString\n{3},n01 9 9 10 10\n{0},n01 1 2 3 4 n01 5 6 7 8\n{1},n02 1 2 3 4\n{2},n02 1 1 2 2\n",
+    "pairs": "{0}.JPEG n01\n{1}.JPEG n02\n\n{2}.JPEG\tn02\n{3}.JPEG n01\n",
+}
+
+
+@pytest.mark.parametrize("kind", [*LISTS, "kit"])
+def test_imagenets_flat_val_is_sorted_by_the_list_of_its_classes(tmp_path, kind):
+    names = _flat(tmp_path / "set")
+    if kind == "kit":
+        labels = _kit(tmp_path / "kit", "2\n1\n1\n2\n")
+    else:
+        labels = tmp_path / "list.csv"
+        labels.write_text(LISTS[kind].format(*names))
+    prepare(tmp_path / "set", tmp_path / "copy", "--val-labels", labels, "--processes", 1)
+    val = open_source(f"folder:{tmp_path}/copy", "val")
+    found = [Path(val.describe(i)).parts[-2:] for i in range(len(val))]
+    order = [("n01", 0), ("n01", 3), ("n02", 1), ("n02", 2)]
+    assert found == [(label, f"{names[i]}.jpg") for label, i in order]
+    assert (tmp_path / "copy/train/n01/a.jpg").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{0} n01\n{1} n01\n", "lacks 2 of 4 images, such as val/{2}.JPEG"),
+        ("{0} n01\n{1} n01\n{2}\n{3} n01", "has the line '{2}', expected a name and a class"),
+        ("{0} n01\n{0} n02\n{1} a\n{2} a\n{3} a", "two classes for {0}"),
+        ("{0} ../up\n{1} a\n{2} a\n{3} a", "can't be a folder's name"),
+        ("1\n2\n", "is of 2 images, and there are 4"),
+        ("1\n2\n1\n2\n", "meta.mat of the same development kit"),
+    ],
+)
+def test_a_list_of_classes_that_does_not_fit(tmp_path, experiments, text, message):
+    from rich.console import Console
+
+    import prepare
+    from ipcl_jax.errors import ConfigError
+
+    names = _flat(tmp_path / "set")
+    (tmp_path / "list.txt").write_text(text.format(*names))
+    options = prepare.Prepare(tmp_path / "set", tmp_path / "copy", val_labels=tmp_path / "list.txt")
+    with pytest.raises(ConfigError, match=re.escape(message.format(*names))):
+        prepare.prepare(options, Console(file=io.StringIO()))
+    assert not (tmp_path / "copy").exists()
+
+
+def test_what_is_not_copied_is_said_and_names_need_not_be_utf8(tmp_path):
+    source = tmp_path / "set"
+    source.mkdir()
+    _picture(9, 8).save(os.fsencode(source) + b"/caf\xe9.jpg", "JPEG")
+    (source / "a.heic").write_bytes(b"")
+    (source / os.fsdecode(b"cut\xe9.png")).write_bytes(b"no image")
+    text = prepare(source, tmp_path / "copy", "--processes", 2, code=1)
+    assert "no images by their suffix: 1 .heic" in text and "cut\\udce9.png: not an image" in text
+    assert os.listdir(os.fsencode(tmp_path / "copy")) == [b"caf\xe9.jpg"]
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_image(originals, tmp_path, experiments, monkeypatch):
+    from rich.console import Console
+
+    import prepare
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    options = prepare.Prepare(originals, tmp_path / "copy", processes=1)
+    with pytest.raises(OSError, match="Input/output error"):
+        prepare.prepare(options, Console(file=io.StringIO()))

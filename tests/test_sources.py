@@ -215,6 +215,34 @@ def test_tfds_without_tensorflow(tfds_dir):
     assert done.returncode == 0, done.stderr
 
 
+def test_tfds_labels_are_read_once_and_no_image_is_decoded(tfds_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPCL_JAX_CACHE", str(tmp_path / "cache"))
+    for name in ("files", "arrays"):
+        source = open_source(f"tfds:tiny/{name}", "train", dir=str(tfds_dir))
+        expected = [source[i][1] for i in range(10)]
+        assert sorted(expected) == [0] * 5 + [1] * 5
+        monkeypatch.setattr(type(source), "__getitem__", None)  # reads images
+        assert source.labels().tolist() == expected and source.labels().dtype == np.int32
+        monkeypatch.setattr(type(source), "_read_labels", None)
+        again = open_source(f"tfds:tiny/{name}", "train", dir=str(tfds_dir))
+        assert again.labels().tolist() == expected
+        with pytest.raises(TypeError):  # other images have labels of their own
+            open_source(f"tfds:tiny/{name}", "val", dir=str(tfds_dir)).labels()
+        monkeypatch.undo()
+        monkeypatch.setenv("IPCL_JAX_CACHE", str(tmp_path / "cache"))
+    (kept, _) = (tmp_path / "cache/labels").iterdir()
+    kept.write_bytes(b"damaged")
+    for name in ("files", "arrays"):
+        assert sorted(open_source(f"tfds:tiny/{name}", "train", dir=str(tfds_dir)).labels()) == [0] * 5 + [1] * 5
+
+
+def test_the_same_tfds_data_twice_in_a_mixture(tfds_dir):
+    spec = "tfds:tiny/files@2 + tfds:tiny/files:1.0.0@2"
+    with pytest.raises(ConfigError, match="both read .*train.*would repeat"):
+        open_source(spec, "train", dir=str(tfds_dir))
+    assert len(open_source("tfds:tiny/files@2 + tfds:tiny/arrays@2", "train", dir=str(tfds_dir))) == 4
+
+
 def test_tfds_data_in_a_format_without_random_access(tfds_dir, tmp_path):
     version = tmp_path / "tiny/files/1.0.0"
     version.mkdir(parents=True)

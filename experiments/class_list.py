@@ -1,0 +1,84 @@
+"""Which class each image is of, where the images of all classes lie in one folder, as in ImageNet's validation set."""
+
+import csv
+from pathlib import Path
+
+from ipcl_jax.errors import ConfigError
+
+_IDS = "ILSVRC2012_validation_ground_truth.txt"
+
+
+def read_classes(path: Path, names: list[str]) -> dict[str, str]:
+    """The class of every image.
+
+    Args:
+        path: a text file with a line for each image: its name and its class, with a blank, tab or comma in between
+            (as Kaggle's LOC_val_solution.csv, whose further columns are left out); or ImageNet's
+            `ILSVRC2012_validation_ground_truth.txt`, a number for each image in the order of their names,
+            with `meta.mat` beside it or in the folder `data` above it.
+        names: of the images, in natural order. In the list they may lack their suffix.
+
+    Returns:
+        Class by name, for all names.
+
+    Raises:
+        ConfigError: if the list can't be read or lacks an image.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--val-labels {path} can't be read: {error}") from None
+    rows = [row for row in map(_fields, lines) if row]
+    if rows and all(len(row) == 1 and row[0].isdecimal() for row in rows):
+        found = _by_number(path, [int(row[0]) for row in rows], names)
+    else:
+        found = _by_name(path, rows, names)
+    if unfit := sorted({label for label in found.values() if label in (".", "..") or "/" in label}):
+        raise ConfigError(f"--val-labels {path} has the class {unfit[0]!r}, which can't be a folder's name.")
+    return found
+
+
+def _fields(line: str) -> list[str]:
+    return next(csv.reader([line]), []) if "," in line else line.split()
+
+
+def _by_name(path: Path, rows: list[list[str]], names: list[str]) -> dict[str, str]:
+    if short := next((row for row in rows if len(row) < 2), None):
+        raise ConfigError(f"--val-labels {path} has the line {' '.join(short)!r}, expected a name and a class.")
+    listed: dict[str, str] = {}
+    for name, label in ((Path(row[0].strip()), row[1].split()[0] if row[1].split() else "") for row in rows):
+        if listed.setdefault(name.stem, label) != label:
+            raise ConfigError(f"--val-labels {path} has two classes for {name.stem}.")
+    lacking = [name for name in names if not listed.get(Path(name).stem)]
+    if lacking:
+        raise ConfigError(
+            f"--val-labels {path} lacks {len(lacking):,} of {len(names):,} images, such as {lacking[0]}."
+        )
+    return {name: listed[Path(name).stem] for name in names}
+
+
+def _by_number(path: Path, numbers: list[int], names: list[str]) -> dict[str, str]:
+    if len(numbers) != len(names):
+        raise ConfigError(f"--val-labels {path} is of {len(numbers):,} images, and there are {len(names):,}.")
+    places = [path.parent / "meta.mat", path.parent / "data" / "meta.mat"]
+    meta = next((place for place in places if place.is_file()), None)
+    if meta is None:
+        raise ConfigError(
+            f"--val-labels {path} has numbers of classes; their names are in meta.mat of the same development kit, "
+            f"which is expected beside it."
+        )
+    classes = _synsets(meta)
+    if unknown := sorted(set(numbers) - set(classes)):
+        raise ConfigError(f"--val-labels {path} has the class {unknown[0]}, which {meta} lacks.")
+    return {name: classes[number] for name, number in zip(names, numbers, strict=True)}
+
+
+def _synsets(meta: Path) -> dict[int, str]:
+    """Folder by number, from the development kit's table of classes."""
+    from scipy.io import loadmat
+
+    try:
+        table = loadmat(meta, squeeze_me=True)["synsets"]
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table}
+    except Exception as error:  # readers of damaged files raise almost anything
+        raise ConfigError(f"{meta} can't be read as the development kit's table of classes: {error!r}") from None
