@@ -133,7 +133,7 @@ def test_grey_arrays_become_rgb_and_other_arrays_are_refused():
     grey = _picture(5, 6, channels=1)
     np.testing.assert_array_equal(_decode(grey), np.repeat(grey, 3, -1))
     np.testing.assert_array_equal(_decode(grey[..., 0]), np.repeat(grey, 3, -1))
-    with pytest.raises(ValueError, match=r"\(5, 6, 1\) float32"):
+    with pytest.raises(ValueError, match=r"\[5, 6, 1\] float32"):
         _decode(grey.astype(np.float32))
 
 
