@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ipcl_jax.models.convolution import convolve, kernel_gradient
+from ipcl_jax.models.convolution import convolve, convolve_in_training, kernel_gradient
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 # Images, side of x, channels, side of the kernel, features, stride, padding.
@@ -21,7 +21,8 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_values_and_gradients(shape):
+@pytest.mark.parametrize("function", [convolve, convolve_in_training])
+def test_values_and_gradients(shape, function):
     images, side, channels, kernel_side, features, stride, padding = shape
     rng = np.random.default_rng(shape)
     x = rng.normal(size=(images, side, side + 2, channels))  # not square
@@ -37,12 +38,12 @@ def test_values_and_gradients(shape):
     how = ((stride, stride), [(padding, padding)] * 2)
 
     def forward_and_back(x, kernel):
-        y, back = jax.vjp(lambda x, kernel: convolve(x, kernel, *how, dimension_numbers=NUMBERS), x, kernel)
+        y, back = jax.vjp(lambda x, kernel: function(x, kernel, *how, dimension_numbers=NUMBERS), x, kernel)
         return y, *back(jnp.asarray(weight, y.dtype))
 
     with jax.enable_x64(True):
-        for function in (forward_and_back, jax.jit(forward_and_back)):
-            for found, value in zip(function(x, kernel), expected, strict=True):
+        for run in (forward_and_back, jax.jit(forward_and_back)):
+            for found, value in zip(run(x, kernel), expected, strict=True):
                 np.testing.assert_allclose(
                     found, value.detach(), rtol=0, atol=1e-10
                 )  # float64: rounding only
@@ -67,9 +68,42 @@ def test_accelerators_are_given_a_convolution():
     x, kernel = jnp.ones((2, 12, 12, 4)), jnp.ones((3, 3, 4, 4))
 
     def loss(kernel):
-        return convolve(x, kernel, (1, 1), [(1, 1)] * 2, dimension_numbers=NUMBERS).sum()
+        return convolve_in_training(x, kernel, (1, 1), [(1, 1)] * 2, dimension_numbers=NUMBERS).sum()
 
     traced = jax.jit(jax.grad(loss)).trace(kernel)
     texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda")}
     assert "while" in texts["cpu"] and "dot_general" in texts["cpu"]
     assert "while" not in texts["cuda"] and "dot_general" not in texts["cuda"]
+
+
+@pytest.mark.parametrize("function", [convolve, convolve_in_training])
+def test_accelerators_are_given_a_convolution_of_a_small_map_too(function):
+    """The products that stand in for a kernel larger than the output are a CPU's alone, forward and back."""
+    x, kernel = jnp.ones((2, 2, 2, 4)), jnp.ones((3, 3, 4, 4))
+
+    def forward(x, kernel):
+        return function(x, kernel, (1, 1), [(1, 1)] * 2, dimension_numbers=NUMBERS)
+
+    def loss(x, kernel):
+        return (forward(x, kernel) ** 2).sum()
+
+    for traced in (jax.jit(forward).trace(x, kernel), jax.jit(jax.grad(loss, (0, 1))).trace(x, kernel)):
+        texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda")}
+        assert "dot_general" in texts["cpu"] and "stablehlo.convolution" not in texts["cpu"]
+        assert "dot_general" not in texts["cuda"] and "stablehlo.convolution" in texts["cuda"]
+
+
+@pytest.mark.parametrize("side", [2, 6], ids=["by products on a CPU", "by XLA's convolution"])
+def test_forward_mode(side):
+    """A convolution is linear in either argument, so that its derivative along one is itself."""
+    rng = np.random.default_rng(0)
+    x, to_x = rng.normal(size=(2, 2, side, side, 3))
+    kernel, to_kernel = rng.normal(size=(2, 3, 3, 3, 4))
+    with jax.enable_x64(True):
+
+        def of(x, kernel):
+            return convolve(x, kernel, (1, 1), [(1, 1)] * 2, dimension_numbers=NUMBERS)
+
+        for run in (of, jax.jit(of)):
+            _, along = jax.jvp(run, (x, kernel), (to_x, to_kernel))
+            np.testing.assert_allclose(along, of(to_x, kernel) + of(x, to_kernel), atol=1e-12)

@@ -19,8 +19,8 @@ AFTER = [
 ]
 
 
-def ours(x, scale, bias, *, relu: bool = False, pool: bool = False):
-    return GroupNorm().apply({"params": {"scale": scale, "bias": bias}}, x, relu=relu, pool=pool)
+def ours(x, scale, bias, *, train: bool = False, relu: bool = False, pool: bool = False):
+    return GroupNorm().apply({"params": {"scale": scale, "bias": bias}}, x, relu=relu, pool=pool, train=train)
 
 
 def theirs(
@@ -58,9 +58,11 @@ def gradients(values: tuple, weight: np.ndarray, after: dict) -> tuple:
 @pytest.mark.parametrize(
     ("shape", "offset"), [((2, 7, 9, 64), 0.0), ((2, 7, 9, 64), 10.0), ((3, 8, 5, 32), 10.0)]
 )
-def test_values_and_gradients(shape, offset, after):
+@pytest.mark.parametrize("train", [True, False], ids=["training", "outside training"])
+def test_values_and_gradients(shape, offset, after, train):
     values = drawn(shape, offset)
     y, weight, expected = reference(values, after)
+    after = after | {"train": train}
     with jax.enable_x64(True):
         # Float64 throughout: only rounding is left, so a missing term of the gradient can't hide.
         eager = functools.partial(gradients, after=after)
@@ -87,7 +89,8 @@ def test_far_from_zero():
         assert np.abs(found - exact).max() < np.abs(in_torch - exact).max()
 
 
-def test_the_first_of_equal_values_takes_the_gradient():
+@pytest.mark.parametrize("train", [True, False], ids=["training", "outside training"])
+def test_the_first_of_equal_values_takes_the_gradient(train):
     """Flat regions of an image give equal values, of which torch's pool follows the first."""
     x, scale, bias = drawn((2, 9, 8, 32))
     x = np.round(x)  # few different values
@@ -97,7 +100,21 @@ def test_the_first_of_equal_values_takes_the_gradient():
     largest = windows.amax((-1, -2), keepdim=True)
     assert (((windows == largest).sum((-1, -2)) > 1) & (largest[..., 0, 0] > 0)).float().mean() > 0.3
     with jax.enable_x64(True):
-        np.testing.assert_allclose(gradients(values, weight, after)[0], expected[0], atol=1e-11)
+        found = gradients(values, weight, after | {"train": train})
+        np.testing.assert_allclose(found[0], expected[0], atol=1e-11)
+        # Forward mode follows the same pixels.
+        _, along = jax.jvp(lambda x: ours(x, scale, bias, **after), (x,), (np.cos(x),))
+        np.testing.assert_allclose((along * weight).sum(), (np.cos(x) * expected[0]).sum(), rtol=1e-10)
+
+
+def test_where_a_relu_meets_0_its_gradient_is_0():
+    """As torch's: an input that is constant, and biases of 0."""
+    x, scale, bias = np.ones((1, 4, 4, 32)), np.ones(32), np.zeros(32)
+    with jax.enable_x64(True):
+        for train in (True, False):
+            grads = gradients((x, scale, bias), np.ones(x.shape), dict(relu=True, train=train))
+            assert not any(np.any(value) for value in grads)
+        assert not jax.jvp(lambda bias: ours(x, scale, bias, relu=True), (bias,), (scale,))[1].any()
 
 
 def test_bfloat16_keeps_its_moments_in_float32():
@@ -122,13 +139,13 @@ def test_a_damaged_value_shows():
 
 
 def test_little_is_kept_and_little_is_moved():
-    """Of norm, ReLU and pool a gradient stores no map besides the convolution's output."""
+    """Of norm, ReLU and pool a training step stores no map besides the convolution's output."""
     x = jax.ShapeDtypeStruct((8, 55, 55, 96), jnp.float32)
     channel = jax.ShapeDtypeStruct((96,), jnp.float32)
     window = jax.ShapeDtypeStruct((8, 27, 27, 96), jnp.float32)
 
     def fused(x, scale, bias, weight):
-        y, back = jax.vjp(functools.partial(ours, relu=True, pool=True), x, scale, bias)
+        y, back = jax.vjp(functools.partial(ours, relu=True, pool=True, train=True), x, scale, bias)
         return y, back(weight)
 
     compiled = jax.jit(fused).lower(x, channel, channel, window).compile()

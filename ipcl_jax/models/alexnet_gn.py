@@ -1,5 +1,6 @@
 """AlexNet with group normalisation, the paper's network."""
 
+import functools
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from jax import Array
 
 from ipcl_jax.config import SMALLEST_IMAGE
 from ipcl_jax.models.checks import check_layers, check_size
-from ipcl_jax.models.convolution import convolve
+from ipcl_jax.models.convolution import convolve, convolve_in_training
 from ipcl_jax.models.group_norm import GroupNorm
 from ipcl_jax.models.layers import BatchNorm, Linear, adaptive_average_pool, torch_kernel_init
 
@@ -93,9 +94,10 @@ class AlexNetGN(nn.Module):
             for block, (features, side, stride, padding, shrinks) in CONV_BLOCKS.items():
                 conv = nn.Conv(
                     features, (side, side), stride, padding, use_bias=False, dtype=self.dtype,
-                    kernel_init=torch_kernel_init, conv_general_dilated=convolve, name=f"{block}_conv",
+                    kernel_init=torch_kernel_init, name=f"{block}_conv",
+                    conv_general_dilated=convolve_in_training if train else convolve,
                 )
-                norm = GroupNorm(name=f"{block}_norm")
+                norm = functools.partial(GroupNorm(name=f"{block}_norm"), train=train)
                 x = keep(f"{block}.0", conv(x))
                 if f"{block}.1" in layers:
                     keep(f"{block}.1", norm(x))

@@ -14,11 +14,10 @@ _PIXELS = (
 
 
 def convolve(x: Array, kernel: Array, strides: tuple, padding: list, **options) -> Array:
-    """`lax.conv_general_dilated` for `nn.Conv`, differentiable in reverse mode.
+    """`lax.conv_general_dilated` for `nn.Conv`, differentiable in either mode and as often as wanted.
 
-    On a CPU, the gradient of a kernel is made of matrix products, which takes half as long. Where the output is
-    smaller than the kernel, everything is: there a 3x3 kernel on a 2x2 map took XLA's CPU backend
-    120 times as long.
+    Where the output is smaller than the kernel, a CPU is given matrix products: there a 3x3 kernel on a 2x2 map
+    took XLA's CPU backend 120 times as long.
 
     Args:
         x: `[B, H, W, C]`.
@@ -30,10 +29,27 @@ def convolve(x: Array, kernel: Array, strides: tuple, padding: list, **options) 
     Returns:
         `[B, h', w', features]`.
     """
-    across = [(x.shape[1 + i] + sum(padding[i]) - kernel.shape[i]) // strides[i] + 1 for i in (0, 1)]
-    if min(across) < kernel.shape[0]:
+    across = _extent(x, kernel, strides, padding)
+
+    def plain(x: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+    def by_products(x: Array, kernel: Array) -> Array:
         pixels = _by_place(x, kernel.shape, across, strides, padding)
         return functools.reduce(operator.add, (values @ kernel[at] for at, values in pixels.items()))
+
+    if min(across) >= kernel.shape[0]:
+        return plain(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=by_products, default=plain)
+
+
+def convolve_in_training(x: Array, kernel: Array, strides: tuple, padding: list, **options) -> Array:
+    """As `convolve`, differentiable once, in reverse mode.
+
+    On a CPU the gradient of a kernel is made of matrix products, which takes half as long.
+    """
+    if min(_extent(x, kernel, strides, padding)) < kernel.shape[0]:
+        return convolve(x, kernel, strides, padding, **options)  # made of products already
 
     def plain(x: Array, kernel: Array) -> Array:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
@@ -53,6 +69,11 @@ def convolve(x: Array, kernel: Array, strides: tuple, padding: list, **options) 
     convolution = jax.custom_vjp(plain)
     convolution.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
     return convolution(x, kernel)
+
+
+def _extent(x: Array, kernel: Array, strides: tuple, padding: list) -> tuple[int, ...]:
+    """Pixels of a convolution's output, down and across."""
+    return tuple((x.shape[1 + i] + sum(padding[i]) - kernel.shape[i]) // strides[i] + 1 for i in (0, 1))
 
 
 def kernel_gradient(x: Array, gradient: Array, shape: tuple, strides: tuple, padding: list) -> Array:

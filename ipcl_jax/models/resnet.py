@@ -23,7 +23,7 @@ from jax import Array
 
 from ipcl_jax.config import SMALLEST_IMAGE
 from ipcl_jax.models.checks import check_layers, check_size
-from ipcl_jax.models.convolution import convolve
+from ipcl_jax.models.convolution import convolve, convolve_in_training
 from ipcl_jax.models.group_norm import GroupNorm
 from ipcl_jax.models.layers import BatchNorm, Linear
 
@@ -159,7 +159,7 @@ class ResNet(nn.Module):
             features, side, stride = shape
             module = nn.Conv(
                 features, (side, side), stride, side // 2, use_bias=False, dtype=self.dtype,
-                conv_general_dilated=convolve,
+                conv_general_dilated=convolve_in_training if train else convolve,
                 kernel_init=kernel_init, name=name.replace(".", "_"),
             )
             return keep(name, module(x))
@@ -168,7 +168,7 @@ class ResNet(nn.Module):
             module = name.replace(".", "_")
             if self.norm == "batch":
                 return keep(name, BatchNorm(name=module)(x, train=train))
-            return keep(name, GroupNorm(name=module)(x))
+            return keep(name, GroupNorm(name=module)(x, train=train))
 
         if pooled is None:
             check_size(images, SMALLEST_IMAGE[self.arch], self.arch)
