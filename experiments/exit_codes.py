@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from ipcl_jax.config import check, unchecked
+from ipcl_jax.checked_config import check, unchecked
 from ipcl_jax.errors import InputError
 from ipcl_jax.loading import UnreadableImages
 

@@ -6,19 +6,12 @@ stored, so two fields can't disagree. Every class checks its fields when an inst
 is made, in Python as on the command line: types, choices, ranges, and what goes together.
 """
 
-import contextlib
-import dataclasses
-import functools
 import math
-import typing
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Literal
 
-from typeguard import TypeCheckError, check_type
-
-from ipcl_jax.errors import ConfigError, near_miss
+from ipcl_jax.checked_config import Checked
+from ipcl_jax.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,90 +20,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # 32 in all, longer than the image.
 SMALLEST_IMAGE = {"alexnet_gn": 63, "resnet18": 32, "resnet50": 32}
 
-_checking: ContextVar[bool] = ContextVar("checking", default=True)
-
-
-@contextlib.contextmanager
-def unchecked() -> Iterator[None]:
-    """Within its `with` block configs are made without being checked; see `check`."""
-    token = _checking.set(False)
-    try:
-        yield
-    finally:
-        _checking.reset(token)
-
-
-def check(config: object) -> None:
-    """Checks a config, and those in its fields, once more.
-
-    Raises:
-        ConfigError: naming the field, its value and what is allowed.
-    """
-    for section in dataclasses.fields(config):
-        if isinstance(value := getattr(config, section.name), _Checked):
-            check(value)
-    if isinstance(config, _Checked):
-        config.__post_init__()
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, object]:
-    return typing.get_type_hints(kind)
-
-
-class _Checked:
-    """A config that raises ConfigError while it is made, if a field has a value that it can't have.
-
-    Attributes:
-        section: what stands before its fields' names on the command line.
-    """
-
-    section: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        if not _checking.get():
-            return
-        for entry in dataclasses.fields(self):
-            self._check_type(entry.name, _hints(type(self))[entry.name])
-        self._check()
-
-    def _check(self) -> None:
-        """Checks ranges, and what goes together."""
-
-    def _flag(self, name: str) -> str:
-        return f"--{self.section}{name.replace('_', '-')}"
-
-    def _check_type(self, name: str, hint: object) -> None:
-        value = getattr(self, name)
-        try:
-            check_type(value, hint)
-        except TypeCheckError:
-            if get_origin(hint) is Literal:
-                raise ConfigError(
-                    f"{self._flag(name)} is {value!r}.{near_miss(str(value), get_args(hint))}"
-                ) from None
-            expected = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
-            raise ConfigError(
-                f"{self._flag(name)} is {value!r}, of type {type(value).__name__}; expected {expected}."
-            ) from None
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise ConfigError(f"{self._flag(name)} is {value}; expected finite numbers.")
-
-    def _each(self, names: str, allowed: Callable[[Any], bool], expected: str) -> None:
-        """Refuses fields, named with blanks in between, with a value that is not allowed; None always is."""
-        for name in names.split():
-            value = getattr(self, name)
-            if value is not None and not allowed(value):
-                shown = " ".join(f"{x:g}" for x in value) if isinstance(value, tuple) else f"{value}"
-                raise ConfigError(f"{self._flag(name)} is {shown}; {expected}.")
-
-    def _positive(self, names: str) -> None:
-        self._each(names, lambda value: value > 0, "it must be greater than zero")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Model(_Checked):
+class Model(Checked):
     """The network that is trained."""
 
     section = "model."
@@ -131,7 +43,7 @@ class Model(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective(_Checked):
+class Objective(Checked):
     """What is learned: instance-prototype contrastive learning, or (the supervised twin) categories."""
 
     section = "objective."
@@ -156,7 +68,7 @@ class Objective(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Views(_Checked):
+class Views(Checked):
     """How one image becomes several views (the default is augmentation set 1)."""
 
     section = "views."
@@ -230,7 +142,7 @@ class Views(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data(_Checked):
+class Data(Checked):
     """Where images come from and how the host prepares them."""
 
     section = "data."
@@ -259,7 +171,7 @@ class Data(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optim(_Checked):
+class Optim(Checked):
     """The optimizer."""
 
     section = "optim."
@@ -283,7 +195,7 @@ class Optim(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule(_Checked):
+class Schedule(Checked):
     """Learning rate and momentum as a function of the batch (not of the optimizer step)."""
 
     section = "schedule."
@@ -313,7 +225,7 @@ class Schedule(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoints(_Checked):
+class Checkpoints(Checked):
     """When the whole state is saved."""
 
     section = "checkpoints."
@@ -328,7 +240,7 @@ class Checkpoints(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Monitor(_Checked):
+class Monitor(Checked):
     """What is measured after each epoch."""
 
     section = "monitor."
@@ -343,7 +255,7 @@ class Monitor(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hosts(_Checked):
+class Hosts(Checked):
     """With --distributed: where the processes meet. Slurm and its like need none of it."""
 
     section = "hosts."
@@ -363,7 +275,7 @@ class Hosts(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(_Checked):
+class Train(Checked):
     """A training run."""
 
     name: str
@@ -422,7 +334,7 @@ def _crop_and_flip() -> Views:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearProbe(_Checked):
+class LinearProbe(Checked):
     """A linear read-out of a frozen model's layers."""
 
     name: str = ""

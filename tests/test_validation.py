@@ -5,6 +5,7 @@ import typing
 
 import pytest
 
+from ipcl_jax.checked_config import check, unchecked
 from ipcl_jax.config import (
     Data,
     LinearProbe,
@@ -14,9 +15,7 @@ from ipcl_jax.config import (
     Schedule,
     Train,
     Views,
-    check,
     check_shared,
-    unchecked,
 )
 from ipcl_jax.errors import ConfigError
 
