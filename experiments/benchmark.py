@@ -2,6 +2,7 @@
 
     python experiments/benchmark.py loading
     python experiments/benchmark.py loading --source folder:/data/imagenet256 --threads 8
+    python experiments/benchmark.py loading --files 1281167
     python experiments/benchmark.py views --against torch
     python experiments/benchmark.py step --against torch
     python experiments/benchmark.py step --cost

@@ -135,7 +135,7 @@ class Run:
                 self._choose_workers(record)
                 for damage in checkpoints.damaged:
                     record.warn(damage)
-                for note in (*self.images.notes, *self.held_out.notes):
+                for note in dict.fromkeys((*self.images.notes, *self.held_out.notes)):
                     record.warn(note)
                 if self.changed:
                     record.warn(f"Going on with other images than before, as asked: {self.changed}.")

@@ -66,6 +66,15 @@ def test_a_whole_run(tmp_path):
     assert "programs compiled after it" in printed
 
 
+def test_opening_a_folder(tmp_path):
+    table, printed = measure(tmp_path, "loading", "--files", "3000")
+    facts = table["facts"]
+    assert facts["files"] == "3,000 in 1,000 folders"
+    assert 0 < facts["processor time to open, s"] < 5 and 0 < facts["processor time of the identity, s"] < 5
+    assert facts["sent to a worker process, bytes"] < 50_000 and facts["peak memory of this process, MB"] > 50
+    assert "sent to a worker process, bytes" in printed
+
+
 def test_loading_and_extraction(tmp_path):
     table, _ = measure(tmp_path, "loading", *"--images 40 --batch-size 8 --rounds 1 --seconds 0.3".split())
     assert table["columns"] == ["loader", "bare decoding"]

@@ -14,6 +14,7 @@ import simplejpeg
 from benchmarks import in_torch
 from benchmarks.in_torch import Beside
 from benchmarks.material import canvases, write_jpegs
+from benchmarks.opening import opening
 from benchmarks.turns import Against, Measured, check_torch, compare, finish, take_turns
 from ipcl_jax.config import Views
 from ipcl_jax.loading import TrainBatches
@@ -25,6 +26,7 @@ def loading(
     source: str | None = None,
     dir: str | None = None,
     images: int = 3000,
+    files: int = 0,
     threads: int = 2,
     workers: int = 0,
     batch_size: int = 128,
@@ -42,6 +44,7 @@ def loading(
         source: `folder:/path` or `tfds:NAME`; by default JPEGs made of the sample photographs.
         dir: TFDS data folder.
         images: JPEGs to make, if no source is given.
+        files: measure instead what it costs to open a folder of so many files, such as ImageNet's 1281167.
         threads: decoding threads of either.
         workers: decoding processes of the loader, instead of its threads.
         batch_size: images in a batch.
@@ -50,6 +53,8 @@ def loading(
         seconds: length of a turn.
         json: file to write the figures to.
     """
+    if files:
+        return opening(files, json)
     costs: dict[str, list[float]] = {"loader": [], "bare": []}  # us of processor time an image
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
