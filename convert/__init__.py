@@ -3,12 +3,14 @@
 Importing this needs no torch; reading or writing a PyTorch file does.
 """
 
-from convert.checkpoint import CheckpointError, save_torch, to_torch_state_dict
-from convert.fetch import DownloadError
-from convert.models import convert_torch_checkpoint, open_encoder
+from .checkpoint import save_torch, to_torch_state_dict
+from .errors import CheckpointError, CheckpointWarning
+from .fetch import DownloadError
+from .models import convert_torch_checkpoint, open_encoder
 
 __all__ = [
     "CheckpointError",
+    "CheckpointWarning",
     "DownloadError",
     "convert_torch_checkpoint",
     "open_encoder",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from ipcl_jax.cache import CACHE_VARIABLE, sha256
-from ipcl_jax.errors import ConfigError
+from ipcl_jax.errors import ConfigError, MissingPackage
 from ipcl_jax.files import check_writable
 from ipcl_jax.locks import alone_in
 from ipcl_jax.zoo import BASE_URL, Released
@@ -53,8 +53,7 @@ def fetch(
     with alone_in(cache):  # two downloads at once would cost time
         if target.exists():
             if (digest := sha256(target)).startswith(record.sha256):
-                return target, digest
-            target.unlink()  # damaged since it was checked
+                return target, digest  # else damaged since it was checked: it is replaced
         url = (base_url or os.environ.get(URL_VARIABLE) or BASE_URL).rstrip("/") + "/"
         _check_address(url)
         return target, _download(record, url, target, progress=progress)
@@ -81,8 +80,10 @@ def _download(record: Released, url: str, target: Path, *, progress: bool) -> st
     try:
         import pooch
         from requests.exceptions import RequestException
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
+    except ModuleNotFoundError as error:
+        if error.name not in ("pooch", "requests", "tqdm"):
+            raise
+        raise MissingPackage(
             f"Downloading {record.name} needs pooch, which is not installed: pip install 'ipcl_jax[convert]'."
         ) from None
 

@@ -1,19 +1,33 @@
 """Any model by its name or path, as an encoder."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 
-from convert.checkpoint import CheckpointError, from_torch, guess_model, read_torch
-from convert.fetch import fetch
 from ipcl_jax import zoo
 from ipcl_jax.cache import cache_folder, sha256
 from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD
 from ipcl_jax.description import read_model
-from ipcl_jax.encoder import SUFFIX, Encoder, load_encoder, save_encoder, untrained
-from ipcl_jax.errors import ConfigError, near_miss
+from ipcl_jax.encoder import (
+    SUFFIX,
+    Encoder,
+    is_encoder,
+    load_encoder,
+    save_encoder,
+    untrained,
+)
+from ipcl_jax.errors import ConfigError, InputError, near_miss
 from ipcl_jax.files import at_home
 
+from .checkpoint import from_torch, guess_model
+from .errors import CheckpointError, CheckpointWarning
+from .fetch import fetch
+from .reading import is_safetensors, read_tensors
+
 Channels = tuple[float, float, float]
+
+_MADE_BY = {"conversion": "2"}
+"""In the header of a converted copy in the cache. Raise it where the same file would give another model."""
 
 
 def convert_torch_checkpoint(
@@ -28,15 +42,18 @@ def convert_torch_checkpoint(
     base_url: str | None = None,
     progress: bool = True,
 ) -> Encoder:
-    """A released model, or any PyTorch checkpoint of the same network.
+    """A released model, or any checkpoint of the same network.
 
     A released model is downloaded and converted once; from then on the converted copy is read, for which
     neither torch nor the network is needed. A local file is converted at every call. A local copy of
     a released file is known by its sha256.
 
+    Warns (CheckpointWarning) of what had to be done to a file's tensors: prefixes that were taken off, tensors that
+    were left out, and weights of 16 or 64 bits that became float32.
+
     Args:
-        name_or_path: `ipcl1` ... `ipcl16`, or the path of a file (`.pth`, `.pth.tar`): see
-            `convert.checkpoint.read_torch` for the forms it may have.
+        name_or_path: `ipcl1` ... `ipcl16`, or the path of a file (`.pth`, `.pth.tar`, `.safetensors`): see
+            `convert.reading.read_tensors` for the forms it may have. A file by `save_encoder` is read as it is.
         arch: the network; by default as released, or by the tensors' names.
         out_dim: outputs that the network must have; by default what the file has.
         l2norm: whether embeddings are scaled to unit length; by default as released, and for other
@@ -55,7 +72,7 @@ def convert_torch_checkpoint(
         ConfigError: if there is neither a model nor a file of that name.
         DownloadError: if a released file can't be had.
         CheckpointError: if a file isn't one of this network, with every tensor that is wrong.
-        ModuleNotFoundError: if torch or pooch is needed and missing.
+        MissingPackage: if torch or pooch is needed and missing.
     """
     options = {"arch": arch, "out_dim": out_dim, "l2norm": l2norm, "mean": mean, "std": std}
     chosen = {name: value for name, value in options.items() if value is not None}
@@ -68,6 +85,8 @@ def convert_torch_checkpoint(
                 f"No model {str(name_or_path)!r}: it {found}, and no released model has that name."
                 f"{near_miss(str(name_or_path), zoo.MODELS)}"
             )
+        if is_safetensors(path) and is_encoder(path):
+            return _with(load_encoder(path), chosen)
         return _convert(path, sha256(path), chosen)
     if record.file is None:
         encoder = untrained(record.model, mean=record.mean, std=record.std, name=record.name)
@@ -86,10 +105,10 @@ def open_encoder(name_or_path: str | Path) -> Encoder:
         The model.
 
     Raises:
-        ConfigError, DownloadError, CheckpointError, ModuleNotFoundError: as those two.
+        ConfigError, DownloadError, CheckpointError, MissingPackage: as those two.
     """
     path = at_home(name_or_path)
-    if str(name_or_path) not in zoo.MODELS and (path.is_dir() or (path.is_file() and path.suffix == SUFFIX)):
+    if str(name_or_path) not in zoo.MODELS and path.is_dir():
         return load_encoder(path)
     return convert_torch_checkpoint(name_or_path)
 
@@ -98,10 +117,11 @@ def _released(record: zoo.Released, cache: Path, *, base_url: str | None, progre
     converted = cache / f"{record.name}{SUFFIX}"
     if converted.exists():
         try:
-            encoder = load_encoder(converted)
-            if encoder.source.startswith(record.sha256):
-                return encoder
-        except ConfigError:  # damaged, or by another version: it is made anew
+            if is_encoder(converted, **_MADE_BY):
+                encoder = load_encoder(converted)
+                if encoder.source.startswith(record.sha256):
+                    return encoder
+        except ConfigError:  # damaged: it is made anew
             pass
     path, digest = fetch(record, cache, base_url=base_url, progress=progress)
     try:
@@ -109,24 +129,31 @@ def _released(record: zoo.Released, cache: Path, *, base_url: str | None, progre
     except CheckpointError:
         path.unlink()  # what can't be used isn't kept
         raise
-    save_encoder(encoder, converted)
+    save_encoder(encoder, converted, header=_MADE_BY)
     return encoder
 
 
 def _convert(path: Path, digest: str, chosen: dict) -> Encoder:
-    tensors, description = read_torch(path)
+    tensors, description, remarks = read_tensors(path)
     try:
-        return _encoder_of(tensors, description, path, digest, chosen)
+        encoder = _encoder_of(tensors, description, path, digest, chosen)
     except CheckpointError:
         raise
-    except ValueError as error:
+    except InputError as error:
         raise CheckpointError(f"{path} can't be read as a model: {error}") from None
+    if remarks and not _record_of(digest):  # what the released files look like is known
+        warnings.warn(f"{path}: {'; '.join(remarks)}.", CheckpointWarning, stacklevel=3)
+    return encoder
+
+
+def _record_of(digest: str) -> zoo.Released | None:
+    """The released model whose file has that sha256."""
+    return next((r for r in zoo.MODELS.values() if r.sha256 and digest.startswith(r.sha256)), None)
 
 
 def _encoder_of(tensors: dict, description: dict, path: Path, digest: str, chosen: dict) -> Encoder:
     known: dict
-    record = next((r for r in zoo.MODELS.values() if r.sha256 and digest.startswith(r.sha256)), None)
-    if record:
+    if record := _record_of(digest):
         model, known = record.model, {"name": record.name, "mean": record.mean, "std": record.std}
     elif description:
         model, known = read_model(description.get("model")), description

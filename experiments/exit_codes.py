@@ -1,6 +1,7 @@
 """What commands share: their options are parsed and checked, and what can't be done is one line and an exit code."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -42,9 +43,16 @@ def exit_code(work: Callable[[], int | None]) -> int:
     Returns:
         That code; 2 if what was asked for is refused, and 1 if files fail in the middle of it, with the reason in one
         line. Any other exception is a fault of the program, and is let through with its traceback.
+        Warnings are printed in one line each.
     """
     try:
-        return work() or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = _in_one_line
+            return work() or 0
     except (InputError, OSError, UnreadableImages) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+
+
+def _in_one_line(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,6 +1,9 @@
 """Instance-prototype contrastive learning in JAX and Flax."""
 
+from typing import TYPE_CHECKING
+
 from ipcl_jax.config import Views
+from ipcl_jax.conversion import conversion
 from ipcl_jax.encoder import Encoder, load_encoder, save_encoder
 from ipcl_jax.extraction import extract
 from ipcl_jax.models import AlexNetGN, ResNet
@@ -13,6 +16,9 @@ from ipcl_jax.stimuli import load_canvases, load_stimuli
 from ipcl_jax.views import center_views, make_views
 from ipcl_jax.zoo import list_models
 
+if TYPE_CHECKING:
+    from convert import convert_torch_checkpoint
+
 __all__ = [
     "AlexNetGN",
     "Encoder",
@@ -24,6 +30,7 @@ __all__ = [
     "center_views",
     "cka",
     "compare_rdms",
+    "convert_torch_checkpoint",
     "extract",
     "init_queue",
     "ipcl_loss",
@@ -36,3 +43,10 @@ __all__ = [
     "save_encoder",
     "update_queue",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Takes `convert_torch_checkpoint` from the package beside this one, which imports this one."""
+    if name == "convert_torch_checkpoint":
+        return conversion().convert_torch_checkpoint
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

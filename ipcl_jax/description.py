@@ -3,12 +3,52 @@
 import dataclasses
 import math
 
+import numpy as np
+
 from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, SMALLEST_IMAGE, Model
+from ipcl_jax.errors import InputError
 
 LARGEST_IMAGE = 4096  # side in pixels
 _MOST_WIDE = 2**20  # outputs of a layer
 _USUAL = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "size": 224, "name": "", "source": "", "steps": 0}
 _CHOICES = {"arch": tuple(SMALLEST_IMAGE), "norm": ("group", "batch")}
+
+
+def checked_images(mean: object, std: object, size: object, arch: str, *, where: str = "") -> dict:
+    """What images a model is given, if it can be.
+
+    Args:
+        mean: of three channels.
+        std: of three channels.
+        size: side in pixels.
+        arch: of the network, which needs images of some size.
+        where: they are from, for messages.
+
+    Returns:
+        The three by their names; mean and std are tuples of Python's numbers.
+
+    Raises:
+        InputError: for one that can't be, such as a std of 0.
+    """
+    given = {"mean": mean, "std": std, "size": size}
+    found = {name: _plain(value) for name, value in given.items()}
+    smallest = SMALLEST_IMAGE[arch]
+    sound = {
+        "mean": _is_colour(found["mean"]) or "three numbers",
+        "std": _is_colour(found["std"]) and min(found["std"]) > 0 or "three numbers above 0",
+        "size": _is_whole(found["size"], smallest, LARGEST_IMAGE) or f"{smallest} to {LARGEST_IMAGE} pixels",
+    }
+    for name, expected in sound.items():
+        if expected is not True:
+            raise InputError(f"{name}{where} is {_shown(given[name])}, expected {expected}")
+    return found
+
+
+def _plain(value: object) -> object:
+    """Python's numbers for NumPy's, and a tuple of them for a list or an array."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def read_description(description: object) -> dict:
@@ -21,19 +61,18 @@ def read_description(description: object) -> dict:
         All fields, each with a value that it can have.
 
     Raises:
-        ValueError: if one can't have its value, or isn't known.
+        InputError: if one can't have its value, or isn't known.
     """
     if not isinstance(description, dict):
-        raise ValueError(f"its description is of type {type(description).__name__}, expected a dict")
+        raise InputError(f"its description is of type {type(description).__name__}, expected a dict")
     if unknown := sorted(map(_shown, description.keys() - _USUAL.keys() - {"model"})):
-        raise ValueError(f"its description has fields that this version doesn't know: {', '.join(unknown)}")
+        raise InputError(f"its description has fields that this version doesn't know: {', '.join(unknown)}")
     model = read_model(description.get("model"))
     fields = _USUAL | description | {"model": model}
-    smallest = SMALLEST_IMAGE[model.arch]
+    fields |= checked_images(
+        fields["mean"], fields["std"], fields["size"], model.arch, where=" in its description"
+    )
     sound = {
-        "mean": _is_colour(fields["mean"]) or "three numbers",
-        "std": _is_colour(fields["std"]) and min(fields["std"]) > 0 or "three numbers above 0",
-        "size": _is_whole(fields["size"], smallest, LARGEST_IMAGE) or f"{smallest} to {LARGEST_IMAGE} pixels",
         "steps": _is_whole(fields["steps"], 0, 2**62) or "a whole number",
         # It becomes part of a folder's name.
         "name": _is_line(fields["name"]) and not set(fields["name"]) & set("/\\") or "a name, and no path",
@@ -41,8 +80,8 @@ def read_description(description: object) -> dict:
     }
     for name, expected in sound.items():
         if expected is not True:
-            raise ValueError(f"{name} in its description is {_shown(fields[name])}, expected {expected}")
-    return fields | {"mean": tuple(fields["mean"]), "std": tuple(fields["std"])}
+            raise InputError(f"{name} in its description is {_shown(fields[name])}, expected {expected}")
+    return fields
 
 
 def read_model(fields: object) -> Model:
@@ -55,11 +94,11 @@ def read_model(fields: object) -> Model:
         The network.
 
     Raises:
-        ValueError: if it is something else, or a field has a value that it can't have.
+        InputError: if it is something else, or a field has a value that it can't have.
     """
     usual = dataclasses.asdict(Model())
     if not isinstance(fields, dict) or not fields.keys() <= usual.keys():
-        raise ValueError(
+        raise InputError(
             f"the network in its description is {_shown(fields)}, expected a dict of {', '.join(usual)}"
         )
     for name, value in fields.items():
@@ -70,7 +109,7 @@ def read_model(fields: object) -> Model:
         else:
             sound = _is_whole(value, 1, _MOST_WIDE)
         if not sound:
-            raise ValueError(f"{name} of the network in its description is {_shown(value)}")
+            raise InputError(f"{name} of the network in its description is {_shown(value)}")
     return Model(**fields)
 
 
@@ -95,6 +134,6 @@ def _shown(value: object) -> str:
     """As much of a value as fits a message."""
     return (
         repr(value)[:99]
-        if isinstance(value, str | int | float | bool | None)
+        if isinstance(value, str | int | float | bool | tuple | None)
         else f"a {type(value).__name__}"
     )

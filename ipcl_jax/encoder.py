@@ -4,11 +4,13 @@ Released models and models trained here are the same thing, an `Encoder`. On dis
 a safetensors file (one tensor a variable, the description in the header), or a run's folder.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +25,9 @@ from safetensors.numpy import save_file
 
 from ipcl_jax.checkpoints import damage_of
 from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, Model
-from ipcl_jax.description import read_description, read_model
-from ipcl_jax.errors import ConfigError
+from ipcl_jax.conversion import conversion
+from ipcl_jax.description import checked_images, read_description, read_model
+from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.files import at_home, read_json, whole
 from ipcl_jax.models import make_model
 
@@ -66,6 +69,17 @@ class Encoder:
     source: str = ""
     steps: int = 0
 
+    def __post_init__(self):
+        """Checks what is static, since transformations make models of arrays that are none yet.
+
+        Raises:
+            InputError: for a model, mean, std or size that can't be one.
+        """
+        if not isinstance(self.model, Model):
+            raise InputError(f"model is a {type(self.model).__name__}, expected an ipcl_jax.config.Model.")
+        for name, value in checked_images(self.mean, self.std, self.size, self.model.arch).items():
+            object.__setattr__(self, name, value)
+
     def __repr__(self) -> str:
         count = sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(self.variables.get("params")))
         embedding = f"{self.model.out_dim} outputs" + (" of unit length" if self.model.l2norm else "")
@@ -97,7 +111,7 @@ class Encoder:
             Every field by its name; `model` is a dict too.
 
         Raises:
-            ValueError: if it couldn't be read back, such as a name that is a path.
+            InputError: if it couldn't be read back, such as a name that is a path.
         """
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["variables"]
@@ -117,7 +131,7 @@ def describe(variables: dict, description: dict) -> Encoder:
         An encoder whose variables are on the default device.
 
     Raises:
-        ValueError: if they don't belong together; every variable that is wrong is named.
+        InputError: if they don't belong together; every variable that is wrong is named.
     """
     fields = read_description(description)
     problems, found = [], _flat(variables)
@@ -131,7 +145,7 @@ def describe(variables: dict, description: dict) -> Encoder:
             there = f"{found[name].dtype} {list(found[name].shape)}"
             problems.append(f"{name} is {there}, expected float32 {list(expected[name])}")
     if problems:
-        raise ValueError("\n  ".join(["its variables don't fit its description:", *problems]))
+        raise InputError("\n  ".join(["its variables don't fit its description:", *problems]))
     return Encoder(variables=jax.device_put(variables), **fields)
 
 
@@ -156,33 +170,36 @@ def untrained(model: Model, *, seed: int = 0, **fields) -> Encoder:
     return Encoder(variables=variables, model=model, **fields)
 
 
-def save_encoder(encoder: Encoder, path: str | Path) -> None:
+def save_encoder(encoder: Encoder, path: str | Path, *, header: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file, whole or not at all.
 
     Args:
         encoder: the model.
         path: the file; one that is there is replaced.
+        header: other entries of the file's header.
 
     Raises:
-        ValueError: as `Encoder.description`.
+        InputError: as `Encoder.description`.
     """
     tensors = {name: np.ascontiguousarray(array) for name, array in _flat(encoder.variables).items()}
     with whole(Path(path)) as part:
-        save_file(tensors, part, metadata={_HEADER: json.dumps(encoder.description())})
+        save_file(tensors, part, metadata={**(header or {}), _HEADER: json.dumps(encoder.description())})
 
 
 def load_encoder(path: str | Path) -> Encoder:
-    """Reads a model that this package wrote.
+    """Reads a model that this package wrote, or any safetensors file of a network that it knows.
 
     Args:
         path: the folder of a run (its newest checkpoint is taken), a safetensors file by
-            `save_encoder`, or a folder by `experiments/convert.py --to orbax`.
+            `save_encoder`, or a folder by `experiments/convert.py --to orbax`. Any other safetensors file is
+            read as `convert_torch_checkpoint` reads it.
 
     Returns:
         The encoder; its values are those on disk, bit for bit.
 
     Raises:
         ConfigError: if there is no such model, or it is incomplete or damaged.
+        OSError: if the disk can't be read.
     """
     path = at_home(path)
     if path.is_file():
@@ -195,21 +212,55 @@ def load_encoder(path: str | Path) -> Encoder:
     raise ConfigError(f"No model at {path}, which {found}; give a run's folder or a {SUFFIX} file.")
 
 
-def _load_safetensors(path: Path) -> Encoder:
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a safetensors file by their names.
+
+    Raises:
+        ConfigError: if it is none, or damaged.
+        OSError: if the disk can't be read.
+    """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def is_encoder(path: Path, **entries: str) -> bool:
+    """Whether a safetensors file says in its header that `save_encoder` wrote it, with these other entries.
+
+    Raises:
+        ConfigError, OSError: as `read_safetensors`.
+    """
+    with _opened(path) as file:
+        header = file.metadata() or {}
+    return _HEADER in header and entries.items() <= header.items()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
     try:
         with safe_open(path, "numpy") as file:
-            header = (file.metadata() or {}).get(_HEADER)
-            if header is None:
-                raise ConfigError(
-                    f"{path} has no description of an ipcl_jax model in its header; "
-                    f"`experiments/convert.py MODEL --to safetensors` writes files that have."
-                )
-            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return describe(_tree(flat), json.loads(header))
-    except ConfigError:
-        raise
-    except (SafetensorError, ValueError, TypeError, KeyError, OSError, RecursionError) as error:
-        raise ConfigError(f"{path} can't be read as a model: {error}") from error
+            yield file
+    except (
+        SafetensorError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:  # the last two: no dtype of NumPy's
+        hint = "" if path.suffix == SUFFIX else "; `convert_torch_checkpoint` reads files of PyTorch"
+        raise ConfigError(f"{path} can't be read as a model: {error}{hint}") from error
+
+
+def _load_safetensors(path: Path) -> Encoder:
+    if not is_encoder(path):
+        return conversion().convert_torch_checkpoint(path)
+    with _opened(path) as file:
+        header = file.metadata()
+    with _named(f"{path} can't be read as a model"):
+        try:
+            description = json.loads(header[_HEADER])
+            variables = _tree(read_safetensors(path))
+        except (ValueError, TypeError, RecursionError) as error:  # not JSON; names that begin with another's
+            raise InputError(str(error)) from error
+        return describe(variables, description)
 
 
 def _load_run(folder: Path) -> Encoder:
@@ -223,35 +274,58 @@ def _load_run(folder: Path) -> Encoder:
             f"Checkpoint {newest.name} of the run in {folder} is damaged: {reason}. The command that trained it takes "
             "the one before and goes on from there."
         )
-    try:
-        state = _restore(newest / "default", expected_variables(read_model(config["model"])))
-        description = {
-            "model": config["model"], "mean": config["views"]["mean"], "std": config["views"]["std"],
-            "size": config["views"]["size"], "name": Path(config["name"]).name, "steps": max(steps),
-        }  # fmt: skip
-        return describe(state, description)
-    except Exception as error:  # Orbax has no common class for what can be wrong with files
-        raise ConfigError(f"Checkpoint {max(steps)} of the run in {folder} can't be read: {error}") from error
+    with _named(f"Checkpoint {newest.name} of the run in {folder} can't be read"):
+        try:
+            description = {
+                "model": config["model"], "mean": config["views"]["mean"], "std": config["views"]["std"],
+                "size": config["views"]["size"], "name": Path(config["name"]).name, "steps": max(steps),
+            }  # fmt: skip
+        except (KeyError, TypeError) as error:
+            raise InputError(f"its config.json lacks what says which model it is ({error})") from error
+        return describe(
+            _restore(newest / "default", expected_variables(read_model(config["model"]))), description
+        )
 
 
 def _load_orbax(folder: Path) -> Encoder:
-    try:
+    with _named(f"{folder} can't be read as a model"):
         description = read_json(folder / "description" / "metadata")
-        shapes = expected_variables(read_model(description["model"]))
+        shapes = expected_variables(read_model(description.get("model")))
         return describe(_restore(folder / "variables", shapes), description)
-    except Exception as error:  # Orbax has no common class for what can be wrong with files
-        raise ConfigError(f"{folder} can't be read as a model: {error}") from error
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Says of an InputError what it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise ConfigError(f"{what}: {error}") from error
 
 
 def _restore(folder: Path, shapes: dict) -> dict:
-    """The subtree of an Orbax checkpoint that has these names; nothing else is read."""
+    """The subtree of an Orbax checkpoint that has these names; nothing else is read.
+
+    Raises:
+        InputError: if Orbax can't make these arrays of the files that are there.
+        OSError, MemoryError: if they can't be read for a reason that is not theirs.
+    """
     arguments = ocp.args.PyTreeRestore(
         item=shapes,
         restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes),
         partial_restore=True,
     )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(folder.absolute(), args=arguments)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(folder.absolute(), args=arguments)
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # Orbax has no common class for what can be wrong with files
+        lacks = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        if isinstance(error, OSError) and not lacks:
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(reason) from error
 
 
 def export_orbax(encoder: Encoder, folder: str | Path) -> None:
@@ -262,7 +336,7 @@ def export_orbax(encoder: Encoder, folder: str | Path) -> None:
         folder: to write; it must not be there yet.
 
     Raises:
-        ValueError: as `Encoder.description`.
+        InputError: as `Encoder.description`.
     """
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(

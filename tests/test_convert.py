@@ -2,6 +2,7 @@
 
 import functools
 import os
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -9,9 +10,17 @@ import jax
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from commands import run
-from convert import CheckpointError, convert_torch_checkpoint, open_encoder, save_torch, to_torch_state_dict
+from convert import (
+    CheckpointError,
+    CheckpointWarning,
+    convert_torch_checkpoint,
+    open_encoder,
+    save_torch,
+    to_torch_state_dict,
+)
 from ipcl_jax import Encoder, extract, load_encoder, save_encoder, zoo
 from ipcl_jax.config import IMAGENET_MEAN
 from ipcl_jax.errors import ConfigError
@@ -158,6 +167,124 @@ def test_a_local_copy_of_a_released_file_is_known_by_its_digits(small, tmp_path,
     assert encoder.name == "ipcl9" and encoder.std == (0.2,) * 3
 
 
+WRAPPERS = [
+    "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "backbone.", "encoder_q.", "encoder.", "net.",
+    "model.", "module._orig_mod.backbone.", "model.backbone.net.", "module.encoder_q.module._orig_mod.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "model", "network"])
+@pytest.mark.parametrize("prefix", WRAPPERS)
+def test_known_wrappers_are_taken_off_and_it_is_said(prefix, key, small, tmp_path):
+    path = tmp_path / "file.pth"
+    tensors = _prefixed(prefix, small.state_dict())
+    torch.save({key: tensors, "epoch": 3} if key else tensors, path)
+    with pytest.warns(CheckpointWarning) as caught:
+        encoder = convert_torch_checkpoint(path)
+    (said,) = [str(warning.message) for warning in caught]
+    assert str(path) in said and all(part in said for part in prefix.split(".")) and "\n" not in said
+    assert caught[0].filename == __file__  # the line that asked for the model
+    assert torch.equal(to_torch_state_dict(encoder)["fc7.0.weight"], small.state_dict()["fc7.0.weight"])
+
+
+def test_a_compiled_part_of_a_network(small, tmp_path):
+    tensors = {name.replace("fc7.", "fc7._orig_mod."): value for name, value in small.state_dict().items()}
+    torch.save(tensors, tmp_path / "file.pth")
+    with pytest.warns(CheckpointWarning, match="took off '_orig_mod.'"):
+        convert_torch_checkpoint(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("prefix", ["encoder_q.", "module.student.backbone."])
+def test_of_two_networks_the_one_that_was_trained_is_taken(prefix, small, tmp_path):
+    """A running average, the queue and the projection head belong to the trainer."""
+    average = prefix.replace("encoder_q", "encoder_k").replace("student", "teacher")
+    tensors = _prefixed(prefix, small.state_dict()) | _prefixed(average, twin(seed=5).state_dict())
+    tensors |= {"module.head.weight": torch.ones(2, 2), "queue": torch.ones(3)}
+    torch.save({"state_dict": tensors}, tmp_path / "file.pth")
+    count = len(small.state_dict()) + 2
+    with pytest.warns(CheckpointWarning, match=f"left out {count} tensors beside it .*head, queue"):
+        encoder = convert_torch_checkpoint(tmp_path / "file.pth")
+    assert torch.equal(to_torch_state_dict(encoder)["fc7.0.weight"], small.state_dict()["fc7.0.weight"])
+
+
+def test_several_networks_are_asked_about(small, tmp_path):
+    path, tensors = tmp_path / "file.pth", small.state_dict()
+    torch.save(_prefixed("backbone.", tensors) | _prefixed("model.", tensors), path)
+    with pytest.raises(CheckpointError, match="2 networks, under 'backbone.', 'model.'; keep"):
+        convert_torch_checkpoint(path)
+    torch.save({"model": tensors, "state_dict": {"a": {"model": 1}} | tensors}, path)
+    with pytest.raises(CheckpointError, match="2 state_dicts, under 'state_dict', 'model'; save"):
+        convert_torch_checkpoint(path)
+    torch.save(dict(tensors) | _prefixed("module.", tensors), path)
+    with pytest.raises(CheckpointError, match="twice, once inside a wrapper"):
+        convert_torch_checkpoint(path)
+
+
+def test_what_wraps_nothing_that_is_known_is_refused(small, tmp_path):
+    torch.save(_prefixed("tower.", small.state_dict()), tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match="another network: tower.conv_block_1"):
+        convert_torch_checkpoint(tmp_path / "file.pth")
+    torch.save(small.state_dict() | {"head.weight": torch.ones(2)}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match="unexpected: head.weight"):  # no trainer keeps it there
+        convert_torch_checkpoint(tmp_path / "file.pth")
+
+
+def test_a_dict_that_holds_itself_ends(tmp_path):
+    content: dict = {"epoch": 1}
+    content["model"] = content
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match="holds no state_dict"):
+        convert_torch_checkpoint(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("dtype, word", [("float16", "widened"), ("bfloat16", "widened"), ("float64", "rounded")])
+def test_weights_of_other_widths_become_float32(dtype, word, suffix, small, tmp_path):
+    path = tmp_path / f"file{suffix}"
+    kind = getattr(torch, dtype)
+    tensors = {n: v.to(kind) if v.is_floating_point() else v for n, v in small.state_dict().items()}
+    {".pth": torch.save, ".safetensors": save_file}[suffix](tensors, path)
+    with pytest.warns(CheckpointWarning, match=f"{word} .* tensors of {dtype} to float32"):
+        encoder = convert_torch_checkpoint(path)
+    for name, value in to_torch_state_dict(encoder).items():
+        assert torch.equal(value, tensors[name].to(value.dtype)), name
+    tensors["fc8.0.bias"] = torch.full((128,), 1e300, dtype=torch.float64)
+    torch.save(tensors, tmp_path / "large.pth")
+    with pytest.raises(CheckpointError, match="not finite: 128 of the values of fc8.0.bias"):
+        convert_torch_checkpoint(tmp_path / "large.pth")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.backbone."])
+def test_a_state_dict_in_safetensors_opens_everywhere(prefix, small, tmp_path):
+    path = tmp_path / "file.safetensors"
+    save_file(_prefixed(prefix, small.state_dict()), path, metadata={"format": "pt"})
+    torch.save(small.state_dict(), tmp_path / "file.pth")
+    expected = convert_torch_checkpoint(tmp_path / "file.pth").digest()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CheckpointWarning)
+        for opened in (convert_torch_checkpoint, open_encoder, load_encoder):
+            assert opened(path).digest() == expected
+
+
+def test_the_command_opens_it_too_and_says_in_one_line_what_it_did(small, tmp_path):
+    path = tmp_path / "file.safetensors"
+    save_file(_prefixed("module.", small.state_dict()), path)
+    said = run("convert.py", path, "--to", "orbax", "--out", tmp_path / "out")
+    assert f"warning: {path}: took off 'module.'.\n" in said and "models.py" not in said
+    with pytest.warns(CheckpointWarning):
+        assert load_encoder(tmp_path / "out").digest() == convert_torch_checkpoint(path).digest()
+
+
+def test_our_own_safetensors_opens_everywhere(small, tmp_path):
+    torch.save(small.state_dict(), tmp_path / "file.pth")
+    encoder = convert_torch_checkpoint(tmp_path / "file.pth", std=(0.2,) * 3)
+    save_encoder(encoder, tmp_path / "ours.safetensors")
+    for opened in (convert_torch_checkpoint, open_encoder, load_encoder):
+        assert same(opened(tmp_path / "ours.safetensors"), encoder)
+    changed = convert_torch_checkpoint(tmp_path / "ours.safetensors", l2norm=False, mean=(0.5,) * 3)
+    assert not changed.model.l2norm and changed.mean == (0.5,) * 3
+
+
 # --- refusals ------------------------------------------------------------------------------
 
 
@@ -185,7 +312,7 @@ def test_every_wrong_tensor_is_listed_at_once(small, tmp_path):
     del tensors["fc7.1.running_var"]
     tensors["fc9.0.weight"] = torch.zeros(2, 3)
     tensors["fc6.0.bias"] = torch.zeros(SMALL - 1)
-    tensors["fc7.0.weight"] = tensors["fc7.0.weight"].half()
+    tensors["fc7.0.weight"] = tensors["fc7.0.weight"].to(torch.int32)
     tensors["conv_block_2.1.bias"] = torch.full((256,), torch.inf)
     path = tmp_path / "wrong.pth"
     torch.save(tensors, path)
@@ -196,11 +323,11 @@ def test_every_wrong_tensor_is_listed_at_once(small, tmp_path):
         "not finite: 256 of the values of conv_block_2.1.bias",
         "unexpected: fc9.0.weight, float32 [2, 3]",
         "wrong: fc6.0.bias is float32 [31], expected float32 [32]",
-        "wrong: fc7.0.weight is float16 [32, 32], expected float32 [32, 32]",
+        "wrong: fc7.0.weight is int32 [32, 32], expected float32 [32, 32]",
     ]
     assert all(problem in str(caught.value) for problem in caught.value.problems)
-    torch.save({name: value.bfloat16() for name, value in tensors.items()}, path)
-    with pytest.raises(CheckpointError, match="fc8.0.bias is torch.strided torch.bfloat16"):
+    torch.save({name: value.to_sparse() for name, value in tensors.items()}, path)
+    with pytest.raises(CheckpointError, match="fc8.0.bias is torch.sparse_coo torch.float32"):
         convert_torch_checkpoint(path)
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from ipcl_jax import Encoder, load_encoder, save_encoder
-from ipcl_jax.checkpoints import SEAL, Checkpoints, claim_folder
+from ipcl_jax.checkpoints import SEAL, Checkpoints
 from ipcl_jax.config import Data, Model, Objective, Train, Views
-from ipcl_jax.encoder import describe, expected_variables, untrained
-from ipcl_jax.errors import ConfigError
+from ipcl_jax.encoder import describe, expected_variables, export_orbax, untrained
+from ipcl_jax.errors import ConfigError, InputError
+from ipcl_jax.run_folder import claim_folder
 from ipcl_jax.training import compile_steps, make_mesh
 
 SMALL = Model(fc_dim=32)
@@ -62,12 +63,65 @@ def test_damaged_files_are_refused(encoder, tmp_path):
     whole = path.read_bytes()
     for content in (b"", whole[:100], whole[:-4], b"\xff" * 100):
         path.write_bytes(content)
-        with pytest.raises(ConfigError, match="can't be read as a model"):
+        with pytest.raises(ConfigError, match="can't be read as a model") as caught:
             load_encoder(path)
+        assert str(path) in str(caught.value)
     header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0\0\0")
-    with pytest.raises(ConfigError, match="has no description"):
+    with pytest.raises(ConfigError, match="holds another network: a"):
         load_encoder(path)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError("no room")])
+def test_what_a_disk_or_memory_refuses_is_not_called_damage(error, encoder, tmp_path, monkeypatch):
+    """Such an error passes, and the file may be sound."""
+
+    def refuse(*_, **__):
+        raise error
+
+    save_encoder(encoder, tmp_path / "model.safetensors")
+    export_orbax(encoder, tmp_path / "model")
+    monkeypatch.setattr("ipcl_jax.encoder.safe_open", refuse)
+    monkeypatch.setattr("orbax.checkpoint.Checkpointer.restore", refuse)
+    for name in ("model.safetensors", "model"):
+        with pytest.raises(type(error)) as caught:
+            load_encoder(tmp_path / name)
+        assert caught.value is error
+
+
+def test_a_fault_of_the_program_is_no_error_of_the_user(encoder, tmp_path, monkeypatch):
+    save_encoder(encoder, tmp_path / "model.safetensors")
+    monkeypatch.setattr("ipcl_jax.encoder.describe", lambda *_: int("a fault"))
+    with pytest.raises(ValueError, match="a fault") as caught:
+        load_encoder(tmp_path / "model.safetensors")
+    assert not isinstance(caught.value, InputError)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(std=(0.0, 0.2, 0.2)), "std is .0.0, 0.2, 0.2., expected three numbers above 0"),
+        (dict(std=(float("nan"),) * 3), "std is .nan, nan, nan., expected three numbers above 0"),
+        (dict(mean=(0.5,) * 4), "mean is .0.5, 0.5, 0.5, 0.5., expected three numbers"),
+        (dict(mean=0.5), "mean is 0.5, expected three numbers"),
+        (dict(size=16), "size is 16, expected 63 to 4096 pixels"),
+        (dict(model="resnet18"), "model is a str, expected an ipcl_jax.config.Model"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_model_made_by_hand_is_checked(fields, message, encoder):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(encoder, **fields)
+    with pytest.raises(InputError, match=message):
+        Encoder(**{"variables": {}, "model": SMALL} | fields)
+
+
+def test_arrays_of_a_mean_and_std_become_numbers(encoder):
+    """So that a model remains hashable, and can be written."""
+    made = dataclasses.replace(encoder, mean=np.full(3, 0.5, np.float32), std=[0.25, 0.25, 0.25])
+    assert made.mean == (0.5, 0.5, 0.5) and made.std == (0.25, 0.25, 0.25)
+    assert made.description()["mean"] == [0.5, 0.5, 0.5]
+    jax.jit(lambda model: model)(made)
 
 
 def test_variables_must_fit_the_description(encoder):
@@ -99,7 +153,7 @@ def test_a_run_loads_as_an_encoder(tmp_path):
         accumulate=2,
         out=str(tmp_path / "run"),
     )
-    folder = claim_folder(config)
+    folder, _ = claim_folder(config, {})
     with pytest.raises(ConfigError, match="no complete checkpoint"):
         load_encoder(folder)
     state = compile_steps(config, make_mesh(), n_images=8, steps_per_epoch=2).init()

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+import ipcl_jax
+
 PROGRAM = """
 import importlib, pkgutil, sys
 import ipcl_jax
@@ -23,3 +27,43 @@ def test_no_other_framework_is_imported():
     names = done.stdout.split()
     expected = {"ipcl_jax.config", "ipcl_jax.models.alexnet_gn", "ipcl_jax.objective", "ipcl_jax.training"}
     assert expected <= set(names)  # the walk really reached the modules
+
+
+LAZY = """
+import sys
+{before}
+import ipcl_jax
+assert not [name for name in sys.modules if name.startswith(("convert.", "ipcl_jax_convert"))]
+from ipcl_jax import convert_torch_checkpoint
+assert convert_torch_checkpoint is ipcl_jax.convert_torch_checkpoint
+assert "torch" not in sys.modules
+assert "convert_torch_checkpoint" in ipcl_jax.__all__
+print(repr(convert_torch_checkpoint("ipcl16")))
+import convert
+print(getattr(convert, "WHOSE", "ours"), convert_torch_checkpoint.__module__)
+assert getattr(convert, "convert_torch_checkpoint", convert_torch_checkpoint) is convert_torch_checkpoint
+"""
+
+
+@pytest.mark.parametrize("before", ["", "import convert"], ids=["not yet imported", "imported already"])
+@pytest.mark.parametrize("decoy", ["convert.py", "convert/__init__.py", None], ids=["file", "package", "none"])
+def test_a_users_own_convert_beside_a_notebook(decoy, before, tmp_path):
+    """The working folder is first on the path of a notebook, as that of a script is."""
+    if decoy:
+        (tmp_path / decoy).parent.mkdir(exist_ok=True)
+        (tmp_path / decoy).write_text("WHOSE = 'theirs'")
+    program = LAZY.format(before=before)
+    if before and not decoy:
+        program = program.replace('"convert.", "ipcl', '"ipcl')
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "<Encoder ipcl16: alexnet_gn" in done.stdout
+    name = "ipcl_jax_convert.models" if decoy else "convert.models"
+    assert done.stdout.splitlines()[-1] == f"{'theirs' if decoy else 'ours'} {name}"
+
+
+def test_a_name_that_the_package_lacks():
+    with pytest.raises(AttributeError, match="module 'ipcl_jax' has no attribute 'convert_torch'"):
+        ipcl_jax.convert_torch  # noqa: B018

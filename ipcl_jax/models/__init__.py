@@ -17,7 +17,7 @@ def make_model(options: Model) -> AlexNetGN | ResNet:
         The module, without variables.
 
     Raises:
-        ValueError: for an architecture or a norm that is not there.
+        InputError: for an architecture or a norm that is not there.
     """
     common = dict(out_dim=options.out_dim, l2norm=options.l2norm)
     if options.arch == "alexnet_gn":

@@ -78,7 +78,7 @@ class AlexNetGN(nn.Module):
             that nobody asked for cost nothing.
 
         Raises:
-            ValueError: for a name that this model does not have, with the names it has; or for
+            InputError: for a name that this model does not have, with the names it has; or for
                 images too small.
         """
         layers = check_layers(layers, self.layer_names)

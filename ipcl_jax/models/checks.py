@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from jax import Array
 
+from ipcl_jax.errors import InputError
+
 
 def check_layers(layers: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
     """The layers asked for, if the model has them all.
@@ -17,7 +19,7 @@ def check_layers(layers: Iterable[str], names: Sequence[str]) -> tuple[str, ...]
         The names asked for, in their order.
 
     Raises:
-        ValueError: for one that the model lacks, with the near one (if one is near) and all it has.
+        InputError: for one that the model lacks, with the near one (if one is near) and all it has.
     """
     layers = tuple(layers)
     for name in layers:
@@ -28,7 +30,7 @@ def check_layers(layers: Iterable[str], names: Sequence[str]) -> tuple[str, ...]
         else:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"No layer {name!r} in this model{hint} It has: {', '.join(names)}.")
+        raise InputError(f"No layer {name!r} in this model{hint} It has: {', '.join(names)}.")
     return layers
 
 
@@ -41,10 +43,10 @@ def check_size(images: Array, smallest: int, model: str) -> None:
         model: what to call the model.
 
     Raises:
-        ValueError: if a side is shorter.
+        InputError: if a side is shorter.
     """
     height, width = images.shape[1:3]
     if min(height, width) < smallest:
-        raise ValueError(
+        raise InputError(
             f"Images are {height}x{width} pixels; {model} needs {smallest}x{smallest} at least."
         )

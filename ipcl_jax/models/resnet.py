@@ -22,6 +22,7 @@ from flax import linen as nn
 from jax import Array
 
 from ipcl_jax.config import SMALLEST_IMAGE
+from ipcl_jax.errors import InputError
 from ipcl_jax.models.checks import check_layers, check_size
 from ipcl_jax.models.convolution import convolve, convolve_in_training
 from ipcl_jax.models.group_norm import GroupNorm
@@ -98,9 +99,9 @@ class ResNet(nn.Module):
 
     def __post_init__(self):
         if self.arch not in ARCHITECTURES:
-            raise ValueError(f"arch is {self.arch!r}; a ResNet here is one of {', '.join(ARCHITECTURES)}.")
+            raise InputError(f"arch is {self.arch!r}; a ResNet here is one of {', '.join(ARCHITECTURES)}.")
         if self.norm not in ("group", "batch"):
-            raise ValueError(f"norm is {self.norm!r}; a ResNet here has 'group' or 'batch'.")
+            raise InputError(f"norm is {self.norm!r}; a ResNet here has 'group' or 'batch'.")
         super().__post_init__()
 
     @property
@@ -145,7 +146,7 @@ class ResNet(nn.Module):
             Under jit, layers that nobody asked for cost nothing.
 
         Raises:
-            ValueError: for a name that this model does not have, with the names it has; or for
+            InputError: for a name that this model does not have, with the names it has; or for
                 images too small.
         """
         layers = check_layers(layers, self.layer_names)
