@@ -71,7 +71,7 @@ def test_opening_a_folder(tmp_path):
     facts = table["facts"]
     assert facts["files"] == "3,000 in 1,000 folders"
     assert 0 < facts["processor time to open, s"] < 5 and 0 < facts["processor time of the identity, s"] < 5
-    assert facts["sent to a worker process, bytes"] < 50_000 and facts["peak memory of this process, MB"] > 50
+    assert facts["sent to a worker process, bytes"] < 50_000 and facts["peak memory of the process, MB"] > 50
     assert "sent to a worker process, bytes" in printed
 
 

@@ -1,25 +1,41 @@
 """What it costs to open a folder of many files, before the first image is read."""
 
 import os
-import pickle
-import resource
+import subprocess
 import sys
 import tempfile
-import time
+from json import loads
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.material import write_jpegs
 from benchmarks.turns import Measured, finish
+
+PROGRAM = """
+import json, pickle, resource, sys, time
 from ipcl_jax.sources import open_source
 
+begun = time.process_time()
+source = open_source(f"folder:{sys.argv[1]}", "train")
+opened = time.process_time()
+source.identity()
+identified = time.process_time()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({
+    "files": f"{len(source):,} in {len(source.classes):,} folders",
+    "processor time to open, s": opened - begun,
+    "processor time of the identity, s": identified - opened,
+    "sent to a worker process, bytes": len(pickle.dumps(source)),
+    "peak memory of the process, MB": peak / (1e6 if sys.platform == "darwin" else 1e3),
+}))
+"""
 CLASSES = 1000
 LINKS = 20_000  # to one file; file systems bound them
 
 
 def opening(files: int, json: Path | None) -> Measured:
-    """Opens a folder laid out as ImageNet, made for this of links to a few JPEGs.
+    """Opens a folder laid out as ImageNet, made for this of links to a few JPEGs, in a process that does nothing else.
 
     Args:
         files: training images, in up to 1,000 classes.
@@ -28,18 +44,10 @@ def opening(files: int, json: Path | None) -> Measured:
     table = Measured("opening a folder")
     with tempfile.TemporaryDirectory() as folder:
         make_tree(Path(folder), files)
-        before = time.process_time()
-        source = open_source(f"folder:{folder}", "train")
-        opened = time.process_time()
-        source.identity()
-        identified = time.process_time()
-        table.facts = {
-            "files": f"{len(source):,} in {len(source.classes):,} folders",
-            "processor time to open, s": opened - before,
-            "processor time of the identity, s": identified - opened,
-            "sent to a worker process, bytes": len(pickle.dumps(source)),
-            "peak memory of this process, MB": peak_memory(),
-        }
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, folder], check=True, stdout=subprocess.PIPE, text=True
+        )
+        table.facts = loads(done.stdout)
     return finish(table, json)
 
 
@@ -57,9 +65,3 @@ def make_tree(folder: Path, files: int) -> None:
         os.link(hidden[0], val / f"ILSVRC2012_val_{label + 1:08d}.JPEG")
         for i, number in zip(numbers.tolist(), rng.permutation(10 * len(numbers)), strict=False):
             os.link(hidden[i // LINKS], train / f"{name}_{number}.JPEG")
-
-
-def peak_memory() -> float:
-    """The most memory that this process held at once, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)
