@@ -30,7 +30,8 @@ def extract(
 
     Compiled once for each combination of shapes, layers and kind of model. Layers deeper than those asked
     for are not computed. Works under `jit`, `vmap` (over images, or over models of one kind, stacked)
-    and `grad` (with respect to float images, or to the model).
+    and differentiation in either mode, as often as wanted (`grad`, `jvp`, `linearize`, `hessian`), with respect to
+    float images or to the model.
 
     Args:
         params: the model.

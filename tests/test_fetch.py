@@ -10,12 +10,13 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import pytest
 import torch
 
 import convert.fetch
 from convert import CheckpointError, DownloadError, convert_torch_checkpoint
-from ipcl_jax import zoo
+from ipcl_jax import save_encoder, zoo
 from ipcl_jax.errors import ConfigError
 from test_convert import Payload, twin
 
@@ -103,7 +104,7 @@ def serve(monkeypatch):
 SECOND_CALL = """
 import dataclasses, json, sys, time
 import jax, ipcl_jax, convert
-from ipcl_jax import zoo
+from ipcl_jax import save_encoder, zoo
 
 jax.device_count()
 zoo.MODELS = {**zoo.MODELS, "ipcl1": dataclasses.replace(zoo.MODELS["ipcl1"], sha256=sys.argv[1])}
@@ -215,6 +216,34 @@ def test_damage_in_the_cache_is_mended(released, serve, tmp_path):
     assert convert_torch_checkpoint("ipcl1", **options).digest() == expected
     assert server.requests == 2
     assert {path.name for path in tmp_path.iterdir()} == {converted.name, download.name}
+
+
+def test_a_copy_by_another_version_of_the_conversion_is_made_anew(released, serve, tmp_path):
+    server = serve(released.read_bytes())
+    options = {"cache_dir": tmp_path, "base_url": server.url, "progress": False}
+    expected = convert_torch_checkpoint("ipcl1", **options)
+    converted = tmp_path / "ipcl1.safetensors"
+    wrong = jax.tree.map(lambda leaf: leaf + 1, expected.variables)
+    stale = dataclasses.replace(expected, variables=wrong)
+    for header in ({}, {"conversion": "1"}):
+        save_encoder(stale, converted, header=header)
+        assert convert_torch_checkpoint("ipcl1", **options).digest() == expected.digest()
+    assert server.requests == 1
+
+
+def test_a_copy_that_cannot_be_read_now_is_not_replaced(released, serve, tmp_path, monkeypatch):
+    server = serve(released.read_bytes())
+    options = {"cache_dir": tmp_path, "base_url": server.url, "progress": False}
+    convert_torch_checkpoint("ipcl1", **options)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("ipcl_jax.encoder.safe_open", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        convert_torch_checkpoint("ipcl1", **options)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before and server.requests == 1
 
 
 @pytest.mark.parametrize("address", ["http://example.org", "ftp://example.org", "file:///etc", "http://[x", "127.0.0.1"])

@@ -38,7 +38,10 @@ from ipcl_jax import convert_torch_checkpoint
 assert convert_torch_checkpoint is ipcl_jax.convert_torch_checkpoint
 assert "torch" not in sys.modules
 assert "convert_torch_checkpoint" in ipcl_jax.__all__
-print(repr(convert_torch_checkpoint("ipcl16")))
+try:
+    convert_torch_checkpoint("ipcl_1")
+except ipcl_jax.errors.ConfigError as error:
+    print(error)
 import convert
 print(getattr(convert, "WHOSE", "ours"), convert_torch_checkpoint.__module__)
 assert getattr(convert, "convert_torch_checkpoint", convert_torch_checkpoint) is convert_torch_checkpoint
@@ -59,7 +62,7 @@ def test_a_users_own_convert_beside_a_notebook(decoy, before, tmp_path):
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert "<Encoder ipcl16: alexnet_gn" in done.stdout
+    assert "Did you mean 'ipcl1'" in done.stdout
     name = "ipcl_jax_convert.models" if decoy else "convert.models"
     assert done.stdout.splitlines()[-1] == f"{'theirs' if decoy else 'ours'} {name}"
 
