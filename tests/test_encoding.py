@@ -33,8 +33,45 @@ def test_ridge_is_scikit_learns(n, width):
     )
 
 
-def test_correlation_of_a_constant_is_zero():
-    assert correlation(np.ones((5, 1)), np.arange(5.0)[:, None]) == 0
+@pytest.mark.parametrize("value", [1.0, 0.1, -1e9 / 3, 1e-30 / 7])
+def test_correlation_of_a_constant_is_zero(value):
+    varying = np.random.default_rng(0).normal(size=(60, 1))
+    dead = np.full((60, 1), value)
+    assert correlation(dead, varying) == correlation(varying, dead) == correlation(dead, dead) == 0
+
+
+def test_small_variation_is_none_the_less_variation():
+    rng = np.random.default_rng(0)
+    a = 1 + 1e-6 * rng.normal(size=(60, 3))
+    b = a + 1e-6 * rng.normal(size=(60, 3))
+    expected = [np.corrcoef(a[:, v], b[:, v])[0, 1] for v in range(3)]
+    np.testing.assert_allclose(correlation(a, b), expected, rtol=1e-6)
+    np.testing.assert_allclose(correlation(a * 1e-150, b * 1e-150), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6 / 3])
+def test_a_dead_voxel_counts_as_zero_everywhere(value):
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(40, 8)), rng.normal(size=(3, 40, 4))
+    Y[..., 1] = value
+    kernel = kernel_matrix(X, "linear")
+    assert reliability_ceiling(Y)[1] == 0
+    assert encode(kernel, Y)[1] == 0
+    readout = RidgeReadout().fit(X[:25], Y[0, :25])
+    assert readout.score(X[25:], Y[0, 25:])[1] == 0
+    np.testing.assert_allclose(readout.predict(X)[:, 1], value, rtol=1e-15)
+    alive = np.array([True, False, True, True])
+    np.testing.assert_array_equal(encode(kernel, Y)[alive], encode(kernel, Y[..., alive]))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6 / 3])
+def test_a_layer_that_is_the_same_in_all_images_predicts_nothing(value):
+    rng = np.random.default_rng(0)
+    X, Y = np.full((40, 8), value), rng.normal(size=(1, 40, 4))
+    for kernel in (kernel_matrix(X, "linear"), X @ X.T):
+        assert (encode(kernel, Y) == 0).all()
+    readout = RidgeReadout().fit(X[:25], Y[0, :25])
+    assert (readout.score(X[25:], Y[0, 25:]) == 0).all()
 
 
 def planted(signal, subjects=3, images=96, voxels=15, repeats=4, seed=0):

@@ -206,6 +206,29 @@ def test_spread_against_the_plain_formulas():
     assert effective_rank(np.ones((5, 8))) == 1.0
 
 
+def test_one_point_with_the_rounding_of_float32_has_rank_one():
+    rng = np.random.default_rng(3)
+    point = rng.normal(size=64)
+    nearly = np.float32(point) * (1 + 1e-7 * rng.normal(size=(5000, 64))).astype(np.float32)
+    assert effective_rank(nearly) == 1.0
+    close = point + 1e-9 * rng.normal(size=(500, 64))  # small, and true in float64
+    assert effective_rank(close) > 50
+
+
+def test_embeddings_of_zeros_make_no_nan():
+    zeros = np.zeros((5, 8), np.float32)
+    assert mean_cosine(zeros) == 0
+    assert effective_rank(zeros) == 1.0
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_neighbours_do_not_depend_on_the_size_of_features(clusters, size):
+    references, _, queries, _ = clusters
+    expected = nearest(queries, references, k=5)
+    found = nearest(queries * np.float32(size), references, k=5)
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
 def test_collapse_is_told_apart():
     assert "mean cosine of 0.990" in collapse_warning({"mean_cosine": 0.99, "effective_rank": 9.0})
     assert collapse_warning({"effective_rank": 1.2})

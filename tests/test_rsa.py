@@ -43,6 +43,34 @@ def test_images_without_variation_and_equal_ones():
     assert (np.diag(found) == 0).all()
 
 
+@pytest.mark.parametrize("value", [0.1, 1e5 / 3, 1e-25 / 3, 1e30])
+def test_rows_that_are_constant_have_r_0(value):
+    features = np.random.default_rng(0).normal(size=(4, 300)).astype(np.float32)
+    features[2:] = value
+    found = rdm(features)
+    assert (found[2:, :2] == 1).all() and found[2, 3] == 1
+
+
+def test_small_variation_around_large_values_is_measured():
+    rng = np.random.default_rng(0)
+    features = np.float32(1 + 1e-5 * rng.normal(size=(6, 400)))
+    expected = squareform(pdist(features.astype(np.float64), "correlation"))
+    np.testing.assert_allclose(rdm(features), expected, atol=1e-4)
+    for size in (2.0**-80, 2.0**80):  # whose squares float32 can't hold
+        np.testing.assert_allclose(rdm(features * np.float32(size)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e5 / 3])
+def test_cka_of_a_layer_that_is_the_same_in_all_images_is_zero(debiased, value):
+    dead, alive = np.full((9, 20), value, np.float32), np.random.default_rng(0).normal(size=(9, 20))
+    assert cka(dead, alive, debiased=debiased) == cka(dead, dead, debiased=debiased) == 0
+
+
+def test_debiased_cka_of_images_equally_far_apart_is_zero():
+    assert cka(np.eye(9), np.random.default_rng(0).normal(size=(9, 20)), debiased=True) == 0
+
+
 @pytest.mark.parametrize("memory", [1 << 30, 1])
 def test_kernels_of_layers_are_those_of_extracted_features(memory):
     encoder = untrained(Model(fc_dim=32), name="small", size=64)

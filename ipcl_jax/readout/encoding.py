@@ -17,6 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ipcl_jax.readout.rsa import Comparison, compare_rdms, rdm
+from ipcl_jax.readout.variation import centred
 
 ALPHAS = tuple(10.0**power for power in range(-4, 5))
 """Penalties tried for each voxel, in units of a layer's mean variance."""
@@ -53,16 +54,16 @@ class _KernelRidge:
     def __init__(self, kernel: np.ndarray, responses: np.ndarray, alphas: Sequence[float]):
         kernel, responses = np.asarray(kernel, np.float64), np.asarray(responses, np.float64)
         self._rows, self.intercept = kernel.mean(0), responses.mean(0)
-        centred = kernel - self._rows - self._rows[:, None] + self._rows.mean()
+        doubly = kernel - self._rows - self._rows[:, None] + self._rows.mean()
         with jax.enable_x64(True):
-            weights, chosen = _fit(centred, responses - self.intercept, tuple(map(float, alphas)))
+            weights, chosen = _fit(doubly, centred(responses), tuple(map(float, alphas)))
             self.weights, self.alpha = np.asarray(weights), np.asarray(alphas, float)[np.asarray(chosen)]
 
     def predict(self, kernel: np.ndarray) -> np.ndarray:
         """Responses `[m, V]` to other images, given their kernel with these `[m, n]`."""
         kernel = np.asarray(kernel, np.float64)
-        centred = kernel - kernel.mean(1, keepdims=True) - self._rows + self._rows.mean()
-        return centred @ self.weights + self.intercept
+        doubly = kernel - kernel.mean(1, keepdims=True) - self._rows + self._rows.mean()
+        return doubly @ self.weights + self.intercept
 
 
 @dataclass
@@ -104,11 +105,11 @@ class RidgeReadout:
             raise ValueError("X or Y holds values that are not finite numbers.")
         if min(self.alphas) <= 0:
             raise ValueError(f"alphas are {list(self.alphas)}; they must be above 0.")
-        mean = X.mean(0)
-        ridge = _KernelRidge((X - mean) @ (X - mean).T, Y, self.alphas)
+        apart = centred(X)
+        ridge = _KernelRidge(apart @ apart.T, Y, self.alphas)
         self.alpha_ = ridge.alpha
-        self.coef_ = ridge.weights.T @ (X - mean)
-        self.intercept_ = ridge.intercept - self.coef_ @ mean
+        self.coef_ = ridge.weights.T @ apart
+        self.intercept_ = ridge.intercept - self.coef_ @ X.mean(0)
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
@@ -125,9 +126,9 @@ class RidgeReadout:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson's r of the columns of two arrays `[N, V]`; 0 where one doesn't vary."""
-    a, b = a - a.mean(0), b - b.mean(0)
-    length = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
+    """Pearson's r of the columns of two arrays `[N, V]` float64; 0 where one is the same in all rows."""
+    a, b = centred(a), centred(b)
+    length = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
     return (a * b).sum(0) / np.where(length > 0, length, 1.0)
 
 
@@ -189,8 +190,9 @@ def _predicted(
     kernel: np.ndarray, responses: np.ndarray, fitted: np.ndarray, tested: np.ndarray, alphas: Sequence[float]
 ) -> np.ndarray:
     own = np.asarray(kernel[np.ix_(fitted, fitted)], np.float64)
-    variance = np.trace(own) / len(own) - own.mean()
-    unit = variance if variance > 0 else 1.0
+    size, error = np.trace(own) / len(own), np.finfo(np.result_type(kernel, np.float16)).eps
+    variance = size - own.mean()
+    unit = variance if variance > 4 * error * size else np.inf  # the same in all images: predicts nothing
     ridge = _KernelRidge(own / unit, responses[fitted], alphas)
     return ridge.predict(kernel[np.ix_(tested, fitted)] / unit)
 

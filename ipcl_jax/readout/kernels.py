@@ -22,6 +22,7 @@ from ipcl_jax.encoder import Encoder
 from ipcl_jax.errors import ConfigError, near_miss
 from ipcl_jax.extraction import compute, plan
 from ipcl_jax.readout.checks import check_features
+from ipcl_jax.readout.variation import centred, without_length
 from ipcl_jax.stimuli import Transform
 from ipcl_jax.stimulus_sets import StimulusSet, stimulus_batches
 
@@ -143,9 +144,8 @@ def _prepare(features: Array, shift: Array, kernel: Kernel) -> Array:
     if kernel == "linear":
         return features - shift[None]
     if kernel == "correlation":
-        features = features - features.mean(1, keepdims=True)
-    norm = jnp.linalg.norm(features, axis=1, keepdims=True)
-    return features / jnp.where(norm > 0, norm, 1.0)
+        features = centred(features, axis=1)
+    return without_length(features)
 
 
 @functools.partial(jax.jit, static_argnames="kernels")

@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 
 from ipcl_jax.readout.checks import check_features, check_labels
 from ipcl_jax.readout.classifier import Classifier, Rows
+from ipcl_jax.readout.variation import without_length
 
 Normalize = Literal["all", "channels"]
 
@@ -43,8 +44,7 @@ def unit_length(features: Array, normalize: Normalize = "all") -> Array:
     features = features.astype(jnp.float32)
     if normalize == "all":
         features = features.reshape(len(features), -1)
-    norm = jnp.linalg.norm(features, axis=-1, keepdims=True)
-    return (features / jnp.where(norm > 0, norm, 1.0)).reshape(len(features), -1)
+    return without_length(features).reshape(len(features), -1)
 
 
 def nearest(

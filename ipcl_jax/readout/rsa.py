@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from ipcl_jax.errors import near_miss
 from ipcl_jax.readout.kernels import Metric, kernel_matrix, kernel_of
+from ipcl_jax.readout.variation import rounding
 
 Comparison = Literal["spearman", "tau-a", "corr", "cosine", "rho-a", "corr_cov", "cosine_cov"]
 """How two RDMs are compared: rsatoolbox's names; the last two weight dissimilarities by the covariance of
@@ -171,7 +172,8 @@ def cka(features: ArrayLike, other: ArrayLike, *, debiased: bool = False) -> flo
         debiased: estimate what infinitely many images would give; needs N > 3, and can fall below 0.
 
     Returns:
-        1 for geometries that are equal up to rotation and scale; near 0 (biased: above) for unrelated ones.
+        1 for geometries that are equal up to rotation and scale; near 0 (biased: above) for unrelated ones; 0 for
+        a layer that is the same in all images, or, debiased, has all of them equally far apart.
 
     Raises:
         ValueError: for different numbers of images, too few, or features that are not finite.
@@ -194,20 +196,23 @@ def kernel_cka(kernel: np.ndarray, other: np.ndarray, *, debiased: bool = False)
         raise ValueError(f"Kernels are of {kernel.shape[0]} and {other.shape[0]} images.")
     if len(kernel) < (4 if debiased else 2):
         raise ValueError(f"CKA of {len(kernel)} images; it takes {4 if debiased else 2}.")
-    hsic = _hsic_debiased if debiased else _hsic
-    a, b = np.asarray(kernel, np.float64), np.asarray(other, np.float64)
-    return float(hsic(a, b) / np.sqrt(hsic(a, a) * hsic(b, b)))
+    a, b = (_spread(np.asarray(k), debiased) for k in (kernel, other))
+    length = np.linalg.norm(a) * np.linalg.norm(b)
+    return float((a * b).sum() / length) if length else 0.0
 
 
-def _hsic(a: np.ndarray, b: np.ndarray) -> float:
-    centred = a - a.mean(0) - a.mean(1, keepdims=True) + a.mean()
-    return float((centred * b).sum())
+def _spread(kernel: np.ndarray, debiased: bool) -> np.ndarray:
+    """A kernel centred in rows and columns, in which the sum of products is HSIC but for a factor.
 
-
-def _hsic_debiased(a: np.ndarray, b: np.ndarray) -> float:
-    n = len(a)
-    # Any constant may be taken from a kernel's rows and columns; centring first keeps digits.
-    a, b = (k - k.mean(0) - k.mean(1, keepdims=True) + k.mean() for k in (a, b))
-    a, b = (k - np.diag(np.diag(k)) for k in (a, b))
-    trace, sums = (a * b).sum(), a.sum() * b.sum() / ((n - 1) * (n - 2))
-    return float((trace + sums - 2 * (a.sum(0) @ b.sum(0)) / (n - 2)) / (n * (n - 3)))
+    Differs: the debiased one is centred without its diagonal (Székely & Rizzo 2014), which gives the sum of
+    Song et al. without taking large numbers from each other.
+    """
+    n, least = len(kernel), rounding(kernel, (0, 1))
+    k = np.asarray(kernel, np.float64)
+    k = k - k.mean(0) - k.mean(1, keepdims=True) + k.mean()
+    if debiased:
+        np.fill_diagonal(k, 0)
+        sums = k.sum(0) / (n - 2)
+        k = k - sums - sums[:, None] + sums.sum() / (n - 1)
+        np.fill_diagonal(k, 0)
+    return k * (abs(k).max() > least)

@@ -38,8 +38,8 @@ def mean_cosine(embeddings: np.ndarray) -> float:
     """
     unit = _unit(embeddings)
     count = len(unit)
-    # The sum over all pairs is the squared length of the sum; the M pairs with oneself give 1 each.
-    return float((np.square(unit.sum(0)).sum() - count) / (count * (count - 1)))
+    # The sum over all pairs is the squared length of the sum, with the M pairs of an image and itself.
+    return float((np.square(unit.sum(0)).sum() - np.square(unit).sum()) / (count * (count - 1)))
 
 
 def effective_rank(embeddings: np.ndarray) -> float:
@@ -56,7 +56,9 @@ def effective_rank(embeddings: np.ndarray) -> float:
     unit = _unit(embeddings)
     values = np.linalg.svd(unit - unit.mean(0), compute_uv=False)
     total = values.sum()
-    if total < 1e-6:  # one point, up to rounding
+    # Embeddings that differ by rounding are one point. What rounding makes of them grows with their number.
+    least = 4 * np.finfo(np.result_type(embeddings, np.float16)).eps * np.sqrt(len(unit))
+    if np.linalg.norm(values) <= least:
         return 1.0
     share = values[values > 0] / total
     return float(np.exp(-(share * np.log(share)).sum()))
@@ -85,4 +87,5 @@ def collapse_warning(metrics: Mapping[str, float | None]) -> str | None:
 
 def _unit(embeddings: np.ndarray) -> np.ndarray:
     embeddings = np.asarray(embeddings, np.float64)
-    return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    length = np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    return embeddings / np.where(length > 0, length, 1.0)
