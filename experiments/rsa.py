@@ -157,6 +157,8 @@ def measure(options: RSA, console: Console) -> dict:
     for found, path in ((measured, options.brain), (responses, options.responses)):
         if found and not found.by_name:
             console.print(f"{path} has no names of images; taken in the order of the stimuli.")
+        for note in found.notes if found else ():
+            console.print(note, markup=False)
     subjects = [
         open_subject(name, options.transform, options.size) for name in (options.model, options.also) if name
     ]
