@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import RidgeCV
 
+from ipcl_jax.errors import InputError
 from ipcl_jax.readout.encoding import RidgeReadout, correlation, encode, reliability_ceiling, versa
 from ipcl_jax.readout.kernels import kernel_matrix
 
@@ -150,16 +151,30 @@ def test_geometry_of_predictions_is_scored_by_halves():
     assert ceiling is None
 
 
+X = np.random.default_rng(0).normal(size=(5, 2))
+FITTED = RidgeReadout().fit(X, np.random.default_rng(1).normal(size=(5, 3)))
+
+
 @pytest.mark.parametrize(
     "problem, message",
     [
         (lambda: RidgeReadout().fit(np.ones((5, 2)), np.ones((4, 2))), r"X is of 5 images and Y of shape \[4, 2\]"),
         (lambda: RidgeReadout().fit(np.ones((5, 2)), np.full((5, 2), np.nan)), "not finite"),
         (lambda: RidgeReadout((0.0,)).fit(np.ones((5, 2)), np.ones((5, 2))), "must be above 0"),
+        (lambda: RidgeReadout(()).fit(np.ones((5, 2)), np.ones((5, 2))), "one or more must be given"),
+        (lambda: RidgeReadout((np.nan,)).fit(np.ones((5, 2)), np.ones((5, 2))), "must be above 0"),
+        (lambda: RidgeReadout().predict(np.ones((5, 2))), "not fitted yet"),
+        (lambda: FITTED.predict(np.ones((4, 3))), "X has 3 features for each image, and the read-out was fitted to 2"),
+        (lambda: FITTED.predict(np.full((4, 2), np.inf)), "not finite"),
+        (lambda: FITTED.score(X, np.ones(5)), r"Y is of shape \[5\]; expected \[5, 3\]"),
+        (lambda: FITTED.score(X, np.ones((5, 1))), r"Y is of shape \[5, 1\]; expected \[5, 3\]"),
+        (lambda: FITTED.score(X, np.ones((1, 3))), r"Y is of shape \[1, 3\]"),
+        (lambda: FITTED.score(X[:1], np.ones((1, 3))), "two images or more"),
+        (lambda: FITTED.score(X, np.full((5, 3), np.nan)), "not finite"),
         (lambda: encode(np.eye(10), np.ones((1, 10, 2)), n_folds=5), "10 images .* 5 folds of 3 or more; take 2 to 3"),
         (lambda: versa(np.eye(6), [np.ones((1, 6, 2))]), "of 6 images; it takes 8"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_said(problem, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         problem()

@@ -230,7 +230,9 @@ def test_text_that_is_not_understood_is_refused(arrays, message, responses, tmp_
 
 def test_names_of_another_subject_are_not_taken(responses, tmp_path):
     path = h5(tmp_path / "a.h5", sub01__betas=responses, sub02__betas=responses, sub02__names=SHUFFLED)
-    with pytest.raises(ConfigError, match="no names of images beside it, and sub02/names is of another group"):
+    with pytest.raises(
+        ConfigError, match="no names of images beside it, and sub02/names is of another group"
+    ):
         read_responses(f"{path}:sub01/betas", STIMULI)
 
 

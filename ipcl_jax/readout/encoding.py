@@ -16,6 +16,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from ipcl_jax.errors import InputError
+from ipcl_jax.readout.checks import check_fitted, check_rows
 from ipcl_jax.readout.rsa import Comparison, compare_rdms, rdm
 from ipcl_jax.readout.variation import centred
 
@@ -94,34 +96,59 @@ class RidgeReadout:
             This object.
 
         Raises:
-            ValueError: if X and Y don't go together, something isn't finite, or a penalty isn't above 0.
+            InputError: if X and Y don't go together, something isn't finite, or a penalty isn't above 0.
         """
         X, Y = self._flat(X), np.asarray(Y, np.float64)
-        if Y.ndim != 2 or len(Y) != len(X) or len(X) < 2:
-            raise ValueError(
+        if Y.ndim != 2 or len(Y) != len(X) or len(X) < 2 or not Y.size:
+            raise InputError(
                 f"X is of {len(X)} images and Y of shape {list(Y.shape)}; expected [N, V] of two or more."
             )
         if not (np.isfinite(X).all() and np.isfinite(Y).all()):
-            raise ValueError("X or Y holds values that are not finite numbers.")
-        if min(self.alphas) <= 0:
-            raise ValueError(f"alphas are {list(self.alphas)}; they must be above 0.")
+            raise InputError("X or Y holds values that are not finite numbers.")
+        alphas = np.ravel(self.alphas).tolist()
+        if not alphas or not all(0 < alpha < np.inf for alpha in alphas):
+            raise InputError(f"alphas are {alphas}; one or more must be given, and each must be above 0.")
         apart = centred(X)
-        ridge = _KernelRidge(apart @ apart.T, Y, self.alphas)
+        ridge = _KernelRidge(apart @ apart.T, Y, alphas)
         self.alpha_ = ridge.alpha
         self.coef_ = ridge.weights.T @ apart
         self.intercept_ = ridge.intercept - self.coef_ @ X.mean(0)
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
-        """Responses `[M, V]` to images with features `[M, ...]`."""
-        return self._flat(X) @ self.coef_.T + self.intercept_
+        """Responses `[M, V]` to images with features `[M, ...]`.
+
+        Raises:
+            InputError: before `fit`, or for features of another width or that are not finite.
+        """
+        check_fitted(self, "coef_")
+        X = self._flat(X, self.coef_.shape[1])
+        if not np.isfinite(X).all():
+            raise InputError("X holds values that are not finite numbers.")
+        return X @ self.coef_.T + self.intercept_
 
     def score(self, X: ArrayLike, Y: ArrayLike) -> np.ndarray:
-        """Pearson's r of predicted and measured responses, `[V]`."""
-        return correlation(self.predict(X), np.asarray(Y, np.float64))
+        """Pearson's r of predicted and measured responses, `[V]`; 0 for a voxel that is the same for all images.
 
-    def _flat(self, X: ArrayLike) -> np.ndarray:
-        X = np.asarray(X, np.float64)
+        Args:
+            X: `[M, ...]` features of two images or more.
+            Y: `[M, V]` responses.
+
+        Raises:
+            InputError: as `predict`, and for responses of another shape or that are not finite.
+        """
+        found, Y = self.predict(X), np.asarray(Y, np.float64)
+        if Y.shape != found.shape or len(Y) < 2:
+            raise InputError(
+                f"Y is of shape {list(Y.shape)}; expected {list(found.shape)}, of two images or more and the voxels "
+                "that were fitted."
+            )
+        if not np.isfinite(Y).all():
+            raise InputError("Y holds values that are not finite numbers.")
+        return correlation(found, Y)
+
+    def _flat(self, X: ArrayLike, width: int | None = None) -> np.ndarray:
+        X = np.asarray(check_rows(X, width), np.float64)
         return X.reshape(len(X), -1)
 
 
@@ -171,11 +198,11 @@ def encode(
         `[V]`, Pearson's r of predicted and measured responses, the mean over folds.
 
     Raises:
-        ValueError: if a fold would have fewer than 3 images.
+        InputError: if a fold would have fewer than 3 images.
     """
     mean, count = responses.mean(0), len(kernel)
     if not 2 <= n_folds <= count // 3:
-        raise ValueError(
+        raise InputError(
             f"{count} images can't be dealt out to {n_folds} folds of 3 or more; take 2 to {count // 3}."
         )
     folds = np.random.default_rng(seed).permutation(count) % n_folds
@@ -227,11 +254,11 @@ def versa(
         Each subject's score `[S]`, and the noise ceiling of `rsa.Agreement` (None for one subject).
 
     Raises:
-        ValueError: for fewer than 8 images.
+        InputError: for fewer than 8 images.
     """
     count = len(kernel)
     if count < 8:
-        raise ValueError(f"Voxel-encoding RSA of {count} images; it takes 8, for halves of 4.")
+        raise InputError(f"Voxel-encoding RSA of {count} images; it takes 8, for halves of 4.")
     scores, ceilings, rng = [], [], np.random.default_rng(seed)
     means = [subject.mean(0) for subject in responses]
     for _ in range(n_splits):

@@ -114,7 +114,11 @@ def _candidates(
 
 def _is_number_of_images(name: str, array: np.ndarray) -> bool:
     called = name.rpartition("/")[2]
-    return array.dtype.kind in "iu" and max(array.shape, default=0) == array.size and bool(_LIKE_NAMES.search(called))
+    return (
+        array.dtype.kind in "iu"
+        and max(array.shape, default=0) == array.size
+        and bool(_LIKE_NAMES.search(called))
+    )
 
 
 def _only_counts(names: list[str]) -> bool:
@@ -179,5 +183,12 @@ def _strange(where: str, found: Mapping[str, list[str]], stimuli: Sequence[str])
 def _refuse_other_lengths(where: str, arrays: Mapping[str, np.ndarray], key: str, count: int) -> None:
     """Text that is called names, and has another number of rows than there are images."""
     for name, array in arrays.items():
-        if _owner(name) in _levels(key) and is_text(array) and array.ndim and _LIKE_NAMES.search(name.rpartition("/")[2]):
-            raise ConfigError(f"{where} is of {count} images, and the names beside it are {array.size} ({name}).")
+        if (
+            _owner(name) in _levels(key)
+            and is_text(array)
+            and array.ndim
+            and _LIKE_NAMES.search(name.rpartition("/")[2])
+        ):
+            raise ConfigError(
+                f"{where} is of {count} images, and the names beside it are {array.size} ({name})."
+            )

@@ -124,7 +124,9 @@ def read_responses(spec: str, stimuli: Sequence[str]) -> Responses:
             raise ConfigError(f"{where} is {_shape(array)}, expected responses: [N, V] or [R, N, V].")
         array = np.asarray(array, np.float64).reshape(-1, *array.shape[-2:])
         found[key] = rows = find_rows(where, arrays, key, array.shape[1], stimuli)
-        array = array[:, rows.rows.T].reshape(-1, *rows.rows.shape[:1], array.shape[-1])  # [R * repeats, N, V]
+        array = array[:, rows.rows.T].reshape(
+            -1, *rows.rows.shape[:1], array.shape[-1]
+        )  # [R * repeats, N, V]
         if not np.isfinite(array).all():
             raise ConfigError(f"{where} holds responses that are not finite numbers; leave those voxels out.")
         subjects[subject] = array

@@ -32,7 +32,9 @@ def match(names: Sequence[object], stimuli: Sequence[str]) -> list[list[int]] | 
 
 def missing(names: Sequence[object], stimuli: Sequence[str]) -> list[str]:
     """Stimuli that a list of names has no rows of, by the comparison that finds most."""
-    found = max(_comparisons(names, stimuli), key=lambda rows: sum(map(bool, rows)), default=[[]] * len(stimuli))
+    found = max(
+        _comparisons(names, stimuli), key=lambda rows: sum(map(bool, rows)), default=[[]] * len(stimuli)
+    )
     return [name for name, rows in zip(stimuli, found, strict=True) if not rows]
 
 
