@@ -9,7 +9,6 @@
 scores.json, and pictures of both.
 """
 
-import dataclasses
 import json
 import os
 import sys
@@ -151,7 +150,6 @@ def by_responses(linear: dict[str, np.ndarray], responses: Responses, options: R
 
 def measure(options: RSA, console: Console) -> dict:
     """Does all that was asked for and writes the folder, whole or not at all; returns the scores."""
-    options = dataclasses.replace(options, out=at_home(options.out))
     check_new(options.out)
     if options.brain or options.responses:
         check_comparison(options.method)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ipcl_jax.monitoring import Embedded, measure
+from ipcl_jax.monitoring import Embedded, measure, nearest_images
 from ipcl_jax.readout.spread import collapse_warning
 from ipcl_jax.training import Bank
 
