@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy.spatial.distance import squareform
 
-from commands import refused, run
+from commands import SCRIPTS, refused, run
 from ipcl_jax import extract, load_encoder, save_encoder
 from ipcl_jax.config import Model
 from ipcl_jax.encoder import untrained
@@ -217,19 +217,19 @@ def test_what_makes_no_sense_is_refused(model, images, brain, cache, tmp_path):
         assert message in line, command
 
 
-def test_home_is_home_and_bad_numbers_are_no_json(tmp_path, monkeypatch, experiments):
-    from read_out import check_new, new_folder
-    from rsa import write
+def test_home_is_home_and_bad_numbers_are_no_json(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import rsa
 
     monkeypatch.setenv("HOME", str(tmp_path))
-    with new_folder(Path("~/deep/x")) as part:
+    with rsa.new_folder(Path("~/deep/x")) as part:
         (part / "a").write_text("a")
     assert (tmp_path / "deep" / "x" / "a").exists()
     with pytest.raises(ConfigError, match="is there already"):
-        check_new(Path("~/deep/x"))
+        rsa.check_new(Path("~/deep/x"))
     stimuli = SimpleNamespace(names=["a"] * 8)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write(Path("~/y"), {}, stimuli, {"metric": "cosine", "a": float("nan")})
+        rsa.write(Path("~/y"), {}, stimuli, {"metric": "cosine", "a": float("nan")})
     assert not (tmp_path / "y").exists()
 
 
