@@ -33,7 +33,7 @@ from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.encoding import encode, reliability_ceiling, versa
 from ipcl_jax.readout.kernels import Metric, kernel_of, layer_kernels
 from ipcl_jax.readout.measurements import Responses, read_rdms, read_responses
-from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, kernel_cka, to_rdm
+from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, kernel_cka, rdm, to_rdm, upper
 from ipcl_jax.stimulus_sets import StimulusSet, open_stimuli
 from read_out import (
     THREADS,
@@ -168,6 +168,12 @@ def measure(options: RSA, console: Console) -> dict:
             console.print(f"{path} has no names of images; taken in the order of the stimuli.")
         for note in found.notes if found else ():
             console.print(note, markup=False)
+    for name, one in responses.subjects.items() if responses else ():
+        if np.ptp(upper(rdm(one.mean(0)))) < 1e-6:
+            raise ConfigError(
+                f"The responses of {name}, [R, N, V] = {list(one.shape)}, have no geometry: their images are all equally "
+                "far apart. Voxel-encoding RSA takes 2 voxels or more that vary."
+            )
     subjects = [
         open_subject(name, options.transform, options.size) for name in (options.model, options.also) if name
     ]
