@@ -155,7 +155,12 @@ def check_new(out: Path) -> None:
 @contextmanager
 def progress_bar(console: Console, title: str) -> Iterator:
     """A bar that appears once there is something to show; gives a function of how many are done, of how many."""
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = None
 

@@ -1,5 +1,7 @@
 """What every read-out asks of its features and labels."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,22 +91,22 @@ def check_count(name: str, value: object, most: int | None = None, of: str = "")
     return int(value)
 
 
-def check_above_zero(name: str, value: object) -> float:
+def check_above_zero(name: str, value: Any) -> float:
     """Refuses what is no finite number above 0.
 
     Raises:
         InputError: for another value.
     """
-    if not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
+    if not isinstance(value, int | float | np.integer | np.floating) or not 0 < value < np.inf:
         raise InputError(f"{name} is {value!r}; it must be a number above 0.")
     return float(value)
 
 
-def check_rows(features: ArrayLike, width: int | None = None) -> ArrayLike:
+def check_rows(features: Any, width: int | None = None) -> Any:
     """Features that are an array of one row or more; what has a shape stays as it is, and may lie on disk.
 
     Args:
-        features: `[N, ...]`.
+        features: `[N, ...]`: an array in memory, on a device or on disk, or nested lists.
         width: numbers that each row must have, taken together.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 _SUFFIX = re.compile(r"\.[A-Za-z]\w{1,4}$")
 
@@ -32,13 +32,12 @@ def match(names: Sequence[object], stimuli: Sequence[str]) -> list[list[int]] | 
 
 def missing(names: Sequence[object], stimuli: Sequence[str]) -> list[str]:
     """Stimuli that a list of names has no rows of, by the comparison that finds most."""
-    found = max(
-        _comparisons(names, stimuli), key=lambda rows: sum(map(bool, rows)), default=[[]] * len(stimuli)
-    )
+    nothing: list[list[int]] = [[] for _ in stimuli]
+    found = max(_comparisons(names, stimuli), key=lambda rows: sum(map(bool, rows)), default=nothing)
     return [name for name, rows in zip(stimuli, found, strict=True) if not rows]
 
 
-def _comparisons(names: Sequence[object], stimuli: Sequence[str]):
+def _comparisons(names: Sequence[object], stimuli: Sequence[str]) -> Iterator[list[list[int]]]:
     there, here = [plain(name) for name in names], [plain(name) for name in stimuli]
     depth = max((name.count("/") + 1 for name in (*there, *here)), default=1)
     for parts in range(depth, 0, -1):
