@@ -30,7 +30,7 @@ from ipcl_jax.damage import find_damage
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home
 from ipcl_jax.models.checks import check_layers
-from ipcl_jax.readout.encoding import encode, reliability_ceiling, versa
+from ipcl_jax.readout.encoding import encode, reliability_ceiling, varying_mean, versa
 from ipcl_jax.readout.kernels import Metric, kernel_of, layer_kernels
 from ipcl_jax.readout.measurements import Responses, read_rdms, read_responses
 from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, kernel_cka, rdm, to_rdm, upper
@@ -169,7 +169,8 @@ def measure(options: RSA, console: Console) -> dict:
         for note in found.notes if found else ():
             console.print(note, markup=False)
     for name, one in responses.subjects.items() if responses else ():
-        if np.ptp(upper(rdm(one.mean(0)))) < 1e-6:
+        alive = varying_mean(one)
+        if alive.shape[1] < 2 or np.ptp(upper(rdm(alive))) < 1e-6:
             raise ConfigError(
                 f"The responses of {name}, [R, N, V] = {list(one.shape)}, have no geometry: their images are all equally "
                 "far apart. Voxel-encoding RSA takes 2 voxels or more that vary."

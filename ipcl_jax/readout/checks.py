@@ -70,7 +70,7 @@ def check_fitted(readout: object, attribute: str) -> None:
         raise NotFitted(f"This {type(readout).__name__} is not fitted yet; call fit(X, y) first.")
 
 
-def check_count(name: str, value: object, most: int | None = None, of: str = "") -> int:
+def check_count(name: str, value: Any, most: int | None = None, of: str = "") -> int:
     """Refuses what is no whole number from 1.
 
     Args:

@@ -224,6 +224,12 @@ def _predicted(
     return ridge.predict(kernel[np.ix_(tested, fitted)] / unit)
 
 
+def varying_mean(responses: np.ndarray) -> np.ndarray:
+    """The mean of repeats `[N, V]`, of `[R, N, V]`, without voxels that are the same for all images."""
+    mean = responses.mean(0)
+    return mean[:, centred(mean).any(0)]
+
+
 def versa(
     kernel: np.ndarray,
     responses: Sequence[np.ndarray],
@@ -244,7 +250,8 @@ def versa(
 
     Args:
         kernel: `[N, N]`, the layer's linear kernel.
-        responses: of each subject `[R, N, V]`; repeats are averaged, and V may differ.
+        responses: of each subject `[R, N, V]`; repeats are averaged, voxels that are the same for all images are
+            left out, and V may differ.
         method: of comparison.
         alphas: penalties, in units of the layer's mean variance over the images that are fitted.
         n_splits: random halvings.
@@ -254,13 +261,15 @@ def versa(
         Each subject's score `[S]`, and the noise ceiling of `rsa.Agreement` (None for one subject).
 
     Raises:
-        InputError: for fewer than 8 images.
+        InputError: for fewer than 8 images, or a subject without two voxels that vary.
     """
     count = len(kernel)
     if count < 8:
         raise InputError(f"Voxel-encoding RSA of {count} images; it takes 8, for halves of 4.")
+    means = [varying_mean(subject) for subject in responses]
+    if poor := [s for s, mean in enumerate(means) if mean.shape[1] < 2]:
+        raise InputError(f"Subject {poor[0]} has no two voxels that vary; a geometry takes two or more.")
     scores, ceilings, rng = [], [], np.random.default_rng(seed)
-    means = [subject.mean(0) for subject in responses]
     for _ in range(n_splits):
         order = rng.permutation(count)
         halves = order[: count // 2], order[count // 2 :]
