@@ -161,7 +161,7 @@ def check_asked(features: ArrayLike, labels: ArrayLike, classes: np.ndarray) -> 
     labels = _classes(features, labels)
     if _family(labels) != _family(classes):
         raise InputError(
-            f"Labels are {_family(labels)} ({labels[0]!r}), and fit was given {_family(classes)} ({classes[0]!r})."
+            f"Labels are {_family(labels)} (such as {labels[0]}), and fit was given {_family(classes)} (such as {classes[0]})."
         )
     return labels
 
