@@ -60,12 +60,12 @@ def find_rows(
         raise ConfigError(
             f"{where} has no names of images beside it, and {elsewhere} is of another group; put them into its own."
         )
-    _refuse_other_lengths(where, arrays, key, count)
     if count != len(stimuli):
         raise ConfigError(
             f"{where} is of {count} images, and there are {len(stimuli)} stimuli; with names of its images, "
             "repeats would be grouped and a subset chosen."
         )
+    _refuse_other_lengths(where, arrays, key, count)
     return Rows(np.arange(count)[:, None], False)
 
 
