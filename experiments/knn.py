@@ -26,7 +26,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from ipcl_jax.config import Data
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.files import check_writable, whole
+from ipcl_jax.files import at_home, check_writable, whole
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.knn import NOWHERE, Normalize, Score, knn_scores, stratified_folds
 from read_out import THREADS, Preprocessing, images_of, open_both, open_subject, run_command
@@ -73,7 +73,7 @@ class KNN:
 def measure(options: KNN, console: Console) -> dict:
     """Reads a model out, and returns the scores with what they were measured on."""
     if options.json:
-        check_writable(options.json, "give another --json")
+        check_writable(at_home(options.json), "give another --json")
     subject = open_subject(options.model, options.transform, options.size)
     names = subject.encoder.layer_names
     (layer,) = check_layers((options.layer or names[-1],), names)
@@ -116,12 +116,14 @@ def _check(options: KNN, total: int) -> None:
         raise ConfigError(
             f"--folds is {options.folds}; it must lie between 2 and the number of images, {total}."
         )
+    if options.protocol == "folds" and options.repeats < 1:
+        raise ConfigError(f"--repeats is {options.repeats}; it must be 1 or more.")
     voters = {"held-out": total, "leave-one-out": total - 1}.get(
         options.protocol, total - -(-total // options.folds)
     )
     if wrong := [k for k in options.k if not 1 <= k <= voters]:
         raise ConfigError(f"--k is {wrong[0]}; it must lie between 1 and {voters}, the images that can vote.")
-    if frozen := [tau for tau in options.temperature if tau <= 0]:
+    if frozen := [tau for tau in options.temperature if not 0 < tau < float("inf")]:
         raise ConfigError(f"--temperature is {frozen[0]}; it must be above 0.")
 
 
@@ -156,8 +158,8 @@ def show(found: dict, options: KNN, console: Console) -> None:
         )
     console.print(table)
     if options.json:
-        with whole(options.json) as part:
-            part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        with whole(at_home(options.json)) as part:
+            part.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

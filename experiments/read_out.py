@@ -20,7 +20,7 @@ from ipcl_jax.config import SMALLEST_IMAGE, Data
 from ipcl_jax.encoder import Encoder
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.feature_cache import Features, cached_features
-from ipcl_jax.files import check_writable, whole
+from ipcl_jax.files import at_home, check_writable, whole
 from ipcl_jax.record import make_console
 from ipcl_jax.sources import Source, check_labelled, open_source
 from ipcl_jax.stimuli import Transform, make_transform
@@ -140,22 +140,27 @@ def run_command(kind: type, measure: Callable, show: Callable) -> int:
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder to fill, which gets its name once it is whole; nothing is left of it after an error."""
-    with whole(out) as part:
+    with whole(at_home(out)) as part:
         part.mkdir()
         yield part
 
 
 def check_new(out: Path) -> None:
     """Refuses a folder that is there already."""
-    if out.exists():
+    if at_home(out).exists():
         raise ConfigError(f"--out {out} is there already; give another folder, or remove it.")
-    check_writable(out)
+    check_writable(at_home(out))
 
 
 @contextmanager
 def progress_bar(console: Console, title: str) -> Iterator:
     """A bar that appears once there is something to show; gives a function of how many are done, of how many."""
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = None
 

@@ -28,11 +28,12 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 from geometry_figures import draw_alignment, draw_layers, draw_rdms
 from ipcl_jax.damage import find_damage
 from ipcl_jax.errors import ConfigError
+from ipcl_jax.files import at_home
 from ipcl_jax.models.checks import check_layers
-from ipcl_jax.readout.encoding import encode, reliability_ceiling, versa
+from ipcl_jax.readout.encoding import encode, reliability_ceiling, varying_mean, versa
 from ipcl_jax.readout.kernels import Metric, kernel_of, layer_kernels
 from ipcl_jax.readout.measurements import Responses, read_rdms, read_responses
-from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, kernel_cka, to_rdm
+from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, kernel_cka, rdm, to_rdm, upper
 from ipcl_jax.stimulus_sets import StimulusSet, open_stimuli
 from read_out import (
     THREADS,
@@ -68,6 +69,8 @@ class RSA:
     """Comparison of RDMs."""
     bootstrap: int = 0
     """Bootstrap samples of subjects and stimuli for the bars' uncertainty; 0 for none."""
+    folds: int = 5
+    """Parts of the images in encoding, each predicted from the others; 3 images or more in each."""
     also: Annotated[str | None, tyro.conf.arg(name="and")] = None
     """A second model, whose layers of the same names are compared with the first one's by CKA."""
     transform: Preprocessing = "stimulus"
@@ -119,7 +122,9 @@ def by_responses(linear: dict[str, np.ndarray], responses: Responses, options: R
     """Encoding and voxel-encoding RSA: scores of each layer and subject, and the ceilings."""
     subjects, names = list(responses.subjects.values()), list(responses.subjects)
     encoding = {
-        layer: [float(encode(kernel, one, seed=options.seed).mean()) for one in subjects]
+        layer: [
+            float(encode(kernel, one, n_folds=options.folds, seed=options.seed).mean()) for one in subjects
+        ]
         for layer, kernel in linear.items()
     }
     limits = [reliability_ceiling(one) for one in subjects]
@@ -152,11 +157,24 @@ def measure(options: RSA, console: Console) -> dict:
     count = len(stimuli.names)
     if count < FEWEST:
         raise ConfigError(f"{count} images are too few to compare geometries; it takes {FEWEST}.")
+    if options.responses and not 2 <= options.folds <= count // 3:
+        raise ConfigError(
+            f"--folds is {options.folds}; {count} images can be dealt out to 2 to {count // 3} folds of 3 or more."
+        )
     measured = read_rdms(options.brain, stimuli.names) if options.brain else None
     responses = read_responses(options.responses, stimuli.names) if options.responses else None
     for found, path in ((measured, options.brain), (responses, options.responses)):
         if found and not found.by_name:
             console.print(f"{path} has no names of images; taken in the order of the stimuli.")
+        for note in found.notes if found else ():
+            console.print(note, markup=False)
+    for name, one in responses.subjects.items() if responses else ():
+        alive = varying_mean(one)
+        if alive.shape[1] < 2 or np.ptp(upper(rdm(alive))) < 1e-6:
+            raise ConfigError(
+                f"The responses of {name}, [R, N, V] = {list(one.shape)}, have no geometry: their images are all equally "
+                "far apart. Voxel-encoding RSA takes 2 voxels or more that vary."
+            )
     subjects = [
         open_subject(name, options.transform, options.size) for name in (options.model, options.also) if name
     ]
@@ -203,7 +221,9 @@ def write(out: Path, rdms: dict[str, np.ndarray], stimuli: StimulusSet, scores: 
             file["names"] = list(stimuli.names)
             for layer, matrix in rdms.items():
                 file[f"rdms/{layer}"] = matrix
-        (part / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        (part / "scores.json").write_text(
+            json.dumps(scores, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
         draw_rdms(rdms, stimuli.categories, part / "rdms.png")
         draw_alignment(scores, part / "cka.png")
         if measures := [name for name in ("rsa", "encoding", "versa") if name in scores]:
@@ -220,8 +240,9 @@ def show(scores: dict, options: RSA, console: Console) -> None:
         bounds = [scores[name]["ceiling"] for name in measures]
         table.add_row("noise ceiling", *("–" if b is None else f"{b[0]:.3f} to {b[1]:.3f}" for b in bounds))
         console.print(table)
-    made = sorted(path.name for path in options.out.iterdir())
-    console.print(f"Wrote {options.out}: {', '.join(made)}")
+    out = at_home(options.out)
+    made = sorted(path.name for path in out.iterdir())
+    console.print(f"Wrote {out}: {', '.join(made)}")
 
 
 if __name__ == "__main__":

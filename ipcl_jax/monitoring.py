@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
+from ipcl_jax.errors import InputError
 from ipcl_jax.processes import together
 from ipcl_jax.readout.knn import knn_scores, nearest
 from ipcl_jax.readout.spread import effective_rank, instance_retrieval, mean_cosine
@@ -43,6 +44,8 @@ def embed_images(
         images = jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), given)
         whole, pairs = embed(variables, np.uint32(i), images)
         rows.append((*map(together, (batch["valid"], batch["index"], batch["label"])), whole, pairs))
+    if not rows:
+        raise InputError("There are no held-out images to embed.")
     valid, index, label, whole, pairs = (np.concatenate(column) for column in zip(*rows, strict=True))
     return Embedded(whole[valid], pairs[valid], index[valid], label[valid])
 
@@ -61,10 +64,12 @@ def measure(
         categories: whether embeddings are scores of the classes.
 
     Returns:
-        top1 and top5 (shares, for scores), knn_top1 and knn_top5 (shares, with labels), retrieval
-        (share), mean_cosine, effective_rank.
+        top1 and top5 (shares, for scores), knn_top1 and knn_top5 (shares, with labels), and for two images or
+        more retrieval (share), mean_cosine, effective_rank. What can't be measured is left out.
     """
-    metrics = {}
+    metrics: dict[str, float] = {}
+    if not len(images.whole):
+        return metrics
     if categories:
         hits = np.argsort(-images.whole, axis=1, kind="stable")[:, :5] == images.label[:, None]
         metrics = {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(1).mean())}
@@ -76,6 +81,8 @@ def measure(
             n_classes=n_classes, k=k, temperature=temperature,
         )  # fmt: skip
         metrics |= {"knn_top1": score.top1, "knn_top5": score.top5}
+    if len(images.whole) < 2:  # nothing to tell an image from
+        return metrics
     return metrics | {
         "retrieval": instance_retrieval(images.pairs),
         "mean_cosine": mean_cosine(images.whole),
@@ -100,10 +107,12 @@ def nearest_images(
     """
     chosen = spread(len(images.index), n_queries)
     references = bank.embeddings.reshape(-1, bank.embeddings.shape[-1])
+    if not len(chosen):
+        return np.empty(0, int), np.empty((0, k), int), np.empty((0, k), np.float32)
     cosines, rows = nearest(images.whole[chosen], references, k=min(k, len(references)))
     return images.index[chosen], np.asarray(bank.index).reshape(-1)[rows], cosines
 
 
 def spread(count: int, most: int) -> np.ndarray:
     """Up to that many places of a list, from its first to its last, evenly."""
-    return np.linspace(0, count - 1, min(count, most)).astype(int)
+    return np.linspace(0, max(count - 1, 0), min(count, most)).astype(int)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import RidgeCV
 
+from ipcl_jax.errors import InputError
 from ipcl_jax.readout.encoding import RidgeReadout, correlation, encode, reliability_ceiling, versa
 from ipcl_jax.readout.kernels import kernel_matrix
 
@@ -33,8 +34,48 @@ def test_ridge_is_scikit_learns(n, width):
     )
 
 
-def test_correlation_of_a_constant_is_zero():
-    assert correlation(np.ones((5, 1)), np.arange(5.0)[:, None]) == 0
+@pytest.mark.parametrize("value", [1.0, 0.1, -1e9 / 3, 1e-30 / 7])
+def test_correlation_of_a_constant_is_zero(value):
+    varying = np.random.default_rng(0).normal(size=(60, 1))
+    dead = np.full((60, 1), value)
+    assert correlation(dead, varying) == correlation(varying, dead) == correlation(dead, dead) == 0
+
+
+def test_small_variation_is_none_the_less_variation():
+    rng = np.random.default_rng(0)
+    a = 1 + 1e-6 * rng.normal(size=(60, 3))
+    b = a + 1e-6 * rng.normal(size=(60, 3))
+    expected = [np.corrcoef(a[:, v], b[:, v])[0, 1] for v in range(3)]
+    np.testing.assert_allclose(correlation(a, b), expected, rtol=1e-6)
+    np.testing.assert_allclose(correlation(a * 1e-150, b * 1e-150), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6 / 3])
+def test_a_dead_voxel_counts_as_zero_everywhere(value):
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(40, 8)), rng.normal(size=(3, 40, 4))
+    Y[..., 1] = value
+    kernel = kernel_matrix(X, "linear")
+    assert reliability_ceiling(Y)[1] == 0
+    assert encode(kernel, Y)[1] == 0
+    readout = RidgeReadout().fit(X[:25], Y[0, :25])
+    assert readout.score(X[25:], Y[0, 25:])[1] == 0
+    np.testing.assert_allclose(readout.predict(X)[:, 1], value, rtol=1e-15)
+    alive = np.array([True, False, True, True])
+    assert versa(kernel, [Y])[0] == versa(kernel, [Y[..., alive]])[0]
+    with pytest.raises(InputError, match="no two voxels that vary"):
+        versa(kernel, [Y[..., 1:3]])
+    np.testing.assert_array_equal(encode(kernel, Y)[alive], encode(kernel, Y[..., alive]))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6 / 3])
+def test_a_layer_that_is_the_same_in_all_images_predicts_nothing(value):
+    rng = np.random.default_rng(0)
+    X, Y = np.full((40, 8), value), rng.normal(size=(1, 40, 4))
+    for kernel in (kernel_matrix(X, "linear"), X @ X.T):
+        assert (encode(kernel, Y) == 0).all()
+    readout = RidgeReadout().fit(X[:25], Y[0, :25])
+    assert (readout.score(X[25:], Y[0, 25:]) == 0).all()
 
 
 def planted(signal, subjects=3, images=96, voxels=15, repeats=4, seed=0):
@@ -113,16 +154,30 @@ def test_geometry_of_predictions_is_scored_by_halves():
     assert ceiling is None
 
 
+X = np.random.default_rng(0).normal(size=(5, 2))
+FITTED = RidgeReadout().fit(X, np.random.default_rng(1).normal(size=(5, 3)))
+
+
 @pytest.mark.parametrize(
     "problem, message",
     [
         (lambda: RidgeReadout().fit(np.ones((5, 2)), np.ones((4, 2))), r"X is of 5 images and Y of shape \[4, 2\]"),
         (lambda: RidgeReadout().fit(np.ones((5, 2)), np.full((5, 2), np.nan)), "not finite"),
         (lambda: RidgeReadout((0.0,)).fit(np.ones((5, 2)), np.ones((5, 2))), "must be above 0"),
+        (lambda: RidgeReadout(()).fit(np.ones((5, 2)), np.ones((5, 2))), "one or more must be given"),
+        (lambda: RidgeReadout((np.nan,)).fit(np.ones((5, 2)), np.ones((5, 2))), "must be above 0"),
+        (lambda: RidgeReadout().predict(np.ones((5, 2))), "not fitted yet"),
+        (lambda: FITTED.predict(np.ones((4, 3))), "X has 3 features for each image, and the read-out was fitted to 2"),
+        (lambda: FITTED.predict(np.full((4, 2), np.inf)), "not finite"),
+        (lambda: FITTED.score(X, np.ones(5)), r"Y is of shape \[5\]; expected \[5, 3\]"),
+        (lambda: FITTED.score(X, np.ones((5, 1))), r"Y is of shape \[5, 1\]; expected \[5, 3\]"),
+        (lambda: FITTED.score(X, np.ones((1, 3))), r"Y is of shape \[1, 3\]"),
+        (lambda: FITTED.score(X[:1], np.ones((1, 3))), "two images or more"),
+        (lambda: FITTED.score(X, np.full((5, 3), np.nan)), "not finite"),
         (lambda: encode(np.eye(10), np.ones((1, 10, 2)), n_folds=5), "10 images .* 5 folds of 3 or more; take 2 to 3"),
         (lambda: versa(np.eye(6), [np.ones((1, 6, 2))]), "of 6 images; it takes 8"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_said(problem, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         problem()

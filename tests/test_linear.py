@@ -1,6 +1,7 @@
 """The linear read-out against torch, and what `fit` promises."""
 
 import dataclasses
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,9 @@ import torch
 
 from ipcl_jax.config import LinearProbe, Model, Optim, Schedule
 from ipcl_jax.encoder import untrained
+from ipcl_jax.errors import InputError
 from ipcl_jax.extraction import extract
+from ipcl_jax.random_streams import Use, key_of
 from ipcl_jax.readout.linear import LinearReadout, init_heads, learn, probe_step, rank_classes, views_for
 from ipcl_jax.views import make_views
 from torch_twin import one_cycle
@@ -111,7 +114,7 @@ def test_a_step_sees_a_new_view_and_leaves_the_model_alone():
     # The same by hand: views of the step's key in the model's size, mean and std, then its layers.
     options = views_for(config, encoder)
     assert (options.size, options.mean, options.std) == (64, (0.5,) * 3, (0.2,) * 3)
-    views = make_views(jax.random.fold_in(jax.random.key(0), 0), canvas, batch["size"], options)
+    views = make_views(jax.random.fold_in(key_of(0, "head views"), 0), canvas, batch["size"], options)
     features = {name: extract(encoder, views, [name])[name] for name in config.layers}
     expected, _ = learn(heads, features, jnp.asarray(batch["label"]), config=config, n_batches=10)
     jax.tree.map(
@@ -152,3 +155,53 @@ def test_ranks_of_equal_scores_and_few_classes():
 def test_what_makes_no_sense_is_said(X, y, message):
     with pytest.raises(ValueError, match=message):
         LinearReadout().fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"lr": 30.0}, "loss does not stay finite with lr=30 .*; give a lower lr"),
+        ({"lr": 0.0}, "lr is 0.0; it must be a number above 0"),
+        ({"lr": np.nan}, "lr is nan"),
+        ({"epochs": 0}, "epochs is 0; it must be 1 or more"),
+        ({"epochs": 1.5}, "epochs is 1.5"),
+        ({"batch_size": -1}, "batch_size is -1"),
+    ],
+)
+def test_a_head_that_cannot_learn_is_refused(options, message):
+    X, y = 1e20 * np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2
+    readout = LinearReadout(**options)
+    with pytest.raises(InputError, match=message):
+        readout.fit(X, y)
+    assert not hasattr(readout, "coef_")
+
+
+def test_no_two_uses_of_a_seed_share_a_key():
+    keys = []
+    for use in get_args(Use):
+        for n in range(20):
+            key = jax.random.fold_in(key_of(0, use), n)
+            keys += [key, *jax.random.split(key)]
+    data = np.stack([jax.random.key_data(key) for key in keys])
+    # Within a stream, split(k)[i] may be what k's other users draw; between streams nothing is shared.
+    of_use = np.repeat(np.arange(len(get_args(Use))), 60)
+    for a in range(len(get_args(Use))):
+        own = {tuple(row) for row in data[of_use == a].tolist()}
+        assert not own & {tuple(row) for row in data[of_use != a].tolist()}
+
+
+def test_heads_and_views_draw_from_streams_of_their_own(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "ipcl_jax.readout.linear.key_of", lambda seed, use: asked.append(use) or key_of(seed, use)
+    )
+    heads = init_heads({"fc7": 32, "conv_block_5": 256}, 3, probe())
+    encoder = untrained(Model(fc_dim=32), size=64)
+    batch = {
+        "canvas": np.zeros((2, 80, 80, 3), np.uint8),
+        "size": np.full((2, 2), 80, np.int32),
+        "label": np.array([0, 1]),
+    }
+    config = LinearProbe(layers=("fc7", "conv_block_5"), epochs=1, batch_size=2)
+    jax.eval_shape(lambda: probe_step(heads, encoder, batch, config=config, n_batches=10))
+    assert asked == ["heads", "head views"]

@@ -1,9 +1,13 @@
 """The numbers of an epoch."""
 
+import warnings
+
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from ipcl_jax.monitoring import Embedded, measure
+from ipcl_jax.monitoring import Embedded, measure, nearest_images
+from ipcl_jax.readout.spread import collapse_warning
 from ipcl_jax.training import Bank
 
 
@@ -21,3 +25,15 @@ def test_accuracy_of_scores_beside_the_knn():
     assert found["knn_top1"] == found["top1"]  # the nearest unit vector is the largest score
     without = measure(images, bank, n_classes=12, k=1, temperature=0.07)
     assert "top1" not in without and without.items() <= found.items()
+
+
+@pytest.mark.parametrize("count, expected", [(0, set()), (1, {"knn_top1", "knn_top5"})])
+def test_one_held_out_image_or_none_gives_no_number_that_needs_two(count, expected):
+    one = np.eye(4, dtype=np.float32)[:count]
+    images = Embedded(one, np.stack([one, one], 1), np.arange(count), np.zeros(count, int))
+    bank = Bank(jnp.eye(4)[None], jnp.arange(4)[None], jnp.arange(4)[None])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = measure(images, bank, n_classes=4, k=1, temperature=0.07)
+        assert found.keys() == expected and collapse_warning(found) is None
+        assert [len(part) for part in nearest_images(images, bank)] == [count] * 3

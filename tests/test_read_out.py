@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 from PIL import Image
 from scipy.spatial.distance import squareform
 
-from commands import refused, run
+from commands import SCRIPTS, refused, run
 from ipcl_jax import extract, load_encoder, save_encoder
 from ipcl_jax.config import Model
 from ipcl_jax.encoder import untrained
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.feature_cache import cached_features
 from ipcl_jax.readout.knn import KNNReadout
 from ipcl_jax.readout.rsa import rdm
@@ -193,10 +195,18 @@ def test_what_makes_no_sense_is_refused(model, images, brain, cache, tmp_path):
         (("rsa.py", *stimuli, "--brain", tmp_path / "none.npz"), "There is no file"),
         (("rsa.py", *stimuli, "--and", tmp_path / "none"), "none"),
         (("rsa.py", model, tmp_path / "one", *out), "1 images are too few"),
+        (
+            ("rsa.py", *stimuli, "--responses", brain["brain"], "--folds", 7),
+            "--folds is 7; 18 images can be dealt out to 2 to 6",
+        ),
+        (("knn.py", *labelled, "--k", 5, "--temperature", "nan"), "--temperature is nan"),
         (("report.py", *report), "--k is 200; it must lie between 1 and 36, the images that can vote"),
         (("report.py", *report, "--k", 5, "--layer", "fc9"), "fc9"),
         (("report.py", *report, "--k", 5, "--layers", "fc9"), "fc9"),
-        (("report.py", *report, "--k", 5, "--chosen", 18), "--chosen 18 is none of the held-out images, 0 to 17"),
+        (
+            ("report.py", *report, "--k", 5, "--chosen", 18),
+            "--chosen 18 is none of the held-out images, 0 to 17",
+        ),
         (("report.py", *report, "--k", 5, "--shown", 4), "a map takes 8 or more"),
         (("report.py", *report, "--k", 5, "--linear", tmp_path), "not the folder of a linear read-out"),
         (("report.py", model, tmp_path / "none", *report[1:], "--k", 5), "none"),
@@ -205,6 +215,22 @@ def test_what_makes_no_sense_is_refused(model, images, brain, cache, tmp_path):
     said = refused(cache, *(command for command, _ in cases))
     for line, (command, message) in zip(said, cases, strict=True):
         assert message in line, command
+
+
+def test_home_is_home_and_bad_numbers_are_no_json(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import rsa
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with rsa.new_folder(Path("~/deep/x")) as part:
+        (part / "a").write_text("a")
+    assert (tmp_path / "deep" / "x" / "a").exists()
+    with pytest.raises(ConfigError, match="is there already"):
+        rsa.check_new(Path("~/deep/x"))
+    stimuli = SimpleNamespace(names=["a"] * 8)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        rsa.write(Path("~/y"), {}, stimuli, {"metric": "cosine", "a": float("nan")})
+    assert not (tmp_path / "y").exists()
 
 
 def test_images_without_labels_or_of_one_class_are_refused(model, images, cache, tmp_path):

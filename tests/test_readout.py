@@ -7,6 +7,7 @@ import pytest
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
+from ipcl_jax.errors import InputError
 from ipcl_jax.readout.knn import (
     NOWHERE,
     KNNReadout,
@@ -16,6 +17,7 @@ from ipcl_jax.readout.knn import (
     unit_length,
     vote,
 )
+from ipcl_jax.readout.linear import LinearReadout
 from ipcl_jax.readout.spread import collapse_warning, effective_rank, instance_retrieval, mean_cosine
 
 
@@ -168,12 +170,94 @@ def test_folds_are_stratified():
         (lambda X, y: KNNReadout(k=5).fit(X, y).predict(X[:, :4]), r"Queries have shape \[4\] each"),
         (lambda X, y: KNNReadout(k=5).fit(X, y).predict(X * np.nan), "700 images are not finite numbers"),
         (lambda X, y: nearest(X, X, k=0), "k is 0"),
+        (lambda X, y: nearest(X, X, k=2.5), "k is 2.5"),
+        (lambda X, y: nearest(X, X, k=2, normalize="chanels"), "Did you mean 'channels'"),
+        (lambda X, y: KNNReadout(k=0).fit(X, y), "k is 0"),
+        (lambda X, y: KNNReadout(k=5, temperature=0).fit(X, y), "temperature is 0; it must be a number above 0"),
+        (lambda X, y: KNNReadout(k=5, temperature=-1.0).fit(X, y), "temperature is -1.0"),
+        (lambda X, y: KNNReadout(k=5, temperature=np.nan).fit(X, y), "temperature is nan"),
+        (lambda X, y: vote(np.ones((1, 2)), np.zeros((1, 2), int), 0.0, n_classes=2), "temperature is 0.0"),
+        (lambda X, y: KNNReadout(k=5).fit(X, np.where(y == 3, np.nan, y)), "is .*nan.*, which is no class"),
+        (lambda X, y: KNNReadout(k=5).fit(X, y + 0.5), "which is no class"),
+        (lambda X, y: KNNReadout(k=5).fit(X, [None, *y[1:]]), "different types"),
+        (lambda X, y: KNNReadout(k=5).fit(X, y[:, None]), r"labels of shape \[700, 1\]"),
+        (lambda X, y: KNNReadout(k=5).fit(X[:0], y[:0]), r"X is of shape \[0, 16\]"),
+        (lambda X, y: KNNReadout(k=5).fit(X[:, 0], y), r"X is of shape \[700\]"),
+        (lambda X, y: KNNReadout(k=5).predict(X), "not fitted yet; call fit"),
+        (lambda X, y: KNNReadout(k=5).score(X, y), "not fitted yet; call fit"),
+        (lambda X, y: LinearReadout().predict(X), "not fitted yet; call fit"),
+        (lambda X, y: knn_scores(X, y, X, y, n_classes=10, k=5, temperature=0.0), "temperature is 0.0"),
+        (lambda X, y: knn_scores(X, y, X, y, n_classes=10, k=(5, 0)), "k is 0"),
+        (lambda X, y: knn_scores(X, y[:, None], X, y, n_classes=10, k=5), r"labels are \[700, 1\]"),
+        (lambda X, y: knn_scores(X, y, X, y[:5], n_classes=10, k=5), r"reference_labels are \[5\]"),
+        (lambda X, y: knn_scores(X, y, X, y, n_classes=9, k=5), "class 9 votes; classes go from 0 to 8"),
+        (lambda X, y: knn_scores(X, y, X, y, n_classes=10, k=5, groups=(0 * y, 0 * y)), "700 images have no neighbour"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_said(clusters, problem, message):
     references, labels, *_ = clusters
     with pytest.raises(ValueError, match=message):
         problem(references, labels)
+
+
+@pytest.fixture(scope="module", params=["kNN", "linear"])
+def fitted(request):
+    rng = np.random.default_rng(0)
+    X, X2 = rng.normal(size=(60, 8)), rng.normal(size=(50, 8))
+    y, y2 = ((x[:, 0] > 0).astype(int) for x in (X, X2))
+    readout = KNNReadout(k=5) if request.param == "kNN" else LinearReadout(epochs=2, lr=1.0)
+    return readout.fit(X, y), X2, y2
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (lambda y: y[:, None], r"50 images and labels of shape \[50, 1\]"),
+        (lambda y: np.eye(2)[y], r"labels of shape \[50, 2\]"),
+        (lambda y: y[:1], r"labels of shape \[1\]"),
+        (lambda y: 1, r"labels of shape \[\]"),
+        (lambda y: y.astype(str), r"Labels are text .*, and fit was given numbers"),
+        (lambda y: y.astype("S"), r"Labels are bytes"),
+        (lambda y: y.astype(str).astype(object), r"Labels are text"),
+        (lambda y: np.where(y, np.nan, 0), "which is no class"),
+        (lambda y: [None, *y[1:]], "different types"),
+    ],
+)
+def test_scores_against_labels_that_do_not_fit_are_refused(fitted, labels, message):
+    readout, X, y = fitted
+    with pytest.raises(InputError, match=message):
+        readout.score(X, labels(y))
+
+
+def test_scores_against_labels_in_other_clothes(fitted):
+    readout, X, y = fitted
+    expected = np.mean(readout.predict(X) == y)
+    for labels in (y, y.tolist(), y.astype(float), y.astype(bool), y.astype(object), y.astype(np.uint8)):
+        assert readout.score(X, labels) == expected
+    assert readout.score(X, y + 7) == 0  # classes that fit did not see
+    assert readout.score(X, y, top=2) == readout.score(X, y, top=9) == 1
+
+
+@pytest.mark.parametrize("top", [0, -1, 1.5, True, None])
+def test_top_is_a_whole_number(fitted, top):
+    readout, X, y = fitted
+    with pytest.raises(InputError, match="top is"):
+        readout.score(X, y, top=top)
+
+
+@pytest.mark.parametrize(
+    "X", [np.ones((50, 7)), np.ones((50, 9)), np.ones((0, 8)), np.ones(8), np.full((50, 8), "a")]
+)
+def test_features_unlike_those_of_fit_are_refused(fitted, X):
+    readout, _, y = fitted
+    for call in (readout.predict, lambda X: readout.score(X, y[: len(X)])):
+        with pytest.raises(InputError):
+            call(X)
+
+
+def test_a_read_out_before_fit_is_an_attribute_error_too():
+    with pytest.raises(AttributeError):
+        KNNReadout().predict(np.ones((3, 2)))
 
 
 def test_instance_retrieval_counts_siblings():
@@ -204,6 +288,29 @@ def test_spread_against_the_plain_formulas():
     directions = np.concatenate([np.eye(8), -np.eye(8)])  # centred, and even in eight directions
     np.testing.assert_allclose(effective_rank(directions), 8, rtol=1e-12)
     assert effective_rank(np.ones((5, 8))) == 1.0
+
+
+def test_one_point_with_the_rounding_of_float32_has_rank_one():
+    rng = np.random.default_rng(3)
+    point = rng.normal(size=64)
+    nearly = np.float32(point) * (1 + 1e-7 * rng.normal(size=(5000, 64))).astype(np.float32)
+    assert effective_rank(nearly) == 1.0
+    close = point + 1e-9 * rng.normal(size=(500, 64))  # small, and true in float64
+    assert effective_rank(close) > 50
+
+
+def test_embeddings_of_zeros_make_no_nan():
+    zeros = np.zeros((5, 8), np.float32)
+    assert mean_cosine(zeros) == 0
+    assert effective_rank(zeros) == 1.0
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_neighbours_do_not_depend_on_the_size_of_features(clusters, size):
+    references, _, queries, _ = clusters
+    expected = nearest(queries, references, k=5)
+    found = nearest(queries * np.float32(size), references, k=5)
+    np.testing.assert_array_equal(found[1], expected[1])
 
 
 def test_collapse_is_told_apart():

@@ -1,5 +1,8 @@
 """Representational geometry against SciPy, the published formulas in float64, and truths that are known."""
 
+import warnings
+from typing import get_args
+
 import jax
 import numpy as np
 import pytest
@@ -9,9 +12,9 @@ from scipy.stats import kendalltau, spearmanr
 from ipcl_jax import extract
 from ipcl_jax.config import Model
 from ipcl_jax.encoder import untrained
-from ipcl_jax.errors import ConfigError
+from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.readout.kernels import layer_kernels
-from ipcl_jax.readout.rsa import cka, compare_rdms, rdm, to_rdm, upper
+from ipcl_jax.readout.rsa import Comparison, cka, compare_rdms, rdm, to_rdm, upper
 from ipcl_jax.stimuli import make_transform
 
 
@@ -41,6 +44,34 @@ def test_images_without_variation_and_equal_ones():
     found = rdm(features, "correlation")
     assert found[0, 1] == pytest.approx(0, abs=1e-6) and found[2, 3] == 1  # r of a constant counts as 0
     assert (np.diag(found) == 0).all()
+
+
+@pytest.mark.parametrize("value", [0.1, 1e5 / 3, 1e-25 / 3, 1e30])
+def test_rows_that_are_constant_have_r_0(value):
+    features = np.random.default_rng(0).normal(size=(4, 300)).astype(np.float32)
+    features[2:] = value
+    found = rdm(features)
+    assert (found[2:, :2] == 1).all() and found[2, 3] == 1
+
+
+def test_small_variation_around_large_values_is_measured():
+    rng = np.random.default_rng(0)
+    features = np.float32(1 + 1e-5 * rng.normal(size=(6, 400)))
+    expected = squareform(pdist(features.astype(np.float64), "correlation"))
+    np.testing.assert_allclose(rdm(features), expected, atol=1e-4)
+    for size in (2.0**-80, 2.0**80):  # whose squares float32 can't hold
+        np.testing.assert_allclose(rdm(features * np.float32(size)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e5 / 3])
+def test_cka_of_a_layer_that_is_the_same_in_all_images_is_zero(debiased, value):
+    dead, alive = np.full((9, 20), value, np.float32), np.random.default_rng(0).normal(size=(9, 20))
+    assert cka(dead, alive, debiased=debiased) == cka(dead, dead, debiased=debiased) == 0
+
+
+def test_debiased_cka_of_images_equally_far_apart_is_zero():
+    assert cka(np.eye(9), np.random.default_rng(0).normal(size=(9, 20)), debiased=True) == 0
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 1])
@@ -117,7 +148,9 @@ def planted(noise, subjects=6, images=24, seed=0):
     rng = np.random.default_rng(seed)
     layers = {name: rng.normal(size=(images, 20)) for name in ("true", "other")}
     truth = squareform(pdist(layers["true"], "correlation"))
-    measured = np.stack([squareform(upper(truth) + noise * rng.normal(size=276)) for _ in range(subjects)])
+    measured = np.stack(
+        [squareform(upper(truth) + noise * rng.normal(size=upper(truth).size)) for _ in range(subjects)]
+    )
     return {name: rdm(layer) for name, layer in layers.items()}, measured
 
 
@@ -158,6 +191,37 @@ def test_the_bootstrap_is_reproducible_and_knows_uncertainty():
     assert alone.ceiling is None and alone.sem["true"] > 0
 
 
+def test_one_measured_rdm_is_one_subject():
+    models, measured = planted(noise=0.2)
+    alone, listed = compare_rdms(models, measured[0]), compare_rdms(models, measured[:1])
+    assert alone.ceiling is None and alone.by_subject["true"].shape == (1,)
+    assert alone.scores == listed.scores
+    expected = spearmanr(upper(models["true"]), upper(measured[0])).statistic
+    assert alone.scores["true"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", get_args(Comparison))
+def test_a_layer_with_all_images_equally_far_apart_scores_zero(method):
+    models, measured = planted(noise=0.2, subjects=3, images=8)
+    flat = (
+        np.zeros((8, 8))
+        if method.startswith("cosine")
+        else np.float32(0.1) * (1 - np.eye(8, dtype=np.float32))
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", category=RuntimeWarning)
+        found = compare_rdms({"flat": flat, **models}, measured, method=method)
+        alone = compare_rdms({"flat": flat}, measured, method=method)
+    assert found.scores["flat"] == alone.scores["flat"] == 0 and list(found.scores) == [
+        "flat",
+        "true",
+        "other",
+    ]
+    assert np.isfinite(list(found.scores.values())).all()
+    assert found.scores["true"] == compare_rdms(models, measured, method=method).scores["true"]
+    assert alone.ceiling == found.ceiling and np.isfinite(alone.ceiling).all()
+
+
 def test_weighted_comparisons_run():
     models, measured = planted(noise=0.2)
     for method in ("corr_cov", "cosine_cov"):
@@ -169,6 +233,15 @@ def test_weighted_comparisons_run():
     "problem, message",
     [
         (lambda m, r: compare_rdms(m, r[:, :5, :5]), r"RDM of true is \[24, 24\], and measured ones are \[5, 5\]"),
+        (lambda m, r: compare_rdms(m, r[:, :, :5]), r"shape \[6, 24, 5\]; expected \[S, N, N\], or \[N, N\]"),
+        (lambda m, r: compare_rdms(m, r + np.arange(24.0)), "measured data is not symmetric"),
+        (lambda m, r: compare_rdms(m, 1 - r), "measured data is not zero on its diagonal"),
+        (lambda m, r: compare_rdms(m, r * np.nan), "measured data holds dissimilarities that are not finite"),
+        (lambda m, r: compare_rdms({"a": 1 - m["true"]}, r), "RDM of a is not zero on its diagonal"),
+        (lambda m, r: compare_rdms({"a": m["true"] * np.nan}, r), "RDM of a holds dissimilarities that are not finite"),
+        (lambda m, r: compare_rdms(m, 1.0 - np.eye(24)), "equally far apart in the measured RDM of subject 0"),
+        (lambda m, r: compare_rdms(m, r, bootstrap=-1), "bootstrap is -1"),
+        (lambda m, r: compare_rdms({}, r), "no models"),
         (lambda m, r: compare_rdms(m, r, method="spearmen"), "Did you mean 'spearman'"),
         (lambda m, r: rdm(r[0], "corelation"), "Did you mean 'correlation'"),
         (lambda m, r: rdm(r[0] * np.nan), "24 images are not finite"),
@@ -177,5 +250,5 @@ def test_weighted_comparisons_run():
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_said(problem, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         problem(*planted(noise=0.1))

@@ -16,7 +16,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from ipcl_jax.errors import InputError
+from ipcl_jax.readout.checks import check_fitted, check_rows
 from ipcl_jax.readout.rsa import Comparison, compare_rdms, rdm
+from ipcl_jax.readout.variation import centred
 
 ALPHAS = tuple(10.0**power for power in range(-4, 5))
 """Penalties tried for each voxel, in units of a layer's mean variance."""
@@ -53,16 +56,16 @@ class _KernelRidge:
     def __init__(self, kernel: np.ndarray, responses: np.ndarray, alphas: Sequence[float]):
         kernel, responses = np.asarray(kernel, np.float64), np.asarray(responses, np.float64)
         self._rows, self.intercept = kernel.mean(0), responses.mean(0)
-        centred = kernel - self._rows - self._rows[:, None] + self._rows.mean()
+        doubly = kernel - self._rows - self._rows[:, None] + self._rows.mean()
         with jax.enable_x64(True):
-            weights, chosen = _fit(centred, responses - self.intercept, tuple(map(float, alphas)))
+            weights, chosen = _fit(doubly, centred(responses), tuple(map(float, alphas)))
             self.weights, self.alpha = np.asarray(weights), np.asarray(alphas, float)[np.asarray(chosen)]
 
     def predict(self, kernel: np.ndarray) -> np.ndarray:
         """Responses `[m, V]` to other images, given their kernel with these `[m, n]`."""
         kernel = np.asarray(kernel, np.float64)
-        centred = kernel - kernel.mean(1, keepdims=True) - self._rows + self._rows.mean()
-        return centred @ self.weights + self.intercept
+        doubly = kernel - kernel.mean(1, keepdims=True) - self._rows + self._rows.mean()
+        return doubly @ self.weights + self.intercept
 
 
 @dataclass
@@ -93,41 +96,66 @@ class RidgeReadout:
             This object.
 
         Raises:
-            ValueError: if X and Y don't go together, something isn't finite, or a penalty isn't above 0.
+            InputError: if X and Y don't go together, something isn't finite, or a penalty isn't above 0.
         """
         X, Y = self._flat(X), np.asarray(Y, np.float64)
-        if Y.ndim != 2 or len(Y) != len(X) or len(X) < 2:
-            raise ValueError(
+        if Y.ndim != 2 or len(Y) != len(X) or len(X) < 2 or not Y.size:
+            raise InputError(
                 f"X is of {len(X)} images and Y of shape {list(Y.shape)}; expected [N, V] of two or more."
             )
         if not (np.isfinite(X).all() and np.isfinite(Y).all()):
-            raise ValueError("X or Y holds values that are not finite numbers.")
-        if min(self.alphas) <= 0:
-            raise ValueError(f"alphas are {list(self.alphas)}; they must be above 0.")
-        mean = X.mean(0)
-        ridge = _KernelRidge((X - mean) @ (X - mean).T, Y, self.alphas)
+            raise InputError("X or Y holds values that are not finite numbers.")
+        alphas = np.ravel(self.alphas).tolist()
+        if not alphas or not all(0 < alpha < np.inf for alpha in alphas):
+            raise InputError(f"alphas are {alphas}; one or more must be given, and each must be above 0.")
+        apart = centred(X)
+        ridge = _KernelRidge(apart @ apart.T, Y, alphas)
         self.alpha_ = ridge.alpha
-        self.coef_ = ridge.weights.T @ (X - mean)
-        self.intercept_ = ridge.intercept - self.coef_ @ mean
+        self.coef_ = ridge.weights.T @ apart
+        self.intercept_ = ridge.intercept - self.coef_ @ X.mean(0)
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
-        """Responses `[M, V]` to images with features `[M, ...]`."""
-        return self._flat(X) @ self.coef_.T + self.intercept_
+        """Responses `[M, V]` to images with features `[M, ...]`.
+
+        Raises:
+            InputError: before `fit`, or for features of another width or that are not finite.
+        """
+        check_fitted(self, "coef_")
+        X = self._flat(X, self.coef_.shape[1])
+        if not np.isfinite(X).all():
+            raise InputError("X holds values that are not finite numbers.")
+        return X @ self.coef_.T + self.intercept_
 
     def score(self, X: ArrayLike, Y: ArrayLike) -> np.ndarray:
-        """Pearson's r of predicted and measured responses, `[V]`."""
-        return correlation(self.predict(X), np.asarray(Y, np.float64))
+        """Pearson's r of predicted and measured responses, `[V]`; 0 for a voxel that is the same for all images.
 
-    def _flat(self, X: ArrayLike) -> np.ndarray:
-        X = np.asarray(X, np.float64)
+        Args:
+            X: `[M, ...]` features of two images or more.
+            Y: `[M, V]` responses.
+
+        Raises:
+            InputError: as `predict`, and for responses of another shape or that are not finite.
+        """
+        found, Y = self.predict(X), np.asarray(Y, np.float64)
+        if Y.shape != found.shape or len(Y) < 2:
+            raise InputError(
+                f"Y is of shape {list(Y.shape)}; expected {list(found.shape)}, of two images or more and the voxels "
+                "that were fitted."
+            )
+        if not np.isfinite(Y).all():
+            raise InputError("Y holds values that are not finite numbers.")
+        return correlation(found, Y)
+
+    def _flat(self, X: ArrayLike, width: int | None = None) -> np.ndarray:
+        X = np.asarray(check_rows(X, width), np.float64)
         return X.reshape(len(X), -1)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson's r of the columns of two arrays `[N, V]`; 0 where one doesn't vary."""
-    a, b = a - a.mean(0), b - b.mean(0)
-    length = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
+    """Pearson's r of the columns of two arrays `[N, V]` float64; 0 where one is the same in all rows."""
+    a, b = centred(a), centred(b)
+    length = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
     return (a * b).sum(0) / np.where(length > 0, length, 1.0)
 
 
@@ -170,11 +198,11 @@ def encode(
         `[V]`, Pearson's r of predicted and measured responses, the mean over folds.
 
     Raises:
-        ValueError: if a fold would have fewer than 3 images.
+        InputError: if a fold would have fewer than 3 images.
     """
     mean, count = responses.mean(0), len(kernel)
     if not 2 <= n_folds <= count // 3:
-        raise ValueError(
+        raise InputError(
             f"{count} images can't be dealt out to {n_folds} folds of 3 or more; take 2 to {count // 3}."
         )
     folds = np.random.default_rng(seed).permutation(count) % n_folds
@@ -189,10 +217,17 @@ def _predicted(
     kernel: np.ndarray, responses: np.ndarray, fitted: np.ndarray, tested: np.ndarray, alphas: Sequence[float]
 ) -> np.ndarray:
     own = np.asarray(kernel[np.ix_(fitted, fitted)], np.float64)
-    variance = np.trace(own) / len(own) - own.mean()
-    unit = variance if variance > 0 else 1.0
+    size, error = np.trace(own) / len(own), np.finfo(np.result_type(kernel, np.float16)).eps
+    variance = size - own.mean()
+    unit = variance if variance > 4 * error * size else np.inf  # the same in all images: predicts nothing
     ridge = _KernelRidge(own / unit, responses[fitted], alphas)
     return ridge.predict(kernel[np.ix_(tested, fitted)] / unit)
+
+
+def varying_mean(responses: np.ndarray) -> np.ndarray:
+    """The mean of repeats `[N, V]`, of `[R, N, V]`, without voxels that are the same for all images."""
+    mean = responses.mean(0)
+    return mean[:, centred(mean).any(0)]
 
 
 def versa(
@@ -215,7 +250,8 @@ def versa(
 
     Args:
         kernel: `[N, N]`, the layer's linear kernel.
-        responses: of each subject `[R, N, V]`; repeats are averaged, and V may differ.
+        responses: of each subject `[R, N, V]`; repeats are averaged, voxels that are the same for all images are
+            left out, and V may differ.
         method: of comparison.
         alphas: penalties, in units of the layer's mean variance over the images that are fitted.
         n_splits: random halvings.
@@ -225,13 +261,15 @@ def versa(
         Each subject's score `[S]`, and the noise ceiling of `rsa.Agreement` (None for one subject).
 
     Raises:
-        ValueError: for fewer than 8 images.
+        InputError: for fewer than 8 images, or a subject without two voxels that vary.
     """
     count = len(kernel)
     if count < 8:
-        raise ValueError(f"Voxel-encoding RSA of {count} images; it takes 8, for halves of 4.")
+        raise InputError(f"Voxel-encoding RSA of {count} images; it takes 8, for halves of 4.")
+    means = [varying_mean(subject) for subject in responses]
+    if poor := [s for s, mean in enumerate(means) if mean.shape[1] < 2]:
+        raise InputError(f"Subject {poor[0]} has no two voxels that vary; a geometry takes two or more.")
     scores, ceilings, rng = [], [], np.random.default_rng(seed)
-    means = [subject.mean(0) for subject in responses]
     for _ in range(n_splits):
         order = rng.permutation(count)
         halves = order[: count // 2], order[count // 2 :]

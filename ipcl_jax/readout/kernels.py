@@ -19,9 +19,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ipcl_jax.encoder import Encoder
-from ipcl_jax.errors import ConfigError, near_miss
+from ipcl_jax.errors import ConfigError, InputError, near_miss
 from ipcl_jax.extraction import compute, plan
-from ipcl_jax.readout.checks import check_features
+from ipcl_jax.readout.checks import check_features, check_rows
+from ipcl_jax.readout.variation import centred, without_length
 from ipcl_jax.stimuli import Transform
 from ipcl_jax.stimulus_sets import StimulusSet, stimulus_batches
 
@@ -35,10 +36,10 @@ def kernel_of(metric: Metric) -> Kernel:
     """The kernel that a dissimilarity is made of.
 
     Raises:
-        ValueError: for an unknown dissimilarity.
+        InputError: for an unknown dissimilarity.
     """
     if metric not in get_args(Metric):
-        raise ValueError(f"No dissimilarity {metric!r}.{near_miss(metric, get_args(Metric))}")
+        raise InputError(f"No dissimilarity {metric!r}.{near_miss(str(metric), get_args(Metric))}")
     return "linear" if metric == "euclidean" else metric
 
 
@@ -53,9 +54,9 @@ def kernel_matrix(features: ArrayLike, kernel: Kernel) -> np.ndarray:
         `[N, N]` float32, symmetric.
 
     Raises:
-        ValueError: for features that are not finite.
+        InputError: for features that are not finite.
     """
-    features = jnp.asarray(features, jnp.float32)
+    features = jnp.asarray(check_rows(features), jnp.float32)
     features = features.reshape(len(features), -1)
     check_features(features)
     rows = _prepare(features, features.mean(0), kernel)
@@ -95,7 +96,7 @@ def layer_kernels(
 
     Raises:
         ConfigError: if an image can't be read.
-        ValueError: for unknown layers, or a feature that isn't a finite number.
+        InputError: for unknown layers, or a feature that isn't a finite number.
     """
     layers, kernels = tuple(layers), tuple(kernels)
     total = len(stimuli.names)
@@ -143,9 +144,8 @@ def _prepare(features: Array, shift: Array, kernel: Kernel) -> Array:
     if kernel == "linear":
         return features - shift[None]
     if kernel == "correlation":
-        features = features - features.mean(1, keepdims=True)
-    norm = jnp.linalg.norm(features, axis=1, keepdims=True)
-    return features / jnp.where(norm > 0, norm, 1.0)
+        features = centred(features, axis=1)
+    return without_length(features)
 
 
 @functools.partial(jax.jit, static_argnames="kernels")

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,17 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from ipcl_jax.readout.checks import check_features, check_labels
+from ipcl_jax.errors import InputError, near_miss
+from ipcl_jax.readout.checks import (
+    check_above_zero,
+    check_count,
+    check_features,
+    check_fitted,
+    check_labels,
+    check_rows,
+)
 from ipcl_jax.readout.classifier import Classifier, Rows
+from ipcl_jax.readout.variation import without_length
 
 Normalize = Literal["all", "channels"]
 
@@ -43,8 +52,7 @@ def unit_length(features: Array, normalize: Normalize = "all") -> Array:
     features = features.astype(jnp.float32)
     if normalize == "all":
         features = features.reshape(len(features), -1)
-    norm = jnp.linalg.norm(features, axis=-1, keepdims=True)
-    return (features / jnp.where(norm > 0, norm, 1.0)).reshape(len(features), -1)
+    return without_length(features).reshape(len(features), -1)
 
 
 def nearest(
@@ -72,13 +80,15 @@ def nearest(
         ones the lower row comes first. Where fewer than k are left by `groups`, the rest is -inf and row -1.
 
     Raises:
-        ValueError: if k is larger than N or below 1, widths differ, or a feature isn't a finite number.
+        InputError: if k is larger than N or below 1, widths differ, or a feature isn't a finite number.
     """
-    total, of_query, of_reference = references.shape[0], queries.shape[1:], references.shape[1:]
-    if not 1 <= k <= total:
-        raise ValueError(f"k is {k}; it must lie between 1 and the number of references, {total}.")
+    queries, references = check_rows(queries), check_rows(references)
+    of_query, of_reference = tuple(queries.shape[1:]), tuple(references.shape[1:])
+    k = check_count("k", k, references.shape[0], "references")
+    if normalize not in get_args(Normalize):
+        raise InputError(f"No normalize {normalize!r}.{near_miss(str(normalize), get_args(Normalize))}")
     if of_query != of_reference:
-        raise ValueError(f"Queries have shape {list(of_query)} each, and references {list(of_reference)}.")
+        raise InputError(f"Queries have shape {list(of_query)} each, and references {list(of_reference)}.")
     own, others = groups or (None, None)
     found = []
     # Queries that don't fit beside a block of references make a round of their own.
@@ -160,7 +170,6 @@ def _largest(values: Array, k: int) -> tuple[Array, Array]:
     return largest, groups[places // _GROUP] * _GROUP + places % _GROUP
 
 
-@functools.partial(jax.jit, static_argnames=("n_classes", "n"))
 def vote(similarities: Array, labels: Array, temperature: float, *, n_classes: int, n: int = 5) -> Array:
     """Classes of each query, best first: each neighbour votes with exp(similarity / temperature).
 
@@ -176,7 +185,15 @@ def vote(similarities: Array, labels: Array, temperature: float, *, n_classes: i
 
     Differs: votes are counted relative to the nearest neighbour's. The ranking is the same, and no
     vote is infinite where similarities are large, as sums over places can be.
+
+    Raises:
+        InputError: for a temperature that isn't above 0.
     """
+    return _vote(similarities, labels, check_above_zero("temperature", temperature), n_classes=n_classes, n=n)
+
+
+@functools.partial(jax.jit, static_argnames=("n_classes", "n"))
+def _vote(similarities: Array, labels: Array, temperature: float, *, n_classes: int, n: int) -> Array:
     relative = jnp.exp((similarities - similarities.max(1, keepdims=True)) / temperature)
 
     def tally(votes: Array, labels: Array) -> Array:
@@ -221,11 +238,24 @@ def knn_scores(
         A score for each k and temperature, k by k.
 
     Raises:
-        ValueError: as `nearest`.
+        InputError: as `nearest`; for labels that aren't `[M]` and `[N]` ints, classes that don't exist among those
+            that vote, a temperature that isn't above 0, or an image that `groups` leave without neighbours.
     """
     counts, temperatures = (np.atleast_1d(value).tolist() for value in (k, temperature))
+    counts = [check_count("k", count, references.shape[0], "references") for count in counts]
+    temperatures = [check_above_zero("temperature", tau) for tau in temperatures]
+    labels, reference_labels = np.asarray(labels), np.asarray(reference_labels)
+    for name, found, of in (("labels", labels, queries), ("reference_labels", reference_labels, references)):
+        if found.shape != (of.shape[0],) or found.dtype.kind not in "iu":
+            raise InputError(
+                f"{name} are {list(found.shape)} {found.dtype}; expected [{of.shape[0]}] whole numbers, one an image."
+            )
     similarities, rows = nearest(queries, references, k=max(counts), **options)
-    voters, labels = np.asarray(reference_labels)[rows], np.asarray(labels)
+    if (rows[:, 0] < 0).any():
+        raise InputError(f"{(rows[:, 0] < 0).sum()} images have no neighbour that may vote.")
+    voters = reference_labels[rows]
+    if strange := voters[(rows >= 0) & ((voters < 0) | (voters >= n_classes))].tolist():
+        raise InputError(f"An image of class {strange[0]} votes; classes go from 0 to {n_classes - 1}.")
     scores = []
     for count in counts:
         for tau in temperatures:
@@ -285,17 +315,20 @@ class KNNReadout(Classifier):
             This object.
 
         Raises:
-            ValueError: if X and y don't go together, there is one class only, or k is larger than N.
+            InputError: if X and y don't go together, there is one class only, k is larger than N, or temperature
+                isn't above 0.
         """
+        X = check_rows(X)
         y = check_labels(X, y)
-        if not 1 <= self.k <= len(y):
-            raise ValueError(f"k is {self.k}; it must lie between 1 and the number of images, {len(y)}.")
+        check_count("k", self.k, len(y), "images")
+        check_above_zero("temperature", self.temperature)
         self.classes_, self._labels = np.unique(y, return_inverse=True)
         self._references = X
         return self
 
     def kneighbors(self, X: Rows) -> tuple[np.ndarray, np.ndarray]:
         """The k training images most similar to each image: similarities and rows; see `nearest`."""
+        check_fitted(self, "classes_")
         return nearest(X, self._references, k=self.k, normalize=self.normalize)
 
     def rank(self, X: Rows, n: int = 5) -> np.ndarray:

@@ -19,10 +19,19 @@ from jax.typing import ArrayLike
 from ipcl_jax import optim
 from ipcl_jax.config import LinearProbe, Optim, Schedule, Views
 from ipcl_jax.encoder import Encoder
+from ipcl_jax.errors import InputError
 from ipcl_jax.extraction import compute
 from ipcl_jax.models.layers import torch_bias_init, torch_kernel_init
 from ipcl_jax.objective import category_loss
-from ipcl_jax.readout.checks import check_features, check_labels
+from ipcl_jax.random_streams import key_of
+from ipcl_jax.readout.checks import (
+    check_above_zero,
+    check_count,
+    check_features,
+    check_fitted,
+    check_labels,
+    check_rows,
+)
 from ipcl_jax.readout.classifier import Classifier, Rows
 from ipcl_jax.views import make_views
 
@@ -46,9 +55,9 @@ def init_heads(widths: Mapping[str, int], n_classes: int, config: LinearProbe) -
         n_classes: number C of classes.
         config: the read-out; its seed decides the heads.
     """
-    params = {}
+    key, params = key_of(config.seed, "heads"), {}
     for place, (layer, width) in enumerate(widths.items()):
-        kernel_key, bias_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), place))
+        kernel_key, bias_key = jax.random.split(jax.random.fold_in(key, place))
         params[layer] = {
             "kernel": torch_kernel_init(kernel_key, (width, n_classes)),
             "bias": torch_bias_init(width)(bias_key, (n_classes,)),
@@ -113,7 +122,7 @@ def probe_step(
         config: the read-out.
         n_batches: batches in the whole of it.
     """
-    key = jax.random.fold_in(jax.random.key(config.seed), heads.step)
+    key = jax.random.fold_in(key_of(config.seed, "head views"), heads.step)
     options = views_for(config, encoder)
     views = make_views(key, batch["canvas"], batch["size"], options)
     features = compute(encoder, views, config.layers, jnp.dtype("float32"))
@@ -136,10 +145,17 @@ def rank_classes(head: Mapping[str, Array], features: Rows, n: int = 5) -> np.nd
 
     Returns:
         `[M, min(n, C)]` int32; of equal scores the lower class comes first.
+
+    Raises:
+        InputError: for features that are not finite numbers.
     """
     total, rows = features.shape[0], max(1, _BLOCK // (4 * len(head["kernel"])))
-    parts = [features[start : start + rows] for start in range(0, total, rows)]
-    return np.concatenate([np.asarray(_rank(head, jnp.asarray(part), n)) for part in parts])
+    found = []
+    for start in range(0, total, rows):
+        part = jnp.asarray(features[start : start + rows])
+        check_features(part, first=start)
+        found.append(np.asarray(_rank(head, part, n)))
+    return np.concatenate(found)
 
 
 @dataclass
@@ -181,8 +197,13 @@ class LinearReadout(Classifier):
             This object.
 
         Raises:
-            ValueError: if X and y don't go together, there is one class only, or a feature isn't finite.
+            InputError: if X and y don't go together, there is one class only, a feature isn't finite, an argument
+                of the read-out can't be, or the loss doesn't stay finite.
         """
+        check_count("epochs", self.epochs)
+        check_count("batch_size", self.batch_size)
+        check_above_zero("lr", self.lr)
+        X = check_rows(X)
         y = check_labels(X, y)
         X = jnp.asarray(X[:]).reshape(len(y), -1)
         check_features(X)
@@ -200,14 +221,21 @@ class LinearReadout(Classifier):
             order = np.random.default_rng((self.seed, number)).permutation(len(y))[: steps * size]
             heads, loss = epoch(heads, X, labels, order.reshape(steps, size))
             losses.append(loss)
-        self._head = heads.params["features"]
-        self.losses_ = np.concatenate(losses)
+        found = np.concatenate(losses)
+        finite = [np.isfinite(value).all() for value in (found, *jax.tree.leaves(heads.params))]
+        if not all(finite):
+            raise InputError(
+                f"The loss does not stay finite with lr={self.lr:g} (step {np.isfinite(found).argmin()} of {len(found)}); "
+                "give a lower lr, or scale the features."
+            )
+        self._head, self.losses_ = heads.params["features"], found
         self.coef_, self.intercept_ = np.asarray(self._head["kernel"]).T, np.asarray(self._head["bias"])
         return self
 
     def rank(self, X: Rows, n: int = 5) -> np.ndarray:
         """The n likeliest classes of each image, `[M, n]`, best first."""
-        return self.classes_[rank_classes(self._head, X, n)]
+        check_fitted(self, "classes_")
+        return self.classes_[rank_classes(self._head, check_rows(X, self.coef_.shape[1]), n)]
 
 
 def _epoch(

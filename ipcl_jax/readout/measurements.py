@@ -1,8 +1,8 @@
 """Brain data from files: measured RDMs and responses, in the order of the stimuli.
 
 A file is HDF5 (`.h5`; `.mat` of version 7.3 and files by rsatoolbox are HDF5 too), `.npz`, or `.mat` of version 5.
-`FILE:NAME` chooses an array in it. What has names of images is ordered by them; only what has none is taken
-in the order of the stimuli.
+`FILE:NAME` chooses an array in it. What has names of images is ordered by them (see `image_names`); only what has
+none is taken in the order of the stimuli.
 """
 
 import re
@@ -19,8 +19,9 @@ from scipy.spatial.distance import squareform
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home
 from ipcl_jax.probe import check_readable, check_room, free_room
+from ipcl_jax.readout.checks import check_rdms
+from ipcl_jax.readout.image_names import find_rows, is_text
 
-_NAMES = ("names", "stimuli", "images", "image_names", "conditions")
 _RDMS = ("rdms", "rdm", "dissimilarities")
 _RESPONSES = ("responses", "betas", "voxels")
 _SUFFIXES = (".h5", ".hdf5", ".hdf", ".mat", ".npz")
@@ -33,10 +34,12 @@ class MeasuredRDMs(NamedTuple):
     Attributes:
         rdms: `[S, N, N]` float64.
         by_name: whether images were ordered by name, or else taken in the order of the stimuli.
+        notes: what was done to fit them to the stimuli, in words.
     """
 
     rdms: np.ndarray
     by_name: bool
+    notes: tuple[str, ...] = ()
 
 
 class Responses(NamedTuple):
@@ -45,10 +48,12 @@ class Responses(NamedTuple):
     Attributes:
         subjects: name of each, and `[R, N, V]` float64: R repeats of N images in V voxels.
         by_name: as in `MeasuredRDMs`.
+        notes: likewise.
     """
 
     subjects: dict[str, np.ndarray]
     by_name: bool
+    notes: tuple[str, ...] = ()
 
 
 def read_rdms(spec: str, stimuli: Sequence[str]) -> MeasuredRDMs:
@@ -74,17 +79,15 @@ def read_rdms(spec: str, stimuli: Sequence[str]) -> MeasuredRDMs:
         raise ConfigError(
             f"{where} is {_shape(arrays[name])}, expected RDMs: [N, N], [S, N, N], or [S, N (N - 1) / 2]."
         )
-    order, by_name = _order(where, _names(arrays, name), rdms.shape[-1], stimuli)
-    if not np.isfinite(rdms).all():
-        raise ConfigError(f"{where} holds dissimilarities that are not finite numbers.")
-    largest = np.abs(rdms).max()
-    if np.abs(rdms - rdms.transpose(0, 2, 1)).max() > 1e-6 * largest:
-        raise ConfigError(f"{where} is not symmetric, so it holds no RDMs.")
-    if np.abs(np.einsum("sii->si", rdms)).max() > 1e-6 * largest:
+    found = find_rows(where, arrays, name, rdms.shape[-1], stimuli)
+    if found.rows.shape[1] > 1:
         raise ConfigError(
-            f"{where} is not zero on its diagonal, so it holds no RDMs (similarities, perhaps?)."
+            f"{where} has each image {found.rows.shape[1]} times; an RDM has it once. Average the responses to an "
+            "image before the RDM, or give them as --responses."
         )
-    return MeasuredRDMs(rdms[:, order][:, :, order], by_name)
+    rdms = rdms[:, found.rows[:, 0]][:, :, found.rows[:, 0]]
+    check_rdms(rdms, where, ConfigError)
+    return MeasuredRDMs(rdms, found.by_name, found.notes)
 
 
 def read_responses(spec: str, stimuli: Sequence[str]) -> Responses:
@@ -93,7 +96,8 @@ def read_responses(spec: str, stimuli: Sequence[str]) -> Responses:
     Args:
         spec: `FILE` or `FILE:NAME`. An array `[N, V]`, or `[R, N, V]` with R repeats, is one subject. A
             group of such arrays (in `.npz` and `.mat` of version 5: names such as responses/one) has
-            a subject in each. Without NAME it is called responses, betas or voxels.
+            a subject in each. Without NAME it is called responses, betas or voxels. Where names of images
+            are repeated (one row a trial), rows of one name become repeats.
         stimuli: names of the N images.
 
     Returns:
@@ -105,24 +109,34 @@ def read_responses(spec: str, stimuli: Sequence[str]) -> Responses:
     path, arrays, name = _open(spec)
     groups = {key.rpartition("/")[0] for key in arrays} - {""}
     wanted = name or next((known for known in _RESPONSES if known in arrays.keys() | groups), None)
-    inside = [key for key in arrays if key.startswith(f"{wanted}/") and arrays[key].dtype.kind in "fiu"]
+    inside = [key for key in arrays if key.startswith(f"{wanted}/") and _is_numeric(arrays[key])]
     if wanted in arrays:
         chosen = {wanted: arrays[wanted]}
     elif inside:
         chosen = {key.removeprefix(f"{wanted}/"): arrays[key] for key in inside}
     else:
         raise _lost(path, arrays, name, _RESPONSES)
-    subjects, by_name = {}, False
+    subjects, found = {}, {}
     for subject, array in chosen.items():
-        where = f"{path}:{wanted}" + (f"/{subject}" if wanted not in arrays else "")
-        if array.ndim not in (2, 3) or array.dtype.kind not in "fiu":
+        key = wanted if wanted in arrays else f"{wanted}/{subject}"
+        where = f"{path}:{key}"
+        if array.ndim not in (2, 3) or array.dtype.kind not in "fiu" or not array.size:
             raise ConfigError(f"{where} is {_shape(array)}, expected responses: [N, V] or [R, N, V].")
         array = np.asarray(array, np.float64).reshape(-1, *array.shape[-2:])
-        order, by_name = _order(where, _names(arrays, f"{wanted}/"), array.shape[1], stimuli)
+        found[key] = rows = find_rows(where, arrays, key, array.shape[1], stimuli)
+        array = array[:, rows.rows.T].reshape(
+            -1, *rows.rows.shape[:1], array.shape[-1]
+        )  # [R * repeats, N, V]
         if not np.isfinite(array).all():
             raise ConfigError(f"{where} holds responses that are not finite numbers; leave those voxels out.")
-        subjects[subject] = array[:, order]
-    return Responses(subjects, by_name)
+        subjects[subject] = array
+    without = [key for key, rows in found.items() if not rows.by_name]
+    if without and len(without) < len(found):
+        raise ConfigError(
+            f"{path} has names of images for some subjects, and none for {', '.join(without[:3])}; give all names."
+        )
+    notes = tuple(dict.fromkeys(note for rows in found.values() for note in rows.notes))
+    return Responses(subjects, not without, notes)
 
 
 # --- files -------------------------------------------------------------------------------
@@ -169,6 +183,9 @@ def _from_hdf5(path: Path) -> dict[str, np.ndarray]:
         matlab = file.userblock_size >= 512
 
         def note(name: str, item: h5py.HLObject) -> None:
+            for key, text in item.attrs.items():
+                if np.ndim(text) and is_text(np.asarray(text)):
+                    arrays[f"{name}@{key}"] = np.asarray(text)
             if not isinstance(item, h5py.Dataset) or name.startswith("#") or item.shape is None:
                 return
             value = item[()]
@@ -176,6 +193,7 @@ def _from_hdf5(path: Path) -> dict[str, np.ndarray]:
                 value = _from_matlab(file, item, value)
             arrays[name] = np.asarray(value)
 
+        note("", file)
         file.visititems(note)
     return arrays
 
@@ -235,47 +253,8 @@ def _lost(path: Path, arrays: dict, name: str | None, usual: Sequence[str]) -> C
     return ConfigError(f"{path} has {what}; give {path}:NAME. It has: {listing or 'nothing'}.")
 
 
-def _names(arrays: dict[str, np.ndarray], beside: str) -> list[str] | None:
-    """Names of images: beside the array, at the root, or among rsatoolbox's descriptors of patterns."""
-    group = beside.rpartition("/")[0]
-    places = [f"{group}/" if group else "", "", "pattern_descriptors/"]
-    texts = {key: array for key, array in arrays.items() if array.dtype.kind in "OSU" and array.ndim == 1}
-    for place in places:
-        for name in _NAMES:
-            if f"{place}{name}" in texts:
-                return [_text(value) for value in texts[f"{place}{name}"]]
-    described = [key for key in texts if key.startswith("pattern_descriptors/")]
-    return [_text(value) for value in texts[described[0]]] if described else None
-
-
-def _text(value: object) -> str:
-    return (value.decode() if isinstance(value, bytes) else str(value)).strip()
-
-
-def _order(
-    where: str, names: list[str] | None, count: int, stimuli: Sequence[str]
-) -> tuple[np.ndarray, bool]:
-    """Which row belongs to each stimulus, and whether names say so."""
-    if count != len(stimuli):
-        raise ConfigError(f"{where} is of {count} images, and there are {len(stimuli)} stimuli.")
-    if names is None:
-        return np.arange(count), False
-    if len(names) != count:
-        raise ConfigError(f"{where} is of {count} images, and the names beside it are {len(names)}.")
-    for short in (str, lambda name: Path(name).name, lambda name: Path(name).stem):
-        there, here = [short(name) for name in names], [short(name) for name in stimuli]
-        if len(set(there)) == count and set(there) == set(here):
-            rows = {name: row for row, name in enumerate(there)}
-            return np.array([rows[name] for name in here]), True
-    if len(set(names)) < count:
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ConfigError(f"{where} has the name {twice!r} more than once.")
-    stems = {Path(name).stem for name in stimuli}
-    strange = [name for name in names if Path(name).stem not in stems]
-    shown = ", ".join((strange or names)[:3])
-    raise ConfigError(
-        f"The names beside {where} are not those of the stimuli: {shown} there, {', '.join(list(stimuli)[:3])} here."
-    )
+def _is_numeric(array: np.ndarray) -> bool:
+    return array.dtype.kind in "fiu" and array.ndim >= 2
 
 
 def _shape(array: np.ndarray) -> str:

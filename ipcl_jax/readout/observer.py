@@ -22,6 +22,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ipcl_jax.encoder import Encoder
+from ipcl_jax.errors import InputError
 from ipcl_jax.extraction import extract
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.stimuli import Stimulus, load_stimuli
@@ -38,7 +39,7 @@ class Observer:
         batch_size: images at a time.
 
     Raises:
-        ValueError: for unknown layers.
+        InputError: for unknown layers.
     """
 
     def __init__(
@@ -72,14 +73,14 @@ class Observer:
             For each layer `[N, D]` float32; units of a convolutional layer by row, column and channel.
 
         Raises:
-            OSError, ValueError: as `load_stimuli`.
+            OSError, InputError: as `load_stimuli`.
         """
         parts = [
             self.get_activations(self.preprocess(images[start : start + self._batch_size]), self.layers)
             for start in range(0, len(images), self._batch_size)
         ]
         if not parts:
-            raise ValueError("There are no images to look at.")
+            raise InputError("There are no images to look at.")
         return {
             name: np.concatenate([part[name].reshape(len(part[name]), -1) for part in parts])
             for name in self.layers

@@ -13,8 +13,10 @@ from typing import Literal, get_args
 import numpy as np
 from jax.typing import ArrayLike
 
-from ipcl_jax.errors import near_miss
+from ipcl_jax.errors import InputError, MissingPackage, near_miss
+from ipcl_jax.readout.checks import check_rdms
 from ipcl_jax.readout.kernels import Metric, kernel_matrix, kernel_of
+from ipcl_jax.readout.variation import rounding
 
 Comparison = Literal["spearman", "tau-a", "corr", "cosine", "rho-a", "corr_cov", "cosine_cov"]
 """How two RDMs are compared: rsatoolbox's names; the last two weight dissimilarities by the covariance of
@@ -83,31 +85,52 @@ def compare_rdms(
 
     Args:
         models: `[N, N]` of each.
-        measured: `[S, N, N]`, one a subject.
+        measured: `[S, N, N]`, one a subject; `[N, N]` is of one subject.
         method: of comparison.
         bootstrap: samples of subjects and stimuli; 0 for none.
         seed: of the samples.
 
     Returns:
-        Scores, their uncertainty and the noise ceiling.
+        Scores, their uncertainty and the noise ceiling. A model whose images are all equally far apart scores 0.
 
     Raises:
-        ValueError: for RDMs of different sizes, or an unknown method.
-        ModuleNotFoundError: without rsatoolbox.
+        InputError: for what is no RDM (finite, symmetric, zero on its diagonal), RDMs of different sizes, measured
+            ones without variation, or an unknown method.
+        MissingPackage: without rsatoolbox.
     """
     check_comparison(method)
+    if not isinstance(bootstrap, int | np.integer) or bootstrap < 0 or bootstrap == 1:
+        raise InputError(f"bootstrap is {bootstrap!r}; it must be 0, or a number of samples, 2 or more.")
+    measured = np.asarray(measured)
+    if measured.ndim not in (2, 3) or measured.shape[-1] != measured.shape[-2] or not measured.size:
+        raise InputError(f"Measured RDMs are of shape {list(measured.shape)}; expected [S, N, N], or [N, N].")
+    measured = measured.reshape(-1, *measured.shape[-2:])
     count = measured.shape[-1]
+    models = {name: np.asarray(found) for name, found in models.items()}
+    if not models:
+        raise InputError("There are no models to compare.")
     if wrong := [name for name, found in models.items() if found.shape != (count, count)]:
-        raise ValueError(
+        raise InputError(
             f"The RDM of {wrong[0]} is {list(models[wrong[0]].shape)}, and measured ones are {[count, count]}."
         )
     if count < 3:
-        raise ValueError(f"An RDM of {count} images can't be compared; it takes 3.")
+        raise InputError(f"An RDM of {count} images can't be compared; it takes 3.")
+    for name, found in (*models.items(), ("the measured data", measured)):
+        check_rdms(found, f"The RDM of {name}")
+    if still := [s for s, one in enumerate(measured) if _is_flat(one, method)]:
+        raise InputError(
+            f"All images are equally far apart in the measured RDM of subject {still[0]}; there is nothing to compare."
+        )
     toolbox = _rsatoolbox()
+    flat = [name for name, found in models.items() if _is_flat(found, method)]
+    given, models = models, {name: found for name, found in models.items() if name not in flat}
+    if not models:  # a stand-in, so that the ceiling is known
+        models = {"": measured[0]}
     data = toolbox.rdm.RDMs(upper(measured))
     fixed = [toolbox.model.ModelFixed(name, upper(found)) for name, found in models.items()]
     found = toolbox.inference.eval_fixed(fixed, data, method=method).evaluations[0]  # [models, S]
-    by_subject = dict(zip(models, found, strict=True))
+    by_subject = dict(zip(models, found, strict=True)) | {name: np.zeros(len(measured)) for name in flat}
+    by_subject = {name: by_subject[name] for name in given}
     several = len(measured) > 1
     sem = None
     if bootstrap:
@@ -116,24 +139,38 @@ def compare_rdms(
         )
         with _quietly(seed):
             spread = evaluate(fixed, data, method=method, N=bootstrap).get_sem()
-        sem = dict(zip(models, np.atleast_1d(spread).tolist(), strict=True))
+        sem = dict(zip(models, np.atleast_1d(spread).tolist(), strict=True)) | dict.fromkeys(flat, 0.0)
+        sem = {name: sem[name] for name in given}
     ceiling = None
     if several:
         low, high = toolbox.inference.boot_noise_ceiling(data, method=method)
         ceiling = float(low), float(high)
     means = {name: float(np.mean(values)) for name, values in by_subject.items()}
+    if not np.isfinite([*means.values(), *(sem or {}).values(), *(ceiling or ())]).all():
+        raise InputError(
+            f"Comparing RDMs of {count} images by {method} gives a number that is not finite; take another method, more "
+            "images, or no bootstrap."
+        )
     return Agreement(method, means, by_subject, sem, ceiling)
+
+
+def _is_flat(found: np.ndarray, method: Comparison) -> bool:
+    """Whether an RDM has nothing to compare: all dissimilarities the same up to rounding, or 0 for a cosine."""
+    pairs = upper(found)
+    return not (abs(pairs) if method.startswith("cosine") else abs(pairs - pairs[0])).max() > rounding(
+        pairs.astype(np.result_type(pairs, np.float16), copy=False), 0
+    )
 
 
 def check_comparison(method: Comparison) -> None:
     """Refuses a comparison that can't be made.
 
     Raises:
-        ValueError: for an unknown one.
-        ModuleNotFoundError: without rsatoolbox.
+        InputError: for an unknown one.
+        MissingPackage: without rsatoolbox.
     """
     if method not in get_args(Comparison):
-        raise ValueError(f"No comparison {method!r}.{near_miss(method, get_args(Comparison))}")
+        raise InputError(f"No comparison {method!r}.{near_miss(method, get_args(Comparison))}")
     _rsatoolbox()
 
 
@@ -144,7 +181,7 @@ def _rsatoolbox():
         import rsatoolbox.model
         import rsatoolbox.rdm
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(
+        raise MissingPackage(
             "Comparing RDMs needs rsatoolbox: pip install -c constraints.txt -e '.[brain]'"
         ) from None
     return rsatoolbox
@@ -171,10 +208,11 @@ def cka(features: ArrayLike, other: ArrayLike, *, debiased: bool = False) -> flo
         debiased: estimate what infinitely many images would give; needs N > 3, and can fall below 0.
 
     Returns:
-        1 for geometries that are equal up to rotation and scale; near 0 (biased: above) for unrelated ones.
+        1 for geometries that are equal up to rotation and scale; near 0 (biased: above) for unrelated ones; 0 for
+        a layer that is the same in all images, or, debiased, has all of them equally far apart.
 
     Raises:
-        ValueError: for different numbers of images, too few, or features that are not finite.
+        InputError: for different numbers of images, too few, or features that are not finite.
     """
     return kernel_cka(kernel_matrix(features, "linear"), kernel_matrix(other, "linear"), debiased=debiased)
 
@@ -188,26 +226,29 @@ def kernel_cka(kernel: np.ndarray, other: np.ndarray, *, debiased: bool = False)
         debiased: as there.
 
     Raises:
-        ValueError: for kernels of different sizes or too few images.
+        InputError: for kernels of different sizes or too few images.
     """
     if kernel.shape != other.shape:
-        raise ValueError(f"Kernels are of {kernel.shape[0]} and {other.shape[0]} images.")
+        raise InputError(f"Kernels are of {kernel.shape[0]} and {other.shape[0]} images.")
     if len(kernel) < (4 if debiased else 2):
-        raise ValueError(f"CKA of {len(kernel)} images; it takes {4 if debiased else 2}.")
-    hsic = _hsic_debiased if debiased else _hsic
-    a, b = np.asarray(kernel, np.float64), np.asarray(other, np.float64)
-    return float(hsic(a, b) / np.sqrt(hsic(a, a) * hsic(b, b)))
+        raise InputError(f"CKA of {len(kernel)} images; it takes {4 if debiased else 2}.")
+    a, b = (_spread(np.asarray(k), debiased) for k in (kernel, other))
+    length = np.linalg.norm(a) * np.linalg.norm(b)
+    return float((a * b).sum() / length) if length else 0.0
 
 
-def _hsic(a: np.ndarray, b: np.ndarray) -> float:
-    centred = a - a.mean(0) - a.mean(1, keepdims=True) + a.mean()
-    return float((centred * b).sum())
+def _spread(kernel: np.ndarray, debiased: bool) -> np.ndarray:
+    """A kernel centred in rows and columns, in which the sum of products is HSIC but for a factor.
 
-
-def _hsic_debiased(a: np.ndarray, b: np.ndarray) -> float:
-    n = len(a)
-    # Any constant may be taken from a kernel's rows and columns; centring first keeps digits.
-    a, b = (k - k.mean(0) - k.mean(1, keepdims=True) + k.mean() for k in (a, b))
-    a, b = (k - np.diag(np.diag(k)) for k in (a, b))
-    trace, sums = (a * b).sum(), a.sum() * b.sum() / ((n - 1) * (n - 2))
-    return float((trace + sums - 2 * (a.sum(0) @ b.sum(0)) / (n - 2)) / (n * (n - 3)))
+    Differs: the debiased one is centred without its diagonal (Székely & Rizzo 2014), which gives the sum of
+    Song et al. without taking large numbers from each other.
+    """
+    n, least = len(kernel), rounding(kernel, (0, 1))
+    k = np.asarray(kernel, np.float64)
+    k = k - k.mean(0) - k.mean(1, keepdims=True) + k.mean()
+    if debiased:
+        np.fill_diagonal(k, 0)
+        sums = k.sum(0) / (n - 2)
+        k = k - sums - sums[:, None] + sums.sum() / (n - 1)
+        np.fill_diagonal(k, 0)
+    return k * (abs(k).max() > least)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from jax.typing import ArrayLike
 
+from ipcl_jax.errors import InputError
 from ipcl_jax.readout.knn import nearest
 
 
@@ -20,7 +21,11 @@ def instance_retrieval(pairs: ArrayLike) -> float:
 
     Returns:
         Share of the 2M views, in [0, 1]; chance is 1 / (2M - 1).
+
+    Raises:
+        InputError: for a single image, whose views have no others to be told from.
     """
+    _check_several(pairs)
     views = pairs.reshape(-1, pairs.shape[-1])  # siblings are rows 2i and 2i + 1
     own = np.arange(len(views))
     _, other = nearest(views, views, k=1, groups=(own, own))
@@ -35,11 +40,15 @@ def mean_cosine(embeddings: np.ndarray) -> float:
 
     Returns:
         A number in [-1, 1]: near 0 for directions spread out evenly, 1 if all are one point.
+
+    Raises:
+        InputError: for a single image.
     """
+    _check_several(embeddings)
     unit = _unit(embeddings)
     count = len(unit)
-    # The sum over all pairs is the squared length of the sum; the M pairs with oneself give 1 each.
-    return float((np.square(unit.sum(0)).sum() - count) / (count * (count - 1)))
+    # The sum over all pairs is the squared length of the sum, with the M pairs of an image and itself.
+    return float((np.square(unit.sum(0)).sum() - np.square(unit).sum()) / (count * (count - 1)))
 
 
 def effective_rank(embeddings: np.ndarray) -> float:
@@ -51,12 +60,18 @@ def effective_rank(embeddings: np.ndarray) -> float:
     Returns:
         Between 1 and min(M - 1, D); 1 too if all embeddings are one point.
 
+    Raises:
+        InputError: for a single image.
+
     Source: Roy & Vetterli 2007, The effective rank.
     """
+    _check_several(embeddings)
     unit = _unit(embeddings)
     values = np.linalg.svd(unit - unit.mean(0), compute_uv=False)
     total = values.sum()
-    if total < 1e-6:  # one point, up to rounding
+    # Embeddings that differ by rounding are one point. What rounding makes of them grows with their number.
+    least = 4 * np.finfo(np.result_type(embeddings, np.float16)).eps * np.sqrt(len(unit))
+    if np.linalg.norm(values) <= least:
         return 1.0
     share = values[values > 0] / total
     return float(np.exp(-(share * np.log(share)).sum()))
@@ -83,6 +98,12 @@ def collapse_warning(metrics: Mapping[str, float | None]) -> str | None:
     )
 
 
+def _check_several(embeddings: ArrayLike) -> None:
+    if len(embeddings) < 2:
+        raise InputError(f"How embeddings spread can't be told from {len(embeddings)}; it takes two or more.")
+
+
 def _unit(embeddings: np.ndarray) -> np.ndarray:
     embeddings = np.asarray(embeddings, np.float64)
-    return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    length = np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    return embeddings / np.where(length > 0, length, 1.0)
