@@ -32,7 +32,7 @@ def write_page(
     words = {name: escape(text) for name, text in dict(title=title, kicker=kicker, lead=lead).items()}
     page = template.substitute(words, head=head, body="\n".join(filter(None, body)), footer=escape(footer))
     with whole(path) as part:
-        part.write_text(page, encoding="utf-8")
+        part.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def section(title: str, about: str, content: str, *, level: int = 2) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -85,8 +86,11 @@ class Record:
         self._dir.mkdir(parents=True, exist_ok=True)
         self._drop_later()
         # Line-buffered: what was written survives the process, however it ends.
-        self._metrics = open(self._dir / METRICS, "a", buffering=1, encoding="utf-8")
-        self._log = open(self._dir / "log.txt", "a", buffering=1, encoding="utf-8")
+        # Names may hold bytes that are no UTF-8.
+        def begin(name: str) -> TextIO:
+            return open(self._dir / name, "a", buffering=1, encoding="utf-8", errors="backslashreplace")
+
+        self._metrics, self._log = begin(METRICS), begin("log.txt")
         self._board = _tensorboard(self._dir / "tensorboard", self._start)
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             # All numbers in one column that never wraps: a single line at any width.

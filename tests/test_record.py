@@ -233,3 +233,9 @@ def test_a_terminal_that_lacks_letters_gets_question_marks(encoding, monkeypatch
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(memory, encoding=encoding, write_through=True))
     make_console().print("[red]ä –☃[/x]", 3)
     assert memory.getvalue().decode(encoding) == "[red]ä –☃[/x] 3\n".encode(encoding, "replace").decode(encoding)
+
+
+def test_names_that_are_not_utf8_are_kept_with_backslashes(tmp_path):
+    with Record(tmp_path, total_steps=8, steps_per_epoch=4, console=plain()) as run:
+        run.say("images from folder:/caf\udce9")
+    assert "images from folder:/caf\\udce9" in (tmp_path / "log.txt").read_text(encoding="utf-8")
