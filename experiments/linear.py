@@ -79,9 +79,9 @@ class Probe:
         n_batches = config.epochs * self.per_epoch
         self.total = min(n_batches, config.max_steps or n_batches)
         folder = f"runs/linear-{self.encoder.name or Path(config.name).name}"
-        check_folder(config, sources, folder)
+        self.folder, self.changed = check_folder(config, sources, folder)
         self.tests = subject.features(held_out, config.layers, console, threads=config.data.threads)
-        self.folder, self.changed = claim_folder(config, sources, folder)
+        claim_folder(self.folder, config, sources, changed=self.changed)
         self.labels = held_out.labels()
         self.published = subject.published.get("linear")
 

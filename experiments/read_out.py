@@ -5,16 +5,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import h5py
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from convert import open_encoder
-from exit_codes import exit_code
+from exit_codes import exit_code, parse
 from ipcl_jax.compilation import set_up_compiler
 from ipcl_jax.config import SMALLEST_IMAGE, Data
 from ipcl_jax.encoder import Encoder
@@ -131,10 +130,14 @@ def run_command(kind: type, measure: Callable, show: Callable) -> int:
     Returns:
         The exit code; see `exit_codes`.
     """
-    options: Any = tyro.cli(kind)
     console = make_console()
     set_up_compiler()
-    return exit_code(lambda: show(measure(options, console), options, console))
+
+    def work() -> None:
+        options: Any = parse(kind)
+        show(measure(options, console), options, console)
+
+    return exit_code(work)
 
 
 @contextmanager

@@ -78,12 +78,11 @@ class Run:
             split: open_source(config.data.source, split, dir=config.data.dir) for split in ("train", "val")
         }
         self.images, self.held_out = sources["train"], sources["val"]
-        if processes.is_first():
-            check_folder(config, sources)
+        self.folder, self.changed = check_folder(config, sources)
         self.per_epoch = steps_per_epoch(self.images, config.batch_size)
         self.total = min(config.epochs * self.per_epoch, config.max_steps or math.inf)
         self._refuse_unlabelled()
-        self.folder, self.changed = claim_folder(config, sources)
+        claim_folder(self.folder, config, sources, changed=self.changed)
 
         self.mesh = make_mesh()
         self.sharding = batch_sharding(self.mesh)

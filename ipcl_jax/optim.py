@@ -14,6 +14,7 @@ import optax
 from jax import Array
 
 from ipcl_jax.config import Objective, Optim, Schedule
+from ipcl_jax.errors import InputError
 
 TRUST = 0.001  # eta of LARS
 # Ranger's settings of RAdam and Lookahead.
@@ -127,7 +128,7 @@ def learning_rate(
         A scalar of the default float type.
 
     Raises:
-        ValueError: if `warmup_cosine` isn't told per_epoch.
+        InputError: if `warmup_cosine` isn't told per_epoch.
 
     Source: for `cosine`, Loshchilov & Hutter 2017 without restarts, which is
     torch.optim.lr_scheduler.CosineAnnealingLR: batch i of N at peak / 2 (1 + cos(pi i / N)), the last
@@ -138,7 +139,7 @@ def learning_rate(
         return _half_cosine(peak, 0.0, 0, n_batches, jnp.asarray(batch, float))
     if options.name == "warmup_cosine":
         if per_epoch is None:
-            raise ValueError("warmup_cosine lasts warmup_epochs epochs; give per_epoch, the batches in one.")
+            raise InputError("warmup_cosine lasts warmup_epochs epochs; give per_epoch, the batches in one.")
         corner, batch = options.warmup_epochs * per_epoch, jnp.asarray(batch, float)
         fall = _half_cosine(peak, 0.0, corner, n_batches, batch)
         return jnp.where(batch < corner, peak * (batch / corner), fall)

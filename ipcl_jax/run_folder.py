@@ -7,17 +7,19 @@ of the held-out ones.
 """
 
 import gzip
+import io
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 from ipcl_jax import processes
 from ipcl_jax.config import LinearProbe, Train
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.files import at_home, check_writable, read_json, whole
 from ipcl_jax.record import METRICS
-from ipcl_jax.sources import Source
+from ipcl_jax.source_base import Source, digest
 from ipcl_jax.stored_config import differences, to_json
 
 CONFIG, IMAGES = "config.json", "images.txt.gz"
@@ -28,8 +30,10 @@ Images = Mapping[str, Source]
 """The sources of a run: `train` and `val`."""
 
 
-def check_folder(config: Train | LinearProbe, images: Images, default: str | None = None) -> Path:
-    """The folder that a run may have; nothing is written.
+def check_folder(
+    config: Train | LinearProbe, images: Images, default: str | None = None
+) -> tuple[Path, str]:
+    """The folder that a run may have; nothing is written. Of several processes the first one looks.
 
     Args:
         config: the run; its folder is config.out, or runs/NAME.
@@ -37,14 +41,22 @@ def check_folder(config: Train | LinearProbe, images: Images, default: str | Non
         default: the folder if config.out is None, instead of runs/NAME.
 
     Returns:
-        The folder, which may not be there yet.
+        The folder, which may not be there yet, and how the images differ from those that the run had so far; empty
+        if they don't.
 
     Raises:
         ConfigError: if it holds something else: another run (its differences are named), a run on other images
             (unless config.data accepts them), or files that are not a run's; or if it can't be written to.
     """
-    folder = _place(config, default)
-    path = folder / CONFIG
+    folder = at_home(config.out or default or f"runs/{config.name}")
+    changed = _changes(config, folder, images) if processes.is_first() else ""
+    if processes.told_by_first(bool(changed)):
+        changed = changed or "as the first process says"
+    return folder, changed
+
+
+def _changes(config: Train | LinearProbe, folder: Path, images: Images) -> str:
+    path, changed = folder / CONFIG, ""
     if path.exists():
         if found := differences(config, read_json(path)):
             listing = "\n  ".join(found)
@@ -52,35 +64,37 @@ def check_folder(config: Train | LinearProbe, images: Images, default: str | Non
                 f"{folder} holds a run with another config:\n  {listing}\n"
                 "Give the same fields to go on with it, or another --out, or remove the folder."
             )
-        if (other := other_images(folder, images)) and not config.data.accept_other_images:
+        changed = other_images(folder, images)
+        if changed and not config.data.accept_other_images:
             raise ConfigError(
-                f"{folder} holds a run on other images: {other}. Nothing is changed. Bring the images back, "
+                f"{folder} holds a run on other images: {changed}. Nothing is changed. Bring the images back, "
                 f"or give another --out, or {_ACCEPT} to go on with these."
             )
     elif folder.exists() and (not folder.is_dir() or not _only_begun(folder)):
         raise ConfigError(f"{folder} is there already and holds no run; give another --out.")
     check_writable(path)
-    return folder
+    return changed
 
 
-def claim_folder(
-    config: Train | LinearProbe, images: Images, default: str | None = None
-) -> tuple[Path, str]:
-    """The folder of a run, made if it is new, and bound to config and images; see `check_folder`.
+def claim_folder(folder: Path, config: Train | LinearProbe, images: Images, *, changed: str) -> None:
+    """Makes a run's folder if it is new, and binds it to config and images.
 
     Where other images are accepted, the record of those before is kept as `images-before-N.txt.gz`.
-    Of several processes, which must all see the folder, the first one makes it.
+    Of several processes, which must all see the folder, the first one writes.
 
-    Returns:
-        The folder, and how the images differ from those that the run had so far; empty if they don't.
+    Args:
+        folder: from `check_folder`.
+        config: the run.
+        images: what it is trained and measured on.
+        changed: from `check_folder`.
+
+    Raises:
+        ConfigError: if this process can't see what the first one wrote.
     """
-    folder = check_folder(config, images, default) if processes.is_first() else _place(config, default)
     path = folder / CONFIG
     processes.meet("checked the folder")
-    changed = ""
     if processes.is_first():
         folder.mkdir(parents=True, exist_ok=True)
-        changed = other_images(folder, images) if path.exists() else ""
         if changed:
             earlier = sum(1 for _ in folder.glob("images-before-*.txt.gz"))
             (folder / IMAGES).rename(folder / f"images-before-{earlier + 1}.txt.gz")
@@ -94,7 +108,6 @@ def claim_folder(
         raise ConfigError(
             f"The first process made {folder}, which this one can't see; they need one file system."
         )
-    return folder, changed
 
 
 def refuse_lost_checkpoints(folder: Path) -> None:
@@ -115,10 +128,6 @@ def refuse_lost_checkpoints(folder: Path) -> None:
         )
 
 
-def _place(config: Train | LinearProbe, default: str | None) -> Path:
-    return at_home(config.out or default or f"runs/{config.name}")
-
-
 def _only_begun(folder: Path) -> bool:
     """Whether a folder holds no more than what is written before a run's config, by a process that was killed."""
     return all(
@@ -132,14 +141,23 @@ def _only_begun(folder: Path) -> bool:
 
 def write_images(folder: Path, images: Images) -> None:
     """Notes the images of a run in its folder, whole or not at all."""
-    header = {
-        split: {"count": len(source), "sha256": source.identity(), "lines": sum(1 for _ in source.stamps())}
-        for split, source in images.items()
-    }
-    with whole(folder / IMAGES) as part, gzip.open(part, "wt", compresslevel=1, encoding="utf-8") as file:
-        file.write(json.dumps(header) + "\n")
-        for source in images.values():
-            file.writelines(f"{line}\n" for line in source.stamps())
+    header, listings = {}, []
+    for split, source in images.items():
+        listing, lines = io.BytesIO(), 0
+        with gzip.open(listing, "wt", compresslevel=1, encoding="utf-8") as file:
+
+            def noted(stamps: Iterable[str], file: IO[str] = file) -> Iterator[str]:
+                nonlocal lines
+                for stamp in stamps:
+                    file.write(f"{stamp}\n")
+                    lines += 1
+                    yield stamp
+
+            header[split] = {"count": len(source), "sha256": digest(noted(source.stamps())), "lines": lines}
+        listings.append(listing.getvalue())
+    with whole(folder / IMAGES) as part:
+        head = gzip.compress(json.dumps(header).encode() + b"\n", mtime=0)
+        part.write_bytes(b"".join([head, *listings]))
 
 
 def other_images(folder: Path, images: Images) -> str:

@@ -114,7 +114,7 @@ def test_a_config_file_of_ones_own(tmp_path, monkeypatch, capsys):
     for path in ("mine.py", "./mine.py", str(tmp_path / "mine.py")):
         config = configs.load(["--config", path, "--batch-size", "7"], "")
         assert (config.name, config.epochs, config.batch_size, config.views.size) == ("mine_3", 3, 7, 64)
-    assert check_folder(config, {}).absolute() == tmp_path / "runs/mine_3"
+    assert check_folder(config, {})[0].absolute() == tmp_path / "runs/mine_3"
     with pytest.raises(SystemExit):
         configs.load(["--config", "mine.py", "--help"], "")
     text = capsys.readouterr().out

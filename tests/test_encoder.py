@@ -153,7 +153,8 @@ def test_a_run_loads_as_an_encoder(tmp_path):
         accumulate=2,
         out=str(tmp_path / "run"),
     )
-    folder, _ = claim_folder(config, {})
+    folder = tmp_path / "run"
+    claim_folder(folder, config, {}, changed="")
     with pytest.raises(ConfigError, match="no complete checkpoint"):
         load_encoder(folder)
     state = compile_steps(config, make_mesh(), n_images=8, steps_per_epoch=2).init()

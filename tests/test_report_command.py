@@ -11,10 +11,11 @@ import pytest
 
 from commands import SCRIPTS, refused, run
 from ipcl_jax import Encoder, extract, load_encoder, save_encoder
-from ipcl_jax.checkpoints import Checkpoints, claim_folder
+from ipcl_jax.checkpoints import Checkpoints
 from ipcl_jax.config import Data, Model, Train, Views
 from ipcl_jax.encoder import expected_variables, untrained
 from ipcl_jax.readout.knn import KNNReadout
+from ipcl_jax.run_folder import claim_folder
 from ipcl_jax.sources import open_source
 from ipcl_jax.stimuli import make_transform
 from ipcl_jax.training import compile_steps, make_mesh
@@ -50,7 +51,8 @@ def trained(tmp_path):
         name="ipcl_alexnet_gn", model=Model(fc_dim=32), views=Views(size=64), data=Data(source="sample"),
         batch_size=8, out=str(tmp_path / "run"),
     )  # fmt: skip
-    folder = claim_folder(config)
+    folder = tmp_path / "run"
+    claim_folder(folder, config, {}, changed="")
     state = compile_steps(config, make_mesh(), n_images=8, steps_per_epoch=2).init()
     with Checkpoints(folder, keep=2) as checkpoints:
         checkpoints.save(state.replace(step=jnp.asarray(4, jnp.int32)))

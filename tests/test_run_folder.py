@@ -1,7 +1,6 @@
 """A run is bound to its config and its images: what else there may be in its folder, and that nothing is touched."""
 
 import gzip
-import hashlib
 import json
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from ipcl_jax.config import Data, Train
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.run_folder import IMAGES, check_folder, claim_folder, refuse_lost_checkpoints
+from ipcl_jax.source_base import digest
 
 
 class Listed:
@@ -24,7 +24,7 @@ class Listed:
         return iter(self._stamps)
 
     def identity(self) -> str:
-        return hashlib.sha256("\n".join(self._stamps).encode()).hexdigest()
+        return digest(self._stamps)
 
 
 TRAIN = [f"a/{i}.png {100 + i} {1000 + i}" for i in range(10)]
@@ -35,10 +35,17 @@ def sources(train=TRAIN, val=VAL) -> dict:
     return {"train": Listed(*train), "val": Listed(*val)}
 
 
+def claim(config: Train, images: dict) -> tuple:
+    """What a run does with its folder."""
+    folder, changed = check_folder(config, images)
+    claim_folder(folder, config, images, changed=changed)
+    return folder, changed
+
+
 @pytest.fixture
 def folder(tmp_path):
     config = Train(name="x", out=str(tmp_path / "run"))
-    assert claim_folder(config, sources()) == (tmp_path / "run", "")
+    assert claim(config, sources()) == (tmp_path / "run", "")
     return tmp_path / "run"
 
 
@@ -52,8 +59,8 @@ def contents(folder) -> dict:
 
 def test_the_same_images_go_on(folder):
     before = contents(folder)
-    assert check_folder(config(folder), sources()) == folder
-    assert claim_folder(config(folder), sources()) == (folder, "")
+    assert check_folder(config(folder), sources()) == (folder, "")
+    assert claim(config(folder), sources()) == (folder, "")
     assert contents(folder) == before
     lines = gzip.decompress((folder / IMAGES).read_bytes()).decode().splitlines()
     assert lines[1:] == TRAIN + VAL
@@ -86,7 +93,7 @@ OTHERS = {
 @pytest.mark.parametrize("message", OTHERS)
 def test_other_images_are_refused_and_nothing_is_touched(folder, message):
     before = contents(folder)
-    for look in (check_folder, claim_folder):
+    for look in (check_folder, claim):
         with pytest.raises(ConfigError) as refused:
             look(config(folder), sources(*OTHERS[message]))
         assert message in str(refused.value) and "\n" not in str(refused.value)
@@ -97,24 +104,24 @@ def test_other_images_are_refused_and_nothing_is_touched(folder, message):
 def test_other_images_are_taken_where_they_are_accepted_and_the_record_of_those_before_is_kept(folder):
     noted = (folder / IMAGES).read_bytes()
     for number, count in ((1, 8), (2, 5)):
-        _, changed = claim_folder(config(folder, accept_other_images=True), sources(TRAIN[:count]))
+        _, changed = claim(config(folder, accept_other_images=True), sources(TRAIN[:count]))
         assert f"{count} now" in changed
         assert (folder / "images-before-1.txt.gz").read_bytes() == noted
         assert (folder / f"images-before-{number}.txt.gz").exists()
-        assert claim_folder(config(folder), sources(TRAIN[:count])) == (folder, "")  # from now on
+        assert claim(config(folder), sources(TRAIN[:count])) == (folder, "")  # from now on
 
 
 def test_a_killed_process_leaves_a_folder_that_can_be_begun(tmp_path):
     """Between the images and the config, or while either is written."""
     folder = tmp_path / "run"
-    claim_folder(config(folder), sources())
+    claim(config(folder), sources())
     whole = contents(folder)
     for left in ([IMAGES], [IMAGES, ".config.json.77.part"], [f".{IMAGES}.77.part"]):
         for path in folder.iterdir():
             path.unlink()
         for name in left:
             (folder / name).write_bytes(b"half")
-        claim_folder(config(folder), sources())
+        claim(config(folder), sources())
         assert {path: content for path, (content, _) in contents(folder).items() if path.name == "config.json"} == {
             path: content for path, (content, _) in whole.items() if path.name == "config.json"
         }
@@ -129,7 +136,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 def test_a_run_of_an_earlier_version_goes_on_and_its_images_are_noted(folder):
     (folder / IMAGES).unlink()
-    assert claim_folder(config(folder), sources()) == (folder, "")
+    assert claim(config(folder), sources()) == (folder, "")
     assert (folder / IMAGES).exists()
 
 

@@ -59,12 +59,12 @@ def loading(
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
             write_jpegs(Path(folder), images)
-        files = open_source(source or f"folder:{folder}", "train", dir=dir)
-        size = statistics.mean(len(files[i][0]) for i in range(0, len(files), len(files) // 200 + 1))
+        images_read = open_source(source or f"folder:{folder}", "train", dir=dir)
+        size = statistics.mean(len(images_read[i][0]) for i in range(0, len(images_read), len(images_read) // 200 + 1))
 
         def loader() -> float:
             with TrainBatches(
-                files, batch_size=batch_size, canvas=canvas, seed=0, threads=threads, workers=workers
+                images_read, batch_size=batch_size, canvas=canvas, seed=0, threads=threads, workers=workers
             ) as batches:
                 for _ in range(threads + 8):  # the time to start is not the time to run
                     next(batches)
@@ -80,7 +80,7 @@ def loading(
 
         table = Measured("loading", "images/s", ("loader", "bare decoding"), take_turns(rounds, loader, bare))
         table.facts = {
-            "JPEGs": f"{len(files):,} of {size / 1000:.0f} kB, {threads} threads, {workers} workers",
+            "JPEGs": f"{len(images_read):,} of {size / 1000:.0f} kB, {threads} threads, {workers} workers",
             **{
                 f"processor time of an image, {name}, us": statistics.median(cost)
                 for name, cost in costs.items()
