@@ -16,7 +16,8 @@ from ipcl_jax.errors import InputError
 UNBOUNDED = 2**31 - 1  # longer than any side
 MOST_PIXELS = 178_956_970  # of an image; where Pillow's own bound lies. A small file can claim any size
 
-_SAMPLE_FORMAT = 339  # TIFF's tag for what its numbers are: unsigned 1, signed 2, floats 3
+# Tags of TIFF: bits of a number, whether 0 is white (0) or black (1), and kind of number (2: signed).
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 
 # What Pillow may open: it knows others, one of which runs a program (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -117,8 +118,8 @@ def _decode_file(image: bytes, short_side: int, long_side: int, scratch: np.ndar
 def pixels_of(image: Image.Image) -> np.ndarray:
     """A Pillow image's pixels, the same as those of the file that it was opened from.
 
-    A palette, grey, CMYK, YCbCr, HSV or LAB image becomes RGB, alpha is dropped, and of 16 bits the upper eight
-    are kept.
+    A palette, grey, CMYK, YCbCr, HSV or LAB image becomes RGB, alpha is dropped, and of 16 bits (in TIFF also 12)
+    the upper eight are kept.
 
     Args:
         image: of any mode.
@@ -128,11 +129,13 @@ def pixels_of(image: Image.Image) -> np.ndarray:
 
     Raises:
         InputError: for floats, signed integers and integers of 32 bits: their files don't say which values are black
-            and white. (A PGM's do, whose 16 bits Pillow opens as 32.)
+            and white. (PGM and PNG do, whose 16 bits Pillow may open as 32.)
     """
-    signed = getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, (1,))[0] == 2
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        return _to_rgb((np.asarray(image) >> 8).astype(np.uint8))
+    tags = getattr(image, "tag_v2", {})
+    signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG")):
+        grey = (np.asarray(image) >> (tags.get(_BITS, (16,))[0] - 8)).astype(np.uint8)
+        return _to_rgb(255 - grey if tags.get(_PHOTOMETRIC) == 0 else grey)
     if image.mode in ("I", "F") or signed:
         kind = "floats" if image.mode == "F" else "signed integers" if signed else "integers of 32 bits"
         raise InputError(

@@ -115,7 +115,8 @@ def _checked_images(encoder: Encoder, images: object) -> Array | np.ndarray:
     if dtype == jnp.uint8 or isinstance(images, jax.core.Tracer):
         return images
     low, high = _range(encoder)
-    *found, finite = np.asarray(_extent(images)).tolist()
+    with jax.ensure_compile_time_eval():  # images may be at hand while the model is traced
+        *found, finite = np.asarray(_extent(images)).tolist()
     if not finite:
         raise InputError("imgs holds values that are not finite numbers.")
     wanted = f"(imgs - mean) / std, with imgs in [0, 1], mean {encoder.mean} and std {encoder.std}"

@@ -170,7 +170,8 @@ def _as_array(image: object, name: str) -> np.ndarray:
 
 
 def _made(image: Stimulus, place: int, make: Callable[[bytes | np.ndarray], np.ndarray]) -> np.ndarray:
-    name = os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {place}"
+    named = isinstance(image, str | os.PathLike)
+    name = os.fspath(image) if named else f"image {place}, of type {type(image).__name__},"
     try:
         if isinstance(image, Image.Image):
             return make(pixels_of(image))
@@ -185,7 +186,7 @@ def _made(image: Stimulus, place: int, make: Callable[[bytes | np.ndarray], np.n
     except FileNotFoundError:
         raise
     except InputError as error:
-        raise InputError(f"{name}, of type {type(image).__name__}, can't be used: {error}.") from None
+        raise InputError(f"{name} can't be used: {error}.") from None
     except Exception as error:
         if not unreadable(error):
             raise

@@ -31,10 +31,11 @@ def shown(image) -> np.ndarray:
     return np.rint(load_stimuli([image], PLAIN)[0] * 255).astype(np.uint8)
 
 
-def tiff(values: np.ndarray, sample_format: int) -> bytes:
+def tiff(values: np.ndarray, sample_format: int, *, width: int = 0, bits: int = 0, photometric: int = 1) -> bytes:
     """A TIFF of one channel, by hand: Pillow doesn't write every kind of number."""
     entries = [
-        (256, values.shape[1]), (257, values.shape[0]), (258, values.itemsize * 8), (259, 1), (262, 1), (273, 122),
+        (256, width or values.shape[1]), (257, values.shape[0]), (258, bits or values.itemsize * 8), (259, 1),
+        (262, photometric), (273, 122),
         (278, values.shape[0]), (279, values.nbytes), (339, sample_format),
     ]  # fmt: skip
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
@@ -91,6 +92,13 @@ def test_an_image_made_of_32_bit_integers_is_refused_and_a_pgm_of_16_bits_is_not
         load_stimuli([Image.fromarray(RGB[..., 0] / np.float32(255))], PLAIN)
     pgm = b"P5 4 4 65535\n" + (np.arange(16) * 4096).astype(">u2").tobytes()
     np.testing.assert_array_equal(decode(pgm)[..., 0].ravel(), np.arange(16) * 16)
+
+
+def test_sixteen_bits_whose_zero_is_white_and_twelve_bits_of_a_tiff():
+    np.testing.assert_array_equal(decode(tiff(DEEP, 1))[..., 0], DEEP >> 8)
+    np.testing.assert_array_equal(decode(tiff(DEEP, 1, photometric=0))[..., 0], 255 - (DEEP >> 8))
+    packed = np.frombuffer(bytes.fromhex("000fff800123"), np.uint8)[None]  # two numbers in three bytes
+    np.testing.assert_array_equal(decode(tiff(packed, 1, width=4, bits=12))[0, :, 0], [0, 0xFF, 0x80, 0x12])
 
 
 @pytest.mark.parametrize(
@@ -150,6 +158,9 @@ def test_a_little_outside_of_the_range_warns_and_plainly_outside_is_refused(enco
     with pytest.raises(InputError, match="are not normalised"):
         extract(encoder, images * 4, "fc7")
     jax.jit(lambda x: extract(encoder, x, "fc7"))(images * 4)  # no value can be looked at
+    jax.jit(lambda model: extract(model, images, "fc7"))(encoder)
+    with pytest.raises(InputError, match="are not normalised"):
+        jax.jit(lambda model: extract(model, images * 4, "fc7"))(encoder)
     assert low < 0 < high
 
 
