@@ -38,7 +38,7 @@ from ipcl_jax.loading import TrainBatches, on_devices, steps_per_epoch
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.linear import init_heads, probe_step, rank_classes, views_for
 from ipcl_jax.record import Record, make_console, read_metrics
-from ipcl_jax.run_folder import check_folder, claim_folder, refuse_lost_checkpoints
+from ipcl_jax.run_folder import check_folder, claim_folder, rebind, refuse_lost_checkpoints
 from ipcl_jax.training import batch_sharding, make_mesh
 from read_out import open_both, open_subject
 
@@ -81,7 +81,8 @@ class Probe:
         folder = f"runs/linear-{self.encoder.name or Path(config.name).name}"
         self.folder, self.changed = check_folder(config, sources, folder)
         self.tests = subject.features(held_out, config.layers, console, threads=config.data.threads)
-        claim_folder(self.folder, config, sources, changed=self.changed)
+        self.sources = sources
+        claim_folder(self.folder, config, sources)
         self.labels = held_out.labels()
         self.published = subject.published.get("linear")
 
@@ -186,14 +187,21 @@ class Probe:
                 epoch_ends = done % self.per_epoch == 0
                 if epoch_ends or monotonic() - saved_at > 60 * config.checkpoints.minutes:
                     settle()  # what is saved must be sound
-                    checkpoints.save(heads)
+                    self._save(heads, checkpoints)
                     saved_at = monotonic()
                 if epoch_ends:
                     self._measure(done // self.per_epoch, done, heads, record)
             settle()
-            checkpoints.save(heads)
+            self._save(heads, checkpoints)
             checkpoints.wait()
         return done
+
+    def _save(self, heads, checkpoints: Checkpoints) -> None:
+        checkpoints.save(heads)
+        if self.changed:
+            checkpoints.wait()
+            rebind(self.folder, self.sources)
+            self.changed = ""
 
     def _measure(self, epoch: int, step: int, heads, record: Record) -> None:
         """Accuracy of each head on the held-out images."""

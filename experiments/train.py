@@ -40,7 +40,7 @@ from ipcl_jax.profiling import Trace
 from ipcl_jax.readout.spread import collapse_warning
 from ipcl_jax.record import WAITS, Record, Silence, read_metrics
 from ipcl_jax.report import write_report
-from ipcl_jax.run_folder import check_folder, claim_folder, refuse_lost_checkpoints
+from ipcl_jax.run_folder import check_folder, claim_folder, rebind, refuse_lost_checkpoints
 from ipcl_jax.sources import open_source
 from ipcl_jax.training import EARLIER, TrainState, batch_sharding, compile_steps, make_mesh
 from ipcl_jax.workers import choose_workers
@@ -82,7 +82,7 @@ class Run:
         self.per_epoch = steps_per_epoch(self.images, config.batch_size)
         self.total = min(config.epochs * self.per_epoch, config.max_steps or math.inf)
         self._refuse_unlabelled()
-        claim_folder(self.folder, config, sources, changed=self.changed)
+        claim_folder(self.folder, config, sources)
 
         self.mesh = make_mesh()
         self.sharding = batch_sharding(self.mesh)
@@ -239,16 +239,23 @@ class Run:
                 epoch_ends = done % self.per_epoch == 0
                 if epoch_ends or agreed == SAVE:
                     settle()  # what is saved must be sound
-                    checkpoints.save(state)
+                    self._save(state, checkpoints)
                     saved_at = monotonic()
                 if epoch_ends:
                     self._read_out(done // self.per_epoch, done, state, record, unreadable=known)
             settle()
-            checkpoints.save(state)
+            self._save(state, checkpoints)
             checkpoints.wait()
         if done % self.per_epoch:
             self._report()
         return done
+
+    def _save(self, state: TrainState, checkpoints: Checkpoints) -> None:
+        checkpoints.save(state)
+        if self.changed:
+            checkpoints.wait()
+            rebind(self.folder, {"train": self.images, "val": self.held_out})
+            self.changed = ""
 
     def _refuse_infinity(self, metrics: Mapping, step: int, saved: int) -> None:
         loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])

@@ -10,6 +10,7 @@ import gzip
 import io
 import itertools
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
@@ -76,17 +77,15 @@ def _changes(config: Train | LinearProbe, folder: Path, images: Images) -> str:
     return changed
 
 
-def claim_folder(folder: Path, config: Train | LinearProbe, images: Images, *, changed: str) -> None:
+def claim_folder(folder: Path, config: Train | LinearProbe, images: Images) -> None:
     """Makes a run's folder if it is new, and binds it to config and images.
 
-    Where other images are accepted, the record of those before is kept as `images-before-N.txt.gz`.
     Of several processes, which must all see the folder, the first one writes.
 
     Args:
         folder: from `check_folder`.
         config: the run.
         images: what it is trained and measured on.
-        changed: from `check_folder`.
 
     Raises:
         ConfigError: if this process can't see what the first one wrote.
@@ -95,9 +94,6 @@ def claim_folder(folder: Path, config: Train | LinearProbe, images: Images, *, c
     processes.meet("checked the folder")
     if processes.is_first():
         folder.mkdir(parents=True, exist_ok=True)
-        if changed:
-            earlier = sum(1 for _ in folder.glob("images-before-*.txt.gz"))
-            (folder / IMAGES).rename(folder / f"images-before-{earlier + 1}.txt.gz")
         if not (folder / IMAGES).exists() or not path.exists():
             write_images(folder, images)
         if not path.exists():
@@ -108,6 +104,18 @@ def claim_folder(folder: Path, config: Train | LinearProbe, images: Images, *, c
         raise ConfigError(
             f"The first process made {folder}, which this one can't see; they need one file system."
         )
+
+
+def rebind(folder: Path, images: Images) -> None:
+    """Binds a run to other images from now on; the note of those before stays, as `images-before-N.txt.gz`.
+
+    To be called once a checkpoint of training on these images is saved: a run that is killed earlier is
+    still one on the images before. Of several processes the first one writes.
+    """
+    if processes.is_first():
+        earlier = sum(1 for _ in folder.glob("images-before-*.txt.gz"))
+        shutil.copyfile(folder / IMAGES, folder / f"images-before-{earlier + 1}.txt.gz")
+        write_images(folder, images)
 
 
 def refuse_lost_checkpoints(folder: Path) -> None:

@@ -154,7 +154,7 @@ def test_a_run_loads_as_an_encoder(tmp_path):
         out=str(tmp_path / "run"),
     )
     folder = tmp_path / "run"
-    claim_folder(folder, config, {}, changed="")
+    claim_folder(folder, config, {})
     with pytest.raises(ConfigError, match="no complete checkpoint"):
         load_encoder(folder)
     state = compile_steps(config, make_mesh(), n_images=8, steps_per_epoch=2).init()

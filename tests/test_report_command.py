@@ -52,7 +52,7 @@ def trained(tmp_path):
         batch_size=8, out=str(tmp_path / "run"),
     )  # fmt: skip
     folder = tmp_path / "run"
-    claim_folder(folder, config, {}, changed="")
+    claim_folder(folder, config, {})
     state = compile_steps(config, make_mesh(), n_images=8, steps_per_epoch=2).init()
     with Checkpoints(folder, keep=2) as checkpoints:
         checkpoints.save(state.replace(step=jnp.asarray(4, jnp.int32)))
