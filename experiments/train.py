@@ -40,7 +40,7 @@ from ipcl_jax.profiling import Trace
 from ipcl_jax.readout.spread import collapse_warning
 from ipcl_jax.record import WAITS, Record, Silence, read_metrics
 from ipcl_jax.report import write_report
-from ipcl_jax.run_folder import check_folder, claim_folder, rebind, refuse_lost_checkpoints
+from ipcl_jax.run_folder import IMAGES, check_folder, claim_folder, rebind, refuse_lost_checkpoints
 from ipcl_jax.sources import open_source
 from ipcl_jax.training import EARLIER, TrainState, batch_sharding, compile_steps, make_mesh
 from ipcl_jax.workers import choose_workers
@@ -82,6 +82,7 @@ class Run:
         self.per_epoch = steps_per_epoch(self.images, config.batch_size)
         self.total = min(config.epochs * self.per_epoch, config.max_steps or math.inf)
         self._refuse_unlabelled()
+        self.of_version_0_1 = not (self.folder / IMAGES).exists()
         claim_folder(self.folder, config, sources)
 
         self.mesh = make_mesh()
@@ -140,6 +141,11 @@ class Run:
                     record.warn(f"Going on with other images than before, as asked: {self.changed}.")
                 if resumes:
                     record.say(f"Going on after step {start:,} of {self.total:,}.")
+                    if self.of_version_0_1:
+                        record.warn(
+                            "This run was begun by version 0.1, which drew views from other random numbers and noted no "
+                            "images; from here on both are this version's."
+                        )
                 try:
                     self._catch_up(state, start, record, interruption)
                     done = self._loop(state, start, record, checkpoints, interruption)

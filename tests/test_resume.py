@@ -117,3 +117,9 @@ def test_the_images_of_a_run_are_noted_in_a_file_that_can_be_read(begun):
     counts = {split: noted["count"] for split, noted in json.loads(header).items()}
     assert len(lines) == sum(counts.values())
     assert lines[0].split()[0] == "1.png" and int(lines[0].split()[1]) == (begun / "images/1.png").stat().st_size
+
+
+def test_a_run_that_noted_no_images_is_told_so_and_notes_them(begun):
+    (begun / "run" / "images.txt.gz").unlink()
+    assert "warning: This run was begun by version 0.1" in train(begun, 24)
+    assert (begun / "run" / "images.txt.gz").exists()
