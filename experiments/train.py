@@ -304,7 +304,8 @@ class Run:
         record.epoch(epoch, step, metrics | {"unreadable": unreadable})
         if epoch and (warning := collapse_warning(metrics)):
             record.warn(warning)
-        self.neighbours = neighbours(embedded, bank, self.held_out, self.images, config)
+        if len(embedded.index):  # none, if no held-out image can be read
+            self.neighbours = neighbours(embedded, bank, self.held_out, self.images, config)
         self._report()
 
     def _report(self) -> None:

@@ -65,19 +65,21 @@ def measure(
 
     Returns:
         top1 and top5 (shares, for scores), knn_top1 and knn_top5 (shares, with labels), and for two images or
-        more retrieval (share), mean_cosine, effective_rank. What can't be measured is left out.
+        more retrieval (share), mean_cosine, effective_rank. What can't be measured is left out, and images without
+        a class neither vote nor are asked.
     """
     metrics: dict[str, float] = {}
-    if not len(images.whole):
-        return metrics
-    if categories:
-        hits = np.argsort(-images.whole, axis=1, kind="stable")[:, :5] == images.label[:, None]
+    asked, voters = images.label >= 0, np.asarray(bank.label).reshape(-1)
+    voting = voters >= 0
+    if categories and asked.any():
+        ranked = np.argsort(-images.whole[asked], axis=1, kind="stable")[:, :5]
+        hits = ranked == images.label[asked, None]
         metrics = {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(1).mean())}
-    if n_classes:
-        references = bank.embeddings.reshape(-1, bank.embeddings.shape[-1])
+    if n_classes and asked.any() and voting.any():
+        references = np.asarray(bank.embeddings).reshape(-1, bank.embeddings.shape[-1])[voting]
         k = max(1, min(k, len(references) // n_classes))
         (score,) = knn_scores(
-            images.whole, images.label, references, bank.label.reshape(-1),
+            images.whole[asked], images.label[asked], references, voters[voting],
             n_classes=n_classes, k=k, temperature=temperature,
         )  # fmt: skip
         metrics |= {"knn_top1": score.top1, "knn_top5": score.top5}

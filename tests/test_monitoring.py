@@ -37,3 +37,16 @@ def test_one_held_out_image_or_none_gives_no_number_that_needs_two(count, expect
         found = measure(images, bank, n_classes=4, k=1, temperature=0.07)
         assert found.keys() == expected and collapse_warning(found) is None
         assert [len(part) for part in nearest_images(images, bank)] == [count] * 3
+
+
+def test_images_without_a_class_neither_vote_nor_are_asked():
+    """Their label is -1, which is no place from the end."""
+    unit = np.eye(4, dtype=np.float32)
+    options = dict(n_classes=4, k=1, temperature=0.07, categories=True)
+    bank = Bank(jnp.eye(4)[None], jnp.arange(4)[None], jnp.array([[0, 1, 2, -1]]))
+    images = Embedded(unit, np.stack([unit, unit], 1), np.arange(4), np.array([0, 1, -1, 3]))
+    found = measure(images, bank, **options)
+    assert found["top1"] == 1.0  # three are asked, each by its own score
+    assert found["knn_top1"] == 2 / 3  # and the last one's nearest neighbour has no class
+    nobody = Embedded(unit, np.stack([unit, unit], 1), np.arange(4), np.full(4, -1))
+    assert not {"top1", "knn_top1"} & measure(nobody, bank, **options).keys()
