@@ -26,7 +26,7 @@ from .reading import is_safetensors, read_tensors
 
 Channels = tuple[float, float, float]
 
-_MADE_BY = {"conversion": "2"}
+MADE_BY = {"conversion": "2"}
 """In the header of a converted copy in the cache. Raise it where the same file would give another model."""
 
 
@@ -117,7 +117,7 @@ def _released(record: zoo.Released, cache: Path, *, base_url: str | None, progre
     converted = cache / f"{record.name}{SUFFIX}"
     if converted.exists():
         try:
-            if is_encoder(converted, **_MADE_BY):
+            if is_encoder(converted, **MADE_BY):
                 encoder = load_encoder(converted)
                 if encoder.source.startswith(record.sha256):
                     return encoder
@@ -129,7 +129,7 @@ def _released(record: zoo.Released, cache: Path, *, base_url: str | None, progre
     except CheckpointError:
         path.unlink()  # what can't be used isn't kept
         raise
-    save_encoder(encoder, converted, header=_MADE_BY)
+    save_encoder(encoder, converted, header=MADE_BY)
     return encoder
 
 

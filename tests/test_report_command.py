@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from commands import SCRIPTS, refused, run
+from convert.models import MADE_BY
 from ipcl_jax import Encoder, extract, load_encoder, save_encoder
 from ipcl_jax.checkpoints import Checkpoints
 from ipcl_jax.config import Data, Model, Train, Views
@@ -40,7 +41,7 @@ def cache(tmp_path_factory):
                 "std": record.std,
                 "source": f"{record.sha256:0<64}",
             }
-            save_encoder(dataclasses.replace(encoder, **facts), folder / f"{record.name}.safetensors")
+            save_encoder(dataclasses.replace(encoder, **facts), folder / f"{record.name}.safetensors", header=MADE_BY)
     return folder
 
 

@@ -74,7 +74,7 @@ def loading(
             return speed
 
         def bare() -> float:
-            speed, cost = _decode_bare(files, threads, seconds)
+            speed, cost = _decode_bare(images_read, threads, seconds)
             costs["bare"].append(cost)
             return speed
 

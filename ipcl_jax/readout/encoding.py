@@ -116,7 +116,13 @@ class RidgeReadout:
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
-        """Responses `[M, V]` to images with features `[M, ...]`.
+        """Predicts V voxels.
+
+        Args:
+            X: `[M, ...]` features of other images.
+
+        Returns:
+            `[M, V]` float64.
 
         Raises:
             InputError: before `fit`, or for features of another width or that are not finite.
@@ -128,11 +134,14 @@ class RidgeReadout:
         return X @ self.coef_.T + self.intercept_
 
     def score(self, X: ArrayLike, Y: ArrayLike) -> np.ndarray:
-        """Pearson's r of predicted and measured responses, `[V]`; 0 for a voxel that is the same for all images.
+        """Compares predicted with measured responses.
 
         Args:
             X: `[M, ...]` features of two images or more.
             Y: `[M, V]` responses.
+
+        Returns:
+            `[V]`, Pearson's r; 0 for a voxel that is the same for all images.
 
         Raises:
             InputError: as `predict`, and for responses of another shape or that are not finite.
