@@ -247,10 +247,10 @@ class _Rows:
         except Exception as error:  # damaged files raise almost anything
             raise ConfigError(f"{path} has no dataset {dataset!r} ({error}).{_datasets(path)}") from None
         what = f"{path}:{dataset} is {dtype} {list(shape)}"
-        if len(shape) == 3 and shape[2] in (1, 3) and dtype == np.uint8:
+        if len(shape) == 3 and shape[2] in (1, 3) and dtype == np.uint8 and rows is None:
             raise ConfigError(
-                f"{what}, which can be one image or {shape[0]} grey ones. Store it as {[1, *shape]} or as "
-                f"{[*shape, 1]}, expected is [N, H, W, channels]."
+                f"{what}, which can be one image or {shape[0]} grey ones. Write {path}:{dataset}[None] for one image, "
+                f"or {path}:{dataset}[:] for {shape[0]}."
             )
         if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)) or dtype != np.uint8:
             hint = " Channels come last." if len(shape) == 4 and shape[1] in (1, 3) else ""
@@ -262,6 +262,11 @@ class _Rows:
             raise ConfigError(
                 f"{path}:{dataset} has images of {shape[1]} x {shape[2]} pixels, expected up to {MOST_PIXELS:,} in all."
             )
+        if rows == "None":
+            if len(shape) != 3 or shape[2] not in (1, 3):
+                raise ConfigError(f"{what} and [None] means one image, [H, W, 3].")
+            self._data = self._data[()][None]
+            rows = None
         self._rows = _parse_rows(rows, len(self._data))
         self.names = [str(row) for row in self._rows]
 

@@ -259,8 +259,14 @@ def test_shapes_that_can_be_two_things_are_asked_about(tmp_path):
         file["grey"] = np.zeros((5, 60, 30), np.uint8)
         file["first"] = np.zeros((5, 3, 60, 60), np.uint8)
         file["floats"] = np.zeros((5, 60, 60, 3), np.float32)
-    with pytest.raises(ConfigError, match=r"one image or 50 grey ones. Store it as \[1, 50, 60, 3\] or as \[50, 60, 3, 1\]"):
+    with pytest.raises(ConfigError, match=r"one image or 50 grey ones. Write .*one\[None\] for one image, or .*one\[:\] for 50"):
         open_stimuli([f"{path}:one"])
+    (one,) = (stimuli := open_stimuli([f"{path}:one[None]"])).names
+    assert stimuli[0].shape == (50, 60, 3) and one == "0"
+    many = open_stimuli([f"{path}:one[:]"])
+    assert len(many.names) == 50 and many[0].shape == (60, 3)
+    with pytest.raises(ConfigError, match=r"\[None\] means one image"):
+        open_stimuli([f"{path}:grey[None]"])
     with pytest.raises(ConfigError, match="Channels come last"):
         open_stimuli([f"{path}:first"])
     with pytest.raises(ConfigError, match="Scale its numbers to 0-255"):
