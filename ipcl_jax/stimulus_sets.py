@@ -1,12 +1,13 @@
 """Sets of stimuli on disk, each with a name: what activations are extracted for, and in which order."""
 
 import codecs
+import functools
 import glob
 import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -137,10 +138,21 @@ def read_list(path: Path) -> tuple[list[Path], list[str], str]:
     except ValueError as error:
         raise ConfigError(f"{path} is no list of images in UTF-8: {error}.") from None
     names = [line for line in lines if line and not line.startswith("#")]
-    return [_listed(path, name) for name in names], names, f"the list {path}"
+    known = functools.cache(_images_by_name)  # a folder is read once, however many lines look into it
+    return [_listed(path, name, known) for name in names], names, f"the list {path}"
 
 
-def _listed(where: Path, name: str) -> Path:
+def _images_by_name(folder: Path) -> dict[str, list[Path]]:
+    """A folder's images by their names, with and without an ending, in one form of Unicode (NFC)."""
+    found: dict[str, list[Path]] = {}
+    for entry in sorted(folder.iterdir()):
+        if entry.suffix.lower() in SUFFIXES:
+            for name in (entry.name, entry.stem):
+                found.setdefault(unicodedata.normalize("NFC", name), []).append(entry)
+    return found
+
+
+def _listed(where: Path, name: str, known: Callable[[Path], dict[str, list[Path]]]) -> Path:
     """The file that a line of a list means; the path as it is written if there is none."""
     written = where.parent / at_home(name)
     slashed = name.replace("\\", "/")
@@ -149,13 +161,7 @@ def _listed(where: Path, name: str) -> Path:
         if path.is_file():
             return path
         if path.parent.is_dir() and not path.is_dir():
-            stem = unicodedata.normalize("NFC", path.name)
-            fitting = [
-                entry
-                for entry in sorted(path.parent.iterdir())
-                if entry.suffix.lower() in SUFFIXES
-                and stem in (unicodedata.normalize("NFC", part) for part in (entry.name, entry.stem))
-            ]
+            fitting = known(path.parent).get(unicodedata.normalize("NFC", path.name), [])
             if len(fitting) > 1:
                 shown = ", ".join(entry.name for entry in fitting)
                 raise ConfigError(f"{name} in {where} fits several files: {shown}. Write its ending too.")
