@@ -4,8 +4,8 @@ Importing this needs no torch; reading or writing a PyTorch file does.
 """
 
 from .checkpoint import save_torch, to_torch_state_dict
+from .download import DownloadError
 from .errors import CheckpointError, CheckpointWarning
-from .fetch import DownloadError
 from .models import convert_torch_checkpoint, open_encoder
 
 __all__ = [

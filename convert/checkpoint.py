@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from ipcl_jax.activations.description import read_model
+from ipcl_jax.activations.encoder import Encoder, build_encoder
 from ipcl_jax.config import Model
-from ipcl_jax.description import read_model
-from ipcl_jax.encoder import Encoder, describe
-from ipcl_jax.files import whole
+from ipcl_jax.system.files import atomic
 
 from .errors import CheckpointError
 from .names import counters, torch_tensors
@@ -90,7 +90,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], description: dict, *, origin: 
     variables = {tensor.path: tensor.to_flax(tensors[name]) for name, tensor in expected.items()}
     steps = max((int(tensors[name].max()) for name in counts if name in tensors), default=0)
     variables = {"params": {}, "batch_stats": {}} | unflatten_dict(variables)
-    return describe(variables, {"steps": steps} | description)
+    return build_encoder(variables, {"steps": steps} | description)
 
 
 def _some(tensors: Mapping) -> str:
@@ -134,5 +134,5 @@ def save_torch(encoder: Encoder, path: Path) -> None:
     """
     torch = torch_for("Writing a file for PyTorch")
 
-    with whole(path) as part:
+    with atomic(path) as part:
         torch.save({"state_dict": to_torch_state_dict(encoder), DESCRIPTION: encoder.description()}, part)

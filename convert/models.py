@@ -5,23 +5,17 @@ import warnings
 from pathlib import Path
 
 from ipcl_jax import zoo
-from ipcl_jax.cache import cache_folder, sha256
+from ipcl_jax.activations.description import read_model
+from ipcl_jax.activations.encoder import Encoder, init_encoder
+from ipcl_jax.activations.serialize import SUFFIX, is_encoder, load_encoder, save_encoder
 from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD
-from ipcl_jax.description import read_model
-from ipcl_jax.encoder import (
-    SUFFIX,
-    Encoder,
-    is_encoder,
-    load_encoder,
-    save_encoder,
-    untrained,
-)
 from ipcl_jax.errors import ConfigError, InputError, near_miss
-from ipcl_jax.files import at_home
+from ipcl_jax.system.cache import cache_folder, sha256
+from ipcl_jax.system.files import at_home
 
 from .checkpoint import from_torch, guess_model
+from .download import fetch
 from .errors import CheckpointError, CheckpointWarning
-from .fetch import fetch
 from .reading import is_safetensors, read_tensors
 
 Channels = tuple[float, float, float]
@@ -89,7 +83,7 @@ def convert_torch_checkpoint(
             return _with(load_encoder(path), chosen)
         return _convert(path, sha256(path), chosen)
     if record.file is None:
-        encoder = untrained(record.model, mean=record.mean, std=record.std, name=record.name)
+        encoder = init_encoder(record.model, mean=record.mean, std=record.std, name=record.name)
     else:
         encoder = _released(record, cache_folder(cache_dir), base_url=base_url, progress=progress)
     return _with(encoder, chosen)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from ipcl_jax.activations.encoder import expected_variables
 from ipcl_jax.config import Model
-from ipcl_jax.encoder import expected_variables
 
 # AlexNet-GN's modules end in what they are; the reference's are places in a torch.nn.Sequential.
 _PLACE = {"conv": "0", "linear": "0", "norm": "1"}

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import ml_dtypes
 import numpy as np
 
-from ipcl_jax.encoder import SUFFIX, read_safetensors
+from ipcl_jax.activations.serialize import SUFFIX, read_safetensors
 from ipcl_jax.errors import MissingPackage
 
+from .download import is_web_page
 from .errors import CheckpointError
-from .fetch import is_web_page
 from .wrappers import KEYS, unwrap
 
 if TYPE_CHECKING:

@@ -12,19 +12,15 @@
 `--json FILE` keeps the figures.
 """
 
-import os
 import sys
 
 import tyro
 
-# The package of that name comes before this folder's convert.py.
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-
-from benchmarks.gpu import gpu
-from benchmarks.inputs import loading, views
-from benchmarks.network import step
-from benchmarks.readouts import extract, knn
-from benchmarks.whole import train
+from ipcl_jax.benchmarks.gpu import gpu
+from ipcl_jax.benchmarks.inputs import loading, views
+from ipcl_jax.benchmarks.network import step
+from ipcl_jax.benchmarks.readouts import extract, knn
+from ipcl_jax.benchmarks.whole import train
 from ipcl_jax.errors import ConfigError
 
 app = tyro.extras.SubcommandApp()

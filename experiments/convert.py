@@ -5,7 +5,6 @@ python experiments/convert.py ipcl1 --to safetensors --out ipcl1.safetensors
 python experiments/convert.py runs/ipcl_smoke --to torch --out ipcl_smoke.pth
 """
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,12 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table
 
-# The package of that name comes before this folder's convert.py.
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-
-from convert import open_encoder, save_torch
-from exit_codes import exit_code
-from ipcl_jax.encoder import export_orbax, save_encoder
+from ipcl_jax.activations.serialize import export_orbax, save_encoder
+from ipcl_jax.commands.running import exit_code
+from ipcl_jax.conversion import conversion, open_encoder
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.files import at_home, check_writable
-from ipcl_jax.record import make_console
+from ipcl_jax.system.console import make_console
+from ipcl_jax.system.files import at_home, check_writable
 from ipcl_jax.zoo import MODELS
 
 
@@ -63,7 +59,7 @@ def convert(options: Convert) -> str:
         raise ConfigError(f"{out} is there already; give another --out, or remove it.")
     check_writable(out)
     encoder = open_encoder(options.model)
-    {"torch": save_torch, "safetensors": save_encoder, "orbax": export_orbax}[options.to](encoder, out)
+    {"torch": conversion().save_torch, "safetensors": save_encoder, "orbax": export_orbax}[options.to](encoder, out)
     return f"{encoder} -> {out}"
 
 

@@ -9,7 +9,6 @@ Activations are kept in the cache, so a second look at them is quick.
 
 import functools
 import json
-import os
 import statistics
 import sys
 from dataclasses import dataclass, field
@@ -21,15 +20,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-# The package of that name comes before this folder's convert.py.
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-
+from ipcl_jax.commands.opening import THREADS, Preprocessing, images_of, open_both, open_model, run_command
 from ipcl_jax.config import Data
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.files import at_home, check_writable, whole
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.knn import NOWHERE, Normalize, Score, knn_scores, stratified_folds
-from read_out import THREADS, Preprocessing, images_of, open_both, open_subject, run_command
+from ipcl_jax.system.files import at_home, atomic, check_writable
 
 
 @dataclass(frozen=True)
@@ -74,13 +70,13 @@ def measure(options: KNN, console: Console) -> dict:
     """Reads a model out, and returns the scores with what they were measured on."""
     if options.json:
         check_writable(at_home(options.json), "give another --json")
-    subject = open_subject(options.model, options.transform, options.size)
-    names = subject.encoder.layer_names
+    model = open_model(options.model, options.transform, options.size)
+    names = model.encoder.layer_names
     (layer,) = check_layers((options.layer or names[-1],), names)
-    train, held_out = open_both(options.data)
+    train, held_out = open_both(options.data, console)
     _check(options, len(train) + (len(held_out) if options.protocol != "held-out" else 0))
 
-    images = functools.partial(images_of, subject, layer, options, console)
+    images = functools.partial(images_of, model, layer, options, console)
     kinds = dict(
         n_classes=len(train.classes), k=options.k, temperature=options.temperature,
         normalize=options.normalize,
@@ -100,12 +96,12 @@ def measure(options: KNN, console: Console) -> dict:
                 groups = stratified_folds(labels, options.folds, seed=options.seed + repeat)
             runs.append(knn_scores(queries, labels, queries, labels, groups=(groups, groups), **kinds))
     return {
-        "model": subject.encoder.name, "weights_sha256": subject.encoder.digest(), "layer": layer,
+        "model": model.encoder.name, "weights_sha256": model.encoder.digest(), "layer": layer,
         "images": options.data.source, "classes": len(train.classes), "protocol": options.protocol,
-        "normalize": options.normalize, "transform": str(subject.transform),
+        "normalize": options.normalize, "transform": str(model.transform),
         "references": int(references.used.sum()), "queries": len(labels),
         "unreadable": int((~references.readable).sum()),
-        "published": subject.published.get("knn"), "scores": _summary(runs),
+        "published": model.published.get("knn"), "scores": _summary(runs),
     }  # fmt: skip
 
 
@@ -158,7 +154,7 @@ def show(found: dict, options: KNN, console: Console) -> None:
         )
     console.print(table)
     if options.json:
-        with whole(at_home(options.json)) as part:
+        with atomic(at_home(options.json)) as part:
             part.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -27,15 +27,15 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from class_list import read_classes
-from exit_codes import exit_code
-from ipcl_jax.decoding import decode, unreadable
+from ipcl_jax.commands.running import exit_code
+from ipcl_jax.data.class_list import read_classes
+from ipcl_jax.data.decode import decode, unreadable
+from ipcl_jax.data.folder import VAL_NAMES, notes_of
+from ipcl_jax.data.listing import Folder, Scan, printable
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.files import at_home, check_writable, in_words, whole
-from ipcl_jax.folder_source import VAL_NAMES, notes_of
-from ipcl_jax.interruption import end_with_parent
-from ipcl_jax.listing import Folder, Scan, printable
-from ipcl_jax.record import make_console
+from ipcl_jax.system.console import make_console
+from ipcl_jax.system.files import at_home, atomic, check_writable, in_words
+from ipcl_jax.system.signals import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _write(source: Path, target: Path, size: int, quality: int) -> str | None:
         if not unreadable(error):
             raise
         return in_words(error)
-    with whole(target, durable=False) as part:  # there are a million of them
+    with atomic(target, durable=False) as part:  # there are a million of them
         part.write_bytes(file)
     return None
 

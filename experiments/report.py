@@ -8,9 +8,7 @@ The folder then holds report.html, which needs no other file, and scores.json. A
 cache, so that a second report of the same models is quick.
 """
 
-import importlib.util
 import json
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,39 +18,36 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-# The package of that name comes before this folder's convert.py.
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-
-from ipcl_jax.config import Data
-from ipcl_jax.encoder import Encoder
-from ipcl_jax.errors import ConfigError, MissingPackage
-from ipcl_jax.files import at_home, read_json
-from ipcl_jax.gallery import pairs, read_images
-from ipcl_jax.models.checks import check_layers
-from ipcl_jax.monitoring import spread
-from ipcl_jax.readout.classifier import Rows
-from ipcl_jax.readout.kernels import layer_kernels
-from ipcl_jax.readout.knn import NOWHERE, nearest, vote
-from ipcl_jax.readout.rsa import to_rdm
-from ipcl_jax.record import read_metrics
-from ipcl_jax.run_folder import CONFIG
-from ipcl_jax.sources import Source
-from ipcl_jax.stimulus_sets import Sourced
-from ipcl_jax.zoo import MODELS
-from read_out import (
+from ipcl_jax.activations.encoder import Encoder
+from ipcl_jax.activations.stimuli import Reader, Sourced
+from ipcl_jax.commands.opening import (
     THREADS,
+    OpenedModel,
     Preprocessing,
-    Subject,
     check_new,
     images_of,
     new_folder,
     open_both,
-    open_subject,
+    open_model,
     progress_bar,
     run_command,
 )
-from report_page import Findings, write_findings
-from table import published as published_of_recipe
+from ipcl_jax.commands.recipes import published as published_of_recipe
+from ipcl_jax.config import Data
+from ipcl_jax.data.sources import Source
+from ipcl_jax.errors import ConfigError, require
+from ipcl_jax.models.checks import check_layers
+from ipcl_jax.readout.base import Rows
+from ipcl_jax.readout.kernels import layer_kernels
+from ipcl_jax.readout.knn import NOWHERE, nearest, vote
+from ipcl_jax.readout.rsa import to_rdm
+from ipcl_jax.report.gallery import pairs, read_images
+from ipcl_jax.report.model_page import Findings, write_findings
+from ipcl_jax.run.folder import CONFIG
+from ipcl_jax.run.metrics import read_metrics
+from ipcl_jax.run.monitor import spread
+from ipcl_jax.system.files import at_home, read_json
+from ipcl_jax.zoo import MODELS
 
 FEWEST = 8  # held-out images; below that there is nothing to map
 NEIGHBOURS = 5  # shown of each chosen image
@@ -99,7 +94,7 @@ def measure(options: Report, console: Console) -> list[Findings]:
     """Looks at each model in turn, and writes the folder; returns what was found."""
     out = at_home(options.out)
     check_new(out)
-    train, held_out = open_both(options.data)
+    train, held_out = open_both(options.data, console)
     linear = check(options, train, held_out)
     models = tuple(dict.fromkeys(options.models))
     found = [
@@ -132,10 +127,7 @@ def check(options: Report, train: Source, held_out: Source) -> dict[str, dict[st
         )
     if wrong := [place for place in options.chosen if not 0 <= place < len(held_out)]:
         raise ConfigError(f"--chosen {wrong[0]} is none of the held-out images, 0 to {len(held_out) - 1}.")
-    if importlib.util.find_spec("sklearn") is None:
-        raise MissingPackage(
-            "The map needs scikit-learn, which is not installed: pip install 'ipcl_jax[brain]'"
-        )
+    require("The map, and the drawings,", "brain", "sklearn", "matplotlib")
     linear: dict[str, dict[str, float]] = {}
     folders: dict[str, Path] = {}
     for folder in options.linear:
@@ -143,7 +135,7 @@ def check(options: Report, train: Source, held_out: Source) -> dict[str, dict[st
         linear[digest] = linear.get(digest, {}) | scores
         folders[digest] = folder
     for model in options.models:
-        encoder = open_subject(model, options.transform, options.size).encoder
+        encoder = open_model(model, options.transform, options.size).encoder
         check_layers(tuple(filter(None, (options.layer, *options.layers))), encoder.layer_names)
         if linear:
             folders.pop(encoder.digest(), None)
@@ -179,10 +171,10 @@ def examine(
     model: str, title: str, train: Source, held_out: Source, linear: dict, options: Report, console: Console
 ) -> Findings:
     """Everything that the page says about one model."""
-    subject, path = open_subject(model, options.transform, options.size), at_home(model)
-    encoder, digest = subject.encoder, subject.encoder.digest()
+    opened, path = open_model(model, options.transform, options.size), at_home(model)
+    encoder, digest = opened.encoder, opened.encoder.digest()
     layer = options.layer or encoder.layer_names[-1]
-    references, tests = (images_of(subject, layer, options, console, source) for source in (train, held_out))
+    references, tests = (images_of(opened, layer, options, console, source) for source in (train, held_out))
     asked = np.flatnonzero(tests.used)  # places of what can be read
     if len(asked) < FEWEST:
         raise ConfigError(
@@ -201,13 +193,13 @@ def examine(
     shown = shown[np.argsort(labels[shown], kind="stable")]  # classes side by side
     if unseen := sorted(set(options.chosen) - set(asked.tolist())):
         raise ConfigError(f"--chosen {unseen[0]} can't be read: {held_out.describe(unseen[0])}")
-    trained_on, published = origin(path, subject)
+    trained_on, published = origin(path, opened)
     return Findings(
         title=title,
         about=repr(encoder).strip("<>").removeprefix("Encoder "),
         scores={
             "model": title, "trained_on": trained_on, "weights_sha256": digest, "layer": layer,
-            "images": options.data.source, "transform": str(subject.transform), "k": options.k,
+            "images": options.data.source, "transform": str(opened.transform), "k": options.k,
             "temperature": options.temperature, "references": int(references.used.sum()), "queries": len(asked),
             "knn_top1": float(hits[:, 0].mean()), "knn_top5": float(hits.any(1).mean()),
             "by_class": {
@@ -226,18 +218,18 @@ def examine(
         points=flatten(rows_of(queries, shown), options.seed),
         thumbnails=read_images(held_out, asked[shown], canvas=THUMBNAIL),
         labels=labels[shown],
-        rdms=rdms_of(subject, Sourced(held_out, asked[shown]), options, console),
+        rdms=rdms_of(opened, Sourced(held_out, asked[shown]), options, console),
         categories=[train.classes[label] for label in labels[shown]],
         filters=first_kernel(encoder),
     )  # fmt: skip
 
 
-def origin(path: Path, subject: Subject) -> tuple[str, dict[str, float | None]]:
+def origin(path: Path, model: OpenedModel) -> tuple[str, dict[str, float | None]]:
     """What a model was trained on, and its published scores in percent: its own, or those of a run's recipe."""
-    if subject.encoder.name in MODELS:
-        record = MODELS[subject.encoder.name]
+    if model.encoder.name in MODELS:
+        record = MODELS[model.encoder.name]
         words = (text for text in (record.trained_on, record.notes) if text not in ("", "–"))
-        return ": ".join(words), subject.published
+        return ": ".join(words), model.published
     if not (path / CONFIG).is_file():
         return "", {}
     config = read_json(path / CONFIG)
@@ -255,15 +247,13 @@ def rows_of(features: Rows, places: np.ndarray) -> np.ndarray:
     return np.asarray(features[ascending])[np.searchsorted(ascending, places)]
 
 
-def rdms_of(subject: Subject, stimuli: Sourced, options: Report, console: Console) -> dict[str, np.ndarray]:
+def rdms_of(model: OpenedModel, stimuli: Sourced, options: Report, console: Console) -> dict[str, np.ndarray]:
     """RDMs (1 - r) of layers, `[N, N]` each."""
-    blocks = [name for name in subject.encoder.layer_names if "." not in name]
+    blocks = [name for name in model.encoder.layer_names if "." not in name]
     layers = options.layers or tuple(blocks[place] for place in spread(len(blocks), 6))
     with progress_bar(console, "RDMs") as progress:
-        kernels = layer_kernels(
-            subject.encoder, stimuli, subject.transform, layers, ["correlation"], threads=options.data.threads,
-            batch_size=options.batch_size, progress=progress,
-        )  # fmt: skip
+        reader = Reader(model.transform, options.batch_size, options.data.threads, progress)
+        kernels = layer_kernels(model.encoder, stimuli, reader, layers, ["correlation"])
     return {layer: to_rdm(kernels[layer]["correlation"], "correlation") for layer in layers}
 
 

@@ -10,7 +10,6 @@ scores.json, and pictures of both.
 """
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,29 +21,26 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-# The package of that name comes before this folder's convert.py.
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-
-from geometry_figures import draw_alignment, draw_layers, draw_rdms
-from ipcl_jax.damage import find_damage
-from ipcl_jax.errors import ConfigError
-from ipcl_jax.files import at_home
-from ipcl_jax.models.checks import check_layers
-from ipcl_jax.readout.encoding import encode, reliability_ceiling, varying_mean, versa
-from ipcl_jax.readout.kernels import Metric, kernel_of, layer_kernels
-from ipcl_jax.readout.measurements import Responses, read_rdms, read_responses
-from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, kernel_cka, rdm, to_rdm, upper
-from ipcl_jax.stimulus_sets import StimulusSet, open_stimuli
-from read_out import (
+from ipcl_jax.activations.damage import find_damage
+from ipcl_jax.activations.stimuli import Reader, StimulusSet, open_stimuli
+from ipcl_jax.commands.opening import (
     THREADS,
+    OpenedModel,
     Preprocessing,
-    Subject,
     check_new,
     new_folder,
-    open_subject,
+    open_model,
     progress_bar,
     run_command,
 )
+from ipcl_jax.errors import ConfigError
+from ipcl_jax.models.checks import check_layers
+from ipcl_jax.readout.brain_data import Responses, read_rdms, read_responses
+from ipcl_jax.readout.kernels import Metric, kernel_of, layer_kernels
+from ipcl_jax.readout.ridge import encode, reliability_ceiling, varying_mean, versa
+from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, kernel_cka, rdm, to_rdm, upper
+from ipcl_jax.report.rdm_figures import draw_alignment, draw_layers, draw_rdms
+from ipcl_jax.system.files import at_home
 
 FEWEST = 8  # images; below that there is nothing to compare
 
@@ -92,7 +88,7 @@ class RSA:
 
 
 def kernels_of(
-    subject: Subject,
+    model: OpenedModel,
     stimuli: StimulusSet,
     layers: tuple[str, ...],
     kinds: set,
@@ -100,11 +96,9 @@ def kernels_of(
     console: Console,
 ) -> dict:
     """Kernels `[N, N]` of each layer, by kind."""
-    with progress_bar(console, subject.encoder.name or "model") as progress:
-        return layer_kernels(
-            subject.encoder, stimuli, subject.transform, layers, sorted(kinds), threads=options.threads,
-            batch_size=options.batch_size, progress=progress,
-        )  # fmt: skip
+    with progress_bar(console, model.encoder.name or "model") as progress:
+        reader = Reader(model.transform, options.batch_size, options.threads, progress)
+        return layer_kernels(model.encoder, stimuli, reader, layers, sorted(kinds))
 
 
 def by_brain(rdms: dict[str, np.ndarray], measured: np.ndarray, options: RSA) -> dict:
@@ -175,12 +169,12 @@ def measure(options: RSA, console: Console) -> dict:
                 f"The responses of {name}, [R, N, V] = {list(one.shape)}, have no geometry: their images are all equally "
                 "far apart. Voxel-encoding RSA takes 2 voxels or more that vary."
             )
-    subjects = [
-        open_subject(name, options.transform, options.size) for name in (options.model, options.also) if name
+    models = [
+        open_model(name, options.transform, options.size) for name in (options.model, options.also) if name
     ]
-    every = subjects[0].encoder.layer_names
+    every = models[0].encoder.layer_names
     layers = every if options.layers == ("all",) else check_layers(options.layers, every)
-    for other in subjects[1:]:
+    for other in models[1:]:
         check_layers(layers, other.encoder.layer_names)
     if damage := find_damage(stimuli, threads=options.threads):
         place, reason = next(iter(damage.items()))
@@ -189,10 +183,10 @@ def measure(options: RSA, console: Console) -> dict:
         )
 
     wanted = kernel_of(options.metric)
-    kernels = kernels_of(subjects[0], stimuli, layers, {wanted, "linear"}, options, console)
+    kernels = kernels_of(models[0], stimuli, layers, {wanted, "linear"}, options, console)
     rdms = {layer: to_rdm(kernels[layer][wanted], options.metric) for layer in layers}
     linear = {layer: kernels[layer]["linear"] for layer in layers}
-    scores = {"model": subjects[0].encoder.name or options.model, "images": count, "metric": options.metric}
+    scores = {"model": models[0].encoder.name or options.model, "images": count, "metric": options.metric}
     if measured:
         scores["rsa"] = by_brain(rdms, measured.rdms, options)
     if responses:
@@ -201,9 +195,9 @@ def measure(options: RSA, console: Console) -> dict:
     if options.also:
         columns = {
             layer: kinds["linear"]
-            for layer, kinds in kernels_of(subjects[1], stimuli, layers, {"linear"}, options, console).items()
+            for layer, kinds in kernels_of(models[1], stimuli, layers, {"linear"}, options, console).items()
         }
-        scores["other_model"] = subjects[1].encoder.name or options.also
+        scores["other_model"] = models[1].encoder.name or options.also
     for kind in ("biased", "debiased"):
         scores[f"cka_{kind}"] = {
             row: {column: kernel_cka(a, b, debiased=kind == "debiased") for column, b in columns.items()}

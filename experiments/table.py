@@ -4,8 +4,6 @@ python experiments/table.py runs/ipcl_smoke runs/demo --out table.png
 python experiments/table.py runs/* --markdown
 """
 
-import ast
-import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -17,13 +15,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table as RichTable
 
-import configs
-from exit_codes import exit_code
+from ipcl_jax.commands.recipes import published
+from ipcl_jax.commands.running import exit_code
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.files import at_home, check_writable, read_json
-from ipcl_jax.record import make_console, read_metrics
-from ipcl_jax.run_folder import CONFIG
-from table_figure import SUFFIXES, Course, draw
+from ipcl_jax.report.table_figure import SUFFIXES, Course, draw
+from ipcl_jax.run.folder import CONFIG
+from ipcl_jax.run.metrics import read_metrics
+from ipcl_jax.system.console import make_console
+from ipcl_jax.system.files import at_home, check_writable, read_json
 
 # Left out where no run has them.
 _OPTIONAL = ("kNN before", "published kNN", "accuracy")
@@ -80,15 +79,6 @@ class Run:
             "retrieval": _percent(retrieval[-1][1] if retrieval and retrieval[-1][0] else None),
             "views/s": _number(statistics.median(speeds) if speeds else None, "{:,.0f}"),
         }
-
-
-def published(recipe: str) -> float | None:
-    """The published kNN top-1 on ImageNet that a recipe's docstring names, a share in [0, 1]."""
-    if recipe not in configs.RECIPES:
-        return None
-    about = ast.get_docstring(ast.parse(configs.RECIPES[recipe].read_text(encoding="utf-8")))
-    found = re.search(r"^Published: kNN top-1 ([0-9.]+) %", about, re.MULTILINE)
-    return float(found[1]) / 100 if found else None
 
 
 def _number(value: float | None, form: str) -> str:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-import configs
-from exit_codes import exit_code
+from ipcl_jax.commands import recipes
+from ipcl_jax.commands.running import exit_code
 from ipcl_jax.config import Train
+from ipcl_jax.data.sources import open_source
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.files import at_home, check_writable, whole
-from ipcl_jax.gallery import contact_sheet, draw_sheet
-from ipcl_jax.sources import open_source
+from ipcl_jax.report.gallery import contact_sheet, draw_sheet
+from ipcl_jax.system.files import at_home, atomic, check_writable
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -50,7 +50,7 @@ def draw(config: Sheet) -> Path:
         raise ConfigError(f"--images is {config.images}; it must be greater than zero.")
     source = open_source(config.data.source, "train", dir=config.data.dir)
     picture = draw_sheet(contact_sheet(source, config, n_images=config.images))
-    with whole(path) as part:
+    with atomic(path) as part:
         picture.save(part, Image.registered_extensions()[path.suffix.lower()], quality=95)
     return path
 
@@ -74,7 +74,7 @@ def main() -> int:
     """Runs the command line; returns the exit code."""
 
     def show() -> None:
-        config = configs.load(sys.argv[1:], __doc__.splitlines()[0], Sheet)
+        config = recipes.load(sys.argv[1:], __doc__.splitlines()[0], Sheet)
         print(f"Views of {config.name}, seed {config.seed}: {draw(config)}")
 
     return exit_code(show)

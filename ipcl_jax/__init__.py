@@ -1,23 +1,26 @@
-"""Instance-prototype contrastive learning in JAX and Flax."""
+"""Instance-prototype contrastive learning in JAX and Flax.
 
+The names below are imported when they are first used, so that `import ipcl_jax` itself costs nothing.
+"""
+
+import importlib
 from typing import TYPE_CHECKING
-
-from ipcl_jax.config import Views
-from ipcl_jax.conversion import conversion
-from ipcl_jax.encoder import Encoder, load_encoder, save_encoder
-from ipcl_jax.extraction import extract
-from ipcl_jax.models import AlexNetGN, ResNet
-from ipcl_jax.objective import init_queue, ipcl_loss, update_queue
-from ipcl_jax.readout.encoding import RidgeReadout
-from ipcl_jax.readout.knn import KNNReadout
-from ipcl_jax.readout.linear import LinearReadout
-from ipcl_jax.readout.rsa import cka, compare_rdms, rdm
-from ipcl_jax.stimuli import load_canvases, load_stimuli
-from ipcl_jax.views import center_views, make_views
-from ipcl_jax.zoo import list_models
 
 if TYPE_CHECKING:
     from convert import convert_torch_checkpoint
+    from ipcl_jax.activations.encoder import Encoder
+    from ipcl_jax.activations.extract import extract
+    from ipcl_jax.activations.preprocess import load_canvases, load_stimuli
+    from ipcl_jax.activations.serialize import load_encoder, save_encoder
+    from ipcl_jax.augment.views import center_views, make_views
+    from ipcl_jax.config import Views
+    from ipcl_jax.models import AlexNetGN, ResNet
+    from ipcl_jax.readout.knn import KNNReadout
+    from ipcl_jax.readout.linear import LinearReadout
+    from ipcl_jax.readout.ridge import RidgeReadout
+    from ipcl_jax.readout.rsa import cka, compare_rdms, rdm
+    from ipcl_jax.training.objective import init_queue, ipcl_loss, update_queue
+    from ipcl_jax.zoo import list_models
 
 __all__ = [
     "AlexNetGN",
@@ -44,9 +47,44 @@ __all__ = [
     "update_queue",
 ]
 
+_HOME = {
+    "AlexNetGN": "models",
+    "Encoder": "activations.encoder",
+    "KNNReadout": "readout.knn",
+    "LinearReadout": "readout.linear",
+    "ResNet": "models",
+    "RidgeReadout": "readout.ridge",
+    "Views": "config",
+    "center_views": "augment.views",
+    "cka": "readout.rsa",
+    "compare_rdms": "readout.rsa",
+    "extract": "activations.extract",
+    "init_queue": "training.objective",
+    "ipcl_loss": "training.objective",
+    "list_models": "zoo",
+    "load_canvases": "activations.preprocess",
+    "load_encoder": "activations.serialize",
+    "load_stimuli": "activations.preprocess",
+    "make_views": "augment.views",
+    "rdm": "readout.rsa",
+    "save_encoder": "activations.serialize",
+    "update_queue": "training.objective",
+}
+
 
 def __getattr__(name: str) -> object:
-    """Takes `convert_torch_checkpoint` from the package beside this one, which imports this one."""
+    """Imports a public name, or a subpackage, when it is first used (PEP 562)."""
     if name == "convert_torch_checkpoint":
-        return conversion().convert_torch_checkpoint
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from ipcl_jax.conversion import conversion
+
+        value = conversion().convert_torch_checkpoint
+    elif name in _HOME:
+        value = getattr(importlib.import_module(f"ipcl_jax.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -21,6 +21,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SMALLEST_IMAGE = {"alexnet_gn": 63, "resnet18": 32, "resnet50": 32}
 
 
+WIDEST = 2**20
+"""Most outputs of a layer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model(Checked):
     """The network that is trained."""
@@ -39,7 +43,7 @@ class Model(Checked):
     """Scale embeddings to unit length."""
 
     def _check(self) -> None:
-        self._positive("out_dim fc_dim")
+        self._each("out_dim fc_dim", lambda width: 0 < width <= WIDEST, f"it must lie between 1 and {WIDEST}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,6 +361,9 @@ class LinearProbe(Checked):
     """Learning rate and momentum by batch."""
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     """When the state is saved."""
+    hosts: Hosts = field(default_factory=Hosts)
+    distributed: bool = False
+    """One of several processes that train together."""
     epochs: int = 10
     """Passes over the training images."""
     batch_size: int = 256
@@ -365,11 +372,14 @@ class LinearProbe(Checked):
     """Seed of the heads, the order of images and their views."""
     max_steps: int | None = None
     """Stop after this many batches; the schedule stays that of all epochs."""
+    profile_steps: int = 0
+    """Trace so many steps, after the first few, into the read-out's folder `profile`."""
     out: str | None = None
     """Folder of the read-out; by default runs/linear-NAME."""
 
     def _check(self) -> None:
         self._positive("epochs batch_size max_steps")
+        self._each("profile_steps", lambda steps: steps >= 0, "it must not be negative")
         _check_warmup(self.schedule, self.epochs)
         if not self.layers:
             raise ConfigError("--layers names none; give at least one.")

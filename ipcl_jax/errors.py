@@ -5,6 +5,7 @@ and keeps its traceback.
 """
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -22,6 +23,21 @@ class ConfigError(InputError):
 
 class MissingPackage(InputError, ModuleNotFoundError):
     """An optional package is needed and not installed; the message has the command that installs it."""
+
+
+def require(purpose: str, extra: str, *packages: str) -> None:
+    """Raises MissingPackage if one of some packages is not installed.
+
+    Args:
+        purpose: what needs them, as the beginning of a sentence.
+        extra: of this package, that brings them along.
+        packages: names as they are imported.
+    """
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise MissingPackage(
+            f"{purpose} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
+            f"pip install 'ipcl_jax[{extra}]'"
+        )
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:

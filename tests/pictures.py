@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import torch_views
-from ipcl_jax import views
+from ipcl_jax.augment import views
 from ipcl_jax.config import Views
 
 torch.set_num_threads(1)  # images are small, and torch's threads would keep JAX's waiting

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ipcl_jax import processes, training
-from ipcl_jax.config import Hosts, Model, Objective, Optim, Schedule, Train, Views
+from ipcl_jax import training
+from ipcl_jax.config import Model, Objective, Optim, Schedule, Train, Views
+from ipcl_jax.system import distributed
 
 B, N_VIEWS, SIDE, PER_EPOCH = 8, 3, 64, 4
 CONFIG = Train(
@@ -55,7 +56,7 @@ def ten_steps(mesh: Mesh, dtype: type) -> dict[str, np.ndarray]:
         # Rounding sends the gradient of a unit close to zero elsewhere, which training magnifies a
         # hundredfold a step at the float64 run's rate, in torch too.
         config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=1e-5))
-    split, whole = training.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    split, whole = distributed.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
 
     def place(value: np.ndarray) -> jax.Array:
         value = value.astype(dtype) if value.dtype == np.float64 else value
@@ -72,20 +73,20 @@ def ten_steps(mesh: Mesh, dtype: type) -> dict[str, np.ndarray]:
     state = jax.jit(begin, out_shardings=shardings)()
     for step in range(10):
         state, _ = learn(state, *jax.tree.map(place, batch_of(step)))
-    state = jax.tree.map(np.asarray, processes.whole(state, mesh))
+    state = jax.tree.map(np.asarray, distributed.replicate(state, mesh))
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
 def main(out: str) -> None:
     """As one of two processes, of which environment variables tell: float64 and float32, kept by the first."""
-    processes.join(Hosts())
-    mesh = training.make_mesh()
+    distributed.initialize()
+    mesh = distributed.make_mesh()
     for dtype in (np.float64, np.float32):
         with jax.enable_x64(dtype == np.float64):
             leaves = ten_steps(mesh, dtype)
-        if processes.is_first():
+        if distributed.is_first():
             np.savez(Path(out) / f"{np.dtype(dtype)}.npz", **leaves)
-    processes.meet("the end")
+    distributed.barrier("the end")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from commands import IN_TURN, SCRIPTS, environment
+from command_line import IN_TURN, SCRIPTS, environment
 from convert.models import MADE_BY
 from ipcl_jax import AlexNetGN, init_queue, save_encoder
+from ipcl_jax.activations.encoder import init_encoder
 from ipcl_jax.config import Model
-from ipcl_jax.encoder import untrained
 from ipcl_jax.zoo import MODELS
 
 ROOT = SCRIPTS.parent
@@ -69,7 +69,7 @@ def place(tmp_path_factory) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (80, 96, 3), np.uint8)).save(path)
     Image.fromarray(rng.integers(0, 256, (80, 96, 3), np.uint8)).save(folder / "cheetah.jpg")
-    encoder = untrained(Model(fc_dim=64), name="ipcl1", size=64, source=f"{MODELS['ipcl1'].sha256:0<64}")
+    encoder = init_encoder(Model(fc_dim=64), name="ipcl1", size=64, source=f"{MODELS['ipcl1'].sha256:0<64}")
     save_encoder(encoder, folder / "ipcl1.safetensors", header=MADE_BY)
     (recipe,) = re.findall(r"^cat > mine.py <<'END'\n(.*?)^END$", TEXTS["train.md"], re.MULTILINE | re.DOTALL)
     (folder / "mine.py").write_text(recipe)

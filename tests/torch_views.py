@@ -1,7 +1,7 @@
 """Augmented views in torch, one at a time, after torchvision's float formulas.
 
 An independent implementation for tests and the benchmark; torchvision itself is not used.
-It applies given choices (`ipcl_jax.views.ViewParameters` of one view, as numbers) in whatever
+It applies given choices (`ipcl_jax.augment.views.ViewParameters` of one view, as numbers) in whatever
 dtype the image has.
 """
 

@@ -9,7 +9,7 @@ Of N images and a layer of D numbers only `[N, N]` is kept. A kernel is one of
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 import jax
@@ -18,13 +18,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from ipcl_jax.encoder import Encoder
+from ipcl_jax.activations.encoder import Encoder
+from ipcl_jax.activations.extract import compute, plan
+from ipcl_jax.activations.stimuli import Reader, StimulusSet
 from ipcl_jax.errors import ConfigError, InputError, near_miss
-from ipcl_jax.extraction import compute, plan
-from ipcl_jax.readout.checks import check_features, check_rows
-from ipcl_jax.readout.variation import centred, without_length
-from ipcl_jax.stimuli import Transform
-from ipcl_jax.stimulus_sets import StimulusSet, stimulus_batches
+from ipcl_jax.readout.base import centred, check_features, check_rows, without_length
 
 Kernel = Literal["correlation", "cosine", "linear"]
 Metric = Literal["correlation", "euclidean", "cosine"]
@@ -66,14 +64,11 @@ def kernel_matrix(features: ArrayLike, kernel: Kernel) -> np.ndarray:
 def layer_kernels(
     encoder: Encoder,
     stimuli: StimulusSet,
-    transform: Transform,
+    reader: Reader,
     layers: Iterable[str],
     kernels: Iterable[Kernel],
     *,
-    threads: int,
-    batch_size: int = 32,
     memory: int = MEMORY,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[Kernel, np.ndarray]]:
     """Kernels of layers, built on the device; features don't leave it and are never kept all.
 
@@ -83,13 +78,10 @@ def layer_kernels(
     Args:
         encoder: the model.
         stimuli: N images.
-        transform: what is done to each.
+        reader: how they are read; `progress` counts pairs of batches.
         layers: their names.
         kernels: which.
-        threads: that decode.
-        batch_size: images at a time through the model.
         memory: bytes that the images which stay may take.
-        progress: called with how many pairs of batches are done, and of how many.
 
     Returns:
         For each layer and kernel `[N, N]` float32, symmetric.
@@ -98,9 +90,9 @@ def layer_kernels(
         ConfigError: if an image can't be read.
         InputError: for unknown layers, or a feature that isn't a finite number.
     """
-    layers, kernels = tuple(layers), tuple(kernels)
+    layers, kernels, batch_size = tuple(layers), tuple(kernels), reader.batch_size
     total = len(stimuli.names)
-    numbers = sum(int(np.prod(shape)) for shape, _ in plan(encoder, layers, size=transform.size).values())
+    numbers = sum(int(np.prod(shape)) for shape, _ in plan(encoder, layers, size=reader.transform.size).values())
     batches = -(-total // batch_size)
     stay = min(batches, max(1, memory // (4 * numbers * len(kernels) * batch_size)))  # batches
     rounds = range(0, batches, stay)
@@ -109,12 +101,7 @@ def layer_kernels(
     shift = None
     for start in rounds:
         held = []
-        for number, batch in enumerate(
-            stimulus_batches(
-                stimuli, transform, batch_size=batch_size, threads=threads, start=start * batch_size
-            ),
-            start,
-        ):
+        for number, batch in enumerate(reader.batches(stimuli, start=start * batch_size), start):
             if batch.problems:
                 place, reason = next(iter(batch.problems.items()))
                 raise ConfigError(f"{stimuli.names[batch.first + place]} can't be read: {reason}")
@@ -134,7 +121,7 @@ def layer_kernels(
                     found[layer][kernel][first : first + count, columns] = block
                     found[layer][kernel][columns, first : first + count] = block.T
             done += 1
-            progress(done, pairs)
+            reader.progress(done, pairs)
     return found
 
 

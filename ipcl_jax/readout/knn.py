@@ -19,16 +19,17 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ipcl_jax.errors import InputError, near_miss
-from ipcl_jax.readout.checks import (
+from ipcl_jax.readout.base import (
+    Classifier,
+    Rows,
     check_above_zero,
     check_count,
     check_features,
     check_fitted,
     check_labels,
     check_rows,
+    without_length,
 )
-from ipcl_jax.readout.classifier import Classifier, Rows
-from ipcl_jax.readout.variation import without_length
 
 Normalize = Literal["all", "channels"]
 

@@ -5,8 +5,10 @@ Source: Konkle & Alvarez 2022, Methods (one-cycle, ten epochs); SGD and its sche
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -14,17 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from ipcl_jax import optim
+from ipcl_jax.activations.encoder import Encoder
+from ipcl_jax.activations.extract import compute, plan
+from ipcl_jax.augment.views import make_views
 from ipcl_jax.config import LinearProbe, Optim, Schedule, Views
-from ipcl_jax.encoder import Encoder
 from ipcl_jax.errors import InputError
-from ipcl_jax.extraction import compute
 from ipcl_jax.models.layers import torch_bias_init, torch_kernel_init
-from ipcl_jax.objective import category_loss
 from ipcl_jax.random_streams import key_of
-from ipcl_jax.readout.checks import (
+from ipcl_jax.readout.base import (
+    Classifier,
+    Rows,
     check_above_zero,
     check_count,
     check_features,
@@ -32,8 +36,9 @@ from ipcl_jax.readout.checks import (
     check_labels,
     check_rows,
 )
-from ipcl_jax.readout.classifier import Classifier, Rows
-from ipcl_jax.views import make_views
+from ipcl_jax.system.distributed import batch_sharding
+from ipcl_jax.training import optim
+from ipcl_jax.training.objective import category_loss
 
 _BLOCK = 1 << 28  # bytes of features on the device at a time
 
@@ -85,23 +90,24 @@ def learn(
         n_batches: batches in the whole of it.
 
     Returns:
-        The heads after it, and scalars: lr, momentum, loss (the mean of all heads), and each head's
-        loss under its layer's name.
+        The heads after it, and scalars: lr, momentum, loss (the mean of all heads), grad_norm (of the gradients of
+        all heads' losses), and each head's loss under its layer's name.
     """
     per_epoch = n_batches // config.epochs
     lr = optim.learning_rate(config.schedule, config.optim.lr, heads.step, n_batches, per_epoch)
     momentum = optim.momentum(config.schedule, heads.step, n_batches)
     optimizer = optim.make_optimizer(config.optim, lr, momentum)
-    losses, params, opt_state = {}, {}, {}
+    losses, norms, params, opt_state = {}, {}, {}, {}
     for layer, head in heads.params.items():
         losses[layer], grads = jax.value_and_grad(
             lambda head, values: category_loss(class_scores(head, values), labels, n_views=1)
         )(head, features[layer])
+        norms[layer] = optax.tree.norm(grads)
         updates, opt_state[layer] = optimizer.update(grads, heads.opt_state[layer], head)
         params[layer] = optax.apply_updates(head, updates)
     loss = sum(losses.values()) / len(losses)
     return Heads(heads.step + 1, params, opt_state), {
-        **losses, "loss": loss, "lr": lr, "momentum": momentum,
+        **losses, "loss": loss, "lr": lr, "momentum": momentum, "grad_norm": optax.tree.norm(norms),
     }  # fmt: skip
 
 
@@ -128,6 +134,47 @@ def probe_step(
     features = compute(encoder, views, config.layers, jnp.dtype("float32"))
     labels = jnp.repeat(batch["label"], options.per_image)
     return learn(heads, features, labels, config=config, n_batches=n_batches)
+
+
+class HeadSteps(NamedTuple):
+    """The functions of a linear read-out, each jitted over all devices."""
+
+    init: Callable  # () -> heads
+    train: Callable  # heads, batch -> heads, metrics; the heads are donated
+    state: Heads  # shapes, dtypes and shardings, to restore into
+
+
+def compile_heads(
+    config: LinearProbe, encoder: Encoder, mesh: Mesh, *, n_classes: int, n_batches: int
+) -> HeadSteps:
+    """Jits what a linear read-out needs (compilation itself waits for the first call).
+
+    Args:
+        config: the read-out.
+        encoder: the model, in evaluation mode.
+        mesh: from `distributed.make_mesh`.
+        n_classes: number C of classes.
+        n_batches: batches in the whole of it.
+    """
+    replicated = NamedSharding(mesh, PartitionSpec())
+    widths = {
+        layer: math.prod(shape)
+        for layer, (shape, _) in plan(encoder, config.layers, size=encoder.size).items()
+    }
+    init = functools.partial(init_heads, widths, n_classes, config)
+    encoder = jax.device_put(encoder, replicated)
+    step = jax.jit(
+        functools.partial(probe_step, config=config, n_batches=n_batches),
+        in_shardings=(replicated, replicated, batch_sharding(mesh)), out_shardings=(replicated, replicated),
+        donate_argnums=0,
+    )  # fmt: skip
+    return HeadSteps(
+        init=jax.jit(init, out_shardings=replicated),
+        train=lambda heads, batch: step(heads, encoder, batch),
+        state=jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), jax.eval_shape(init)
+        ),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="n")

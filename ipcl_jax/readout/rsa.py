@@ -13,10 +13,9 @@ from typing import Literal, get_args
 import numpy as np
 from jax.typing import ArrayLike
 
-from ipcl_jax.errors import InputError, MissingPackage, near_miss
-from ipcl_jax.readout.checks import check_rdms
+from ipcl_jax.errors import InputError, near_miss, require
+from ipcl_jax.readout.base import check_rdms, rounding
 from ipcl_jax.readout.kernels import Metric, kernel_matrix, kernel_of
-from ipcl_jax.readout.variation import rounding
 
 Comparison = Literal["spearman", "tau-a", "corr", "cosine", "rho-a", "corr_cov", "cosine_cov"]
 """How two RDMs are compared: rsatoolbox's names; the last two weight dissimilarities by the covariance of
@@ -175,15 +174,12 @@ def check_comparison(method: Comparison) -> None:
 
 
 def _rsatoolbox():
-    try:
-        import rsatoolbox
-        import rsatoolbox.inference
-        import rsatoolbox.model
-        import rsatoolbox.rdm
-    except ModuleNotFoundError:
-        raise MissingPackage(
-            "Comparing RDMs needs rsatoolbox: pip install -c constraints.txt -e '.[brain]'"
-        ) from None
+    require("Comparing RDMs", "brain", "rsatoolbox")
+    import rsatoolbox
+    import rsatoolbox.inference
+    import rsatoolbox.model
+    import rsatoolbox.rdm
+
     return rsatoolbox
 
 

@@ -26,12 +26,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from commands import SCRIPTS, environment
+from command_line import SCRIPTS, environment
 from ipcl_jax import save_encoder
-from ipcl_jax.checkpoints import Checkpoints
+from ipcl_jax.activations.encoder import init_encoder
 from ipcl_jax.config import Model
-from ipcl_jax.encoder import untrained
-from ipcl_jax.record import read_metrics
+from ipcl_jax.run.checkpoints import Checkpoints
+from ipcl_jax.run.metrics import read_metrics
 
 SMALL_RUN = (
     "--config ipcl_smoke --epochs 1 --batch-size 29 --views.per-image 2 --model.fc-dim 64 "
@@ -74,7 +74,7 @@ class Lab:
                 folder.mkdir(parents=True)
                 for i in range(count):
                     Image.fromarray(rng.integers(0, 256, (90, 120, 3), np.uint8)).save(folder / f"{i}.png")
-        save_encoder(untrained(Model(fc_dim=64), name="small", size=64), place / "small.safetensors")
+        save_encoder(init_encoder(Model(fc_dim=64), name="small", size=64), place / "small.safetensors")
         self._whole: dict[str, tuple[Path, float]] = {}
 
     def start(self, script: str, *arguments: str | Path, **changes: str) -> subprocess.Popen:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
 
-from ipcl_jax import probe
+from ipcl_jax.system import probe
 
 SECONDS = 10
 MEGABYTES = 2048

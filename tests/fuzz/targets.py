@@ -16,15 +16,16 @@ from PIL import Image
 
 from convert import CheckpointError, convert_torch_checkpoint
 from ipcl_jax import load_encoder, load_stimuli
+from ipcl_jax.activations.encoder import Encoder, init_encoder
+from ipcl_jax.activations.preprocess import make_transform
+from ipcl_jax.activations.serialize import export_orbax
+from ipcl_jax.activations.stimuli import Reader, open_stimuli
+from ipcl_jax.activations.store import FeatureFile, Layer
 from ipcl_jax.config import Model, Train
-from ipcl_jax.encoder import Encoder, export_orbax, untrained
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.features import FeatureFile, Layer
-from ipcl_jax.readout.measurements import read_rdms, read_responses
-from ipcl_jax.record import METRICS, read_metrics
-from ipcl_jax.run_folder import check_folder
-from ipcl_jax.stimuli import make_transform
-from ipcl_jax.stimulus_sets import open_stimuli, stimulus_batches
+from ipcl_jax.readout.brain_data import read_rdms, read_responses
+from ipcl_jax.run.folder import check_folder
+from ipcl_jax.run.metrics import METRICS, read_metrics
 from ipcl_jax.stored_config import to_json
 
 STIMULI = [f"{i}.png" for i in range(6)]
@@ -91,7 +92,7 @@ def torch_checkpoints() -> Target:
 
 
 def safetensors_files() -> Target:
-    described = {"ipcl_jax": json.dumps(untrained(Model(fc_dim=8, out_dim=4), size=64).description())}
+    described = {"ipcl_jax": json.dumps(init_encoder(Model(fc_dim=8, out_dim=4), size=64).description())}
     arrays = {f"params/fc{i}/kernel": np.ones((2, 3), np.float32) for i in range(6)}
     seeds = [safetensors.numpy.save(arrays, metadata) for metadata in (described, None)]
     return Target(
@@ -101,7 +102,7 @@ def safetensors_files() -> Target:
 
 
 def orbax_models() -> Target:
-    model = untrained(Model(fc_dim=8, out_dim=4), size=64)
+    model = init_encoder(Model(fc_dim=8, out_dim=4), size=64)
     seeds, prepare = _in_folder(lambda folder: export_orbax(model, folder / "model"))
     return Target(seeds, lambda folder, place: load_encoder(folder / "model"), prepare=prepare, named="model")
 
@@ -157,7 +158,7 @@ def hdf5_stimuli() -> Target:
 
     def read(folder: Path, place: str) -> None:
         stimuli = open_stimuli([f"{folder / place}:images"])
-        for batch in stimulus_batches(stimuli, make_transform("stimulus", 64), batch_size=4, threads=1):
+        for batch in Reader(make_transform("stimulus", 64), 4, 1).batches(stimuli):
             if batch.first > 100:  # a file can say that it has a million
                 break
 

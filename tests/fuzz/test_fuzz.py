@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from commands import environment
+from command_line import environment
 from targets import TARGETS
 
 

@@ -20,18 +20,19 @@ import scipy.io
 import torch
 from PIL import Image
 
-from commands import run
+from command_line import run
 from convert import CheckpointError, convert_torch_checkpoint, save_torch, to_torch_state_dict
 from guard import guarded, little_memory
 from ipcl_jax import load_encoder, load_stimuli, save_encoder
+from ipcl_jax.activations.damage import find_damage
+from ipcl_jax.activations.encoder import Encoder, init_encoder
+from ipcl_jax.activations.serialize import export_orbax
+from ipcl_jax.activations.stimuli import open_stimuli
 from ipcl_jax.config import Model, Train
-from ipcl_jax.damage import find_damage
-from ipcl_jax.decoding import decode
-from ipcl_jax.encoder import Encoder, export_orbax, untrained
+from ipcl_jax.data.decode import decode
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.readout.measurements import read_rdms, read_responses
-from ipcl_jax.run_folder import check_folder
-from ipcl_jax.stimulus_sets import open_stimuli
+from ipcl_jax.readout.brain_data import read_rdms, read_responses
+from ipcl_jax.run.folder import check_folder
 from targets import STIMULI
 
 MODEL = Encoder(variables={}, model=Model(), size=64)
@@ -41,7 +42,7 @@ SMALL = Model(fc_dim=8, out_dim=4)
 @pytest.fixture(scope="module", autouse=True)
 def small():
     """A model; JAX makes its folder of compiled programs with the first one, which is no reader's doing."""
-    return untrained(SMALL, size=64)
+    return init_encoder(SMALL, size=64)
 
 
 def refusal(read, path: Path, kind: type[Exception]) -> str:
@@ -220,14 +221,14 @@ HUGE = {"dtype": "F32", "shape": [2**31, 2**31], "data_offsets": [0, 2**64 - 4]}
         (with_description("[]"), "of type list"),
         (with_description("{}"), "the network in its description is None"),
         (with_description('{"model": 3}'), "the network in its description is 3"),
-        (with_description('{"model": {"fc_dim": 1e99}}'), "fc_dim of the network in its description is 1e+99"),
-        (with_description('{"model": {"l2norm": 1}}'), "l2norm of the network in its description is 1"),
-        (with_description('{"model": {"arch": [1]}}'), "arch of the network in its description is a list"),
+        (with_description('{"model": {"fc_dim": 1e99}}'), "--model.fc-dim is 1e+99"),
+        (with_description('{"model": {"l2norm": 1}}'), "--model.l2norm is 1, of type int"),
+        (with_description('{"model": {"arch": [1]}}'), "--model.arch is [1]"),
         (with_description(described(size=10**9)), "size in its description is 1000000000, expected 63 to 4096 pixels"),
         (with_description(described(mean=["a", 2, 3])), "mean in its description is a list, expected three numbers"),
         (with_description(described(std=[0, 1, 1])), "std in its description is a list, expected three numbers above"),
         (with_description(described(name="../../evil")), "name in its description is '../../evil', expected a name"),
-        (with_description(described(model={"fc_dim": 10**9})), "fc_dim of the network in its description is 10000"),
+        (with_description(described(model={"fc_dim": 10**9})), "--model.fc-dim is 1000000000"),
         (with_description(described(extra=1)), "fields that this version doesn't know: 'extra'"),
         (with_description(described()), "its variables don't fit its description"),
     ],

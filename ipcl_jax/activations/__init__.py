@@ -1,0 +1,1 @@
+"""Models and what their layers compute for images: in memory, on disk, in the cache."""

@@ -1,0 +1,185 @@
+"""Activations of a set of stimuli into a file that survives being killed, in the format that its name says."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ipcl_jax.activations.compute import stream
+from ipcl_jax.activations.damage import find_damage, why_unreadable
+from ipcl_jax.activations.encoder import Encoder
+from ipcl_jax.activations.extract import Pool, plan
+from ipcl_jax.activations.formats import check_format, export, format_of
+from ipcl_jax.activations.layout import Layer
+from ipcl_jax.activations.projection import Projection, make_projection
+from ipcl_jax.activations.provenance import image_digests
+from ipcl_jax.activations.stimuli import Reader, StimulusSet
+from ipcl_jax.activations.store import FeatureFile
+from ipcl_jax.errors import ConfigError
+from ipcl_jax.models.checks import check_layers
+from ipcl_jax.system.files import atomic
+
+SEEDS = 2**32  # JAX drops the digits of a larger one
+
+
+def _silently(line: str) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """What is computed and kept for each image.
+
+    Attributes:
+        encoder: the model.
+        reader: how images are read; its progress is that of the file's rows.
+        layers: names; `all` for every one.
+        pool: of convolutional layers over space; None keeps every place.
+        project: components of a sparse random projection, after pooling; None for none. A layer with no more numbers
+            than that is kept as it is.
+        seed: of the projection.
+        dtype: of the numbers on disk.
+        compute: dtype of convolutions and matrix products.
+        skip_unreadable: give images that can't be read rows of NaN, and list them, instead of stopping.
+        say: is told in a line what happens.
+
+    Raises:
+        ConfigError, InputError: for layers that the model lacks, and numbers out of range.
+    """
+
+    encoder: Encoder
+    reader: Reader
+    layers: Iterable[str] = ("fc7",)
+    pool: Pool | None = None
+    project: int | None = None
+    seed: int = 0
+    dtype: Literal["float32", "float16"] = "float32"
+    compute: Literal["float32", "bfloat16"] = "float32"
+    skip_unreadable: bool = False
+    say: Callable[[str], None] = field(default=_silently, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.project is not None and self.project < 1:
+            raise ConfigError(f"--project is {self.project}; it must be at least 1.")
+        if not 0 <= self.seed < SEEDS:
+            raise ConfigError(f"--seed is {self.seed}; it must lie between 0 and {SEEDS - 1}.")
+        everything = self.encoder.layer_names
+        names = everything if tuple(self.layers) == ("all",) else tuple(self.layers)
+        object.__setattr__(self, "layers", tuple(dict.fromkeys(check_layers(names, everything))))
+
+    @cached_property
+    def _planned(self) -> dict[str, tuple[tuple[int, ...], bool]]:
+        size = self.reader.transform.size
+        return plan(self.encoder, self.layers, size=size, pool=self.pool, n_components=self.project)
+
+    @cached_property
+    def kept(self) -> dict[str, Layer]:
+        """What is kept of each layer for an image."""
+        return {
+            name: Layer((self.project,) if projected else shape, np.dtype(self.dtype))
+            for name, (shape, projected) in self._planned.items()
+        }
+
+    @cached_property
+    def _projections(self) -> dict[str, Projection | None]:
+        return {
+            name: make_projection(self.seed, math.prod(shape), self.project) if projected else None
+            for name, (shape, projected) in self._planned.items()
+        }
+
+    @property
+    def attributes(self) -> dict[str, str | int]:
+        """What activations depend on, besides the images."""
+        encoder = self.encoder
+        digest = encoder.digest()
+        projected = any(projection is not None for projection in self._projections.values())
+        return {
+            "model": encoder.name,
+            "model_sha256": encoder.source or digest,
+            "weights_sha256": digest,
+            "preprocessing": f"{self.reader.transform}, [0, 1], less {list(encoder.mean)}, by {list(encoder.std)}",
+            "pool": self.pool or "none",
+            "projection": f"{self.project} components, seed {self.seed}" if projected else "none",
+            "compute": self.compute,
+            "batch_size": self.reader.batch_size,
+        }
+
+    def write(self, stimuli: StimulusSet, out: Path, format: str | None = None) -> bool:
+        """Computes what is not in the file yet; one that was interrupted is gone on with.
+
+        Args:
+            stimuli: the images.
+            out: the file.
+            format: of the file, where its name has no ending; see `formats.format_of`.
+
+        Returns:
+            Whether there was anything to do.
+
+        Raises:
+            ConfigError: if images can't be read, or the file is of another request, or can't be written.
+        """
+        format, names = format_of(out, format), stimuli.names
+        check_format(format, 4 * len(names) * max(math.prod(layer.shape) for layer in self.kept.values()))
+        if format != "h5" and out.exists():
+            raise ConfigError(f"{out} is there already; give another --out, or remove it.")
+        hdf5 = out if format == "h5" else out.with_name(f"{out.name}.h5")
+        if not hdf5.exists():
+            self._refuse_damage(stimuli)
+        with FeatureFile(
+            hdf5, names=names, layers=self.kept, attributes=self.attributes,
+            digests=lambda count: self._digests(stimuli, count), readable=self.skip_unreadable,
+        ) as file:  # fmt: skip
+            if file.complete:
+                return False
+            self._fill(stimuli, file)
+            if lost := file.unreadable():
+                self._list_unreadable(stimuli, lost, out.with_name(f"{out.name}.unreadable.txt"))
+            if format == "h5":
+                file.publish()
+            else:
+                export(file.finish(), out, format)
+                file.discard()
+        return True
+
+    def _refuse_damage(self, stimuli: StimulusSet) -> None:
+        damage = find_damage(stimuli, threads=self.reader.threads)
+        if damage and not self.skip_unreadable:
+            listing = "\n  ".join(f"{stimuli.names[i]}: {reason}" for i, reason in list(damage.items())[:20])
+            raise ConfigError(
+                f"{len(damage)} of {len(stimuli.names)} images can't be read:\n  {listing}\n"
+                "Replace them, or give --skip-unreadable for rows of NaN in their place."
+            )
+
+    def _digests(self, stimuli: StimulusSet, count: int) -> np.ndarray:
+        self.say(f"Comparing {count} images with those that are done.")
+        return image_digests(stimuli, count, threads=self.reader.threads)
+
+    def _list_unreadable(self, stimuli: StimulusSet, places: list[int], path: Path) -> None:
+        lines = [f"{stimuli.names[i]}: {why_unreadable(stimuli, i, self.reader.transform)}\n" for i in places]
+        with atomic(path) as part:
+            part.write_text("".join(lines), encoding="utf-8")
+        self.say(f"{len(lines)} images can't be read; their rows are NaN. They are listed in {path}")
+
+    def _fill(self, stimuli: StimulusSet, file: FeatureFile) -> None:
+        """Stores the rows that are missing: a batch is computed while the one before is written."""
+        if file.rows:
+            self.say(f"Going on after {file.rows} images.")
+        self.reader.progress(file.rows, len(stimuli.names))
+        computed = stream(
+            self.encoder, stimuli, self.reader, self._projections, pool=self.pool, compute=self.compute,
+            start=file.rows,
+        )  # fmt: skip
+        for batch, values in computed:
+            if batch.problems and not self.skip_unreadable:
+                place, reason = next(iter(batch.problems.items()))
+                raise ConfigError(
+                    f"{stimuli.names[batch.first + place]} can't be read: {reason}\n"
+                    "What was extracted before it is kept. Mend it and give the same command to go on, "
+                    "or start anew with --skip-unreadable."
+                )
+            file.write(values, batch.sha256, list(batch.problems), first=batch.first)
+            self.reader.progress(file.rows, len(stimuli.names))

@@ -1,0 +1,1 @@
+"""From a canvas of uint8 pixels to augmented views, on the accelerator."""

@@ -1,0 +1,139 @@
+"""What optics do to one view, whose planes lie `[S, 3, S]`: blur, rotation, distortion, a soft window.
+
+Points of a view have coordinates from its centre in units of half its side: r = 1 is the circle that
+touches the four sides, and the corners lie at r = sqrt(2). Every value that comes out is a weighted mean
+of values that go in (and of the gray outside), so what lies in [0, 1] stays there up to a rounding.
+
+Source: the options of the reference's trainer. It publishes their names and ranges; where it leaves
+open what lies beyond a view's edge, and how a window fades, the docstrings say what is done here.
+"""
+
+import functools
+import math
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.ndimage import map_coordinates
+
+from ipcl_jax.augment.colour import LUMA
+from ipcl_jax.config import Views
+
+
+def apply(rgb: Array, sigma: Array | None, angle: Array | None, options: Views) -> Array:
+    """Blurs, rotates, fades and distorts a view, as far as that is on.
+
+    Args:
+        rgb: planes `[S, 3, S]` in [0, 1].
+        sigma: of the blur, in pixels; 0 or None for none.
+        angle: in degrees, counter-clockwise as the planes lie; None for none.
+        options: blur_sigma, window, distortion, and the mean, whose luma is the gray around a view.
+
+    Returns:
+        Planes in [0, 1].
+    """
+    gray = sum(weight * mean for weight, mean in zip(LUMA, options.mean, strict=True))
+    if sigma is not None:
+        reach = math.ceil(4 * options.blur_sigma[1])
+        rgb = jax.lax.cond(sigma > 0, lambda rgb: blur(rgb, sigma, reach=reach), lambda rgb: rgb, rgb)
+    if angle is not None or options.distortion:
+        angle = jnp.zeros(()) if angle is None else angle
+        rgb = bend(rgb, angle, distortion=options.distortion, outside=gray)
+    if options.window:
+        rgb = fade(rgb, edge=options.window, distortion=options.distortion, outside=gray)
+    return rgb
+
+
+def blur(rgb: Array, sigma: Array, *, reach: int) -> Array:
+    """Gaussian blur; beyond its edge a view goes on mirrored, the outermost pixel not repeated.
+
+    Args:
+        rgb: planes `[S, 3, S]` in [0, 1].
+        sigma: standard deviation in pixels.
+        reach: pixels after which the kernel ends, less than S; 4 sigma keep all but 6e-5 of it.
+
+    Returns:
+        Planes in [0, 1].
+
+    Source: torchvision's GaussianBlur (its kernel, samples of the Gaussian, and its border).
+    """
+    distance = jnp.arange(-reach, reach + 1)
+    kernel = jnp.exp(-0.5 * (distance / jnp.maximum(sigma, 1e-3)) ** 2)
+    kernel = kernel / kernel.sum()
+    for axis in (0, 2):
+        side = rgb.shape[axis]
+        margin = [(reach, reach) if axis == i else (0, 0) for i in range(3)]
+        wide = jnp.pad(rgb, margin, mode="reflect")
+        rgb = functools.reduce(
+            operator.add,
+            (kernel[i] * jax.lax.slice_in_dim(wide, i, i + side, axis=axis) for i in range(len(kernel))),
+        )
+    return rgb
+
+
+def bend(rgb: Array, angle: Array, *, distortion: float, outside: float) -> Array:
+    """Rotates about the centre and then distorts, in one bilinear resampling.
+
+    After the distortion a point at r shows what was at r (1 + k r^2) before it: k > 0 draws the picture
+    together, most at its corners (a barrel), k < 0 magnifies them (a pincushion).
+
+    Args:
+        rgb: planes `[S, 3, S]` in [0, 1].
+        angle: in degrees, counter-clockwise.
+        distortion: k; at least -1/6, as the corners would fold over below.
+        outside: the gray in [0, 1] that lies around a view.
+
+    Returns:
+        Planes in [0, 1].
+    """
+    side = rgb.shape[0]
+    down, across = (np.float32(line) for line in _offsets(side) * _stretch(side, distortion))
+    centre = (side - 1) / 2
+
+    def resample(rgb: Array, angle: Array) -> Array:
+        cos, sin = jnp.cos(jnp.deg2rad(angle)), jnp.sin(jnp.deg2rad(angle))
+        points = [cos * down + sin * across + centre, cos * across - sin * down + centre]
+        return jax.vmap(
+            lambda plane: map_coordinates(plane, points, order=1, mode="constant", cval=outside), 1, 1
+        )(rgb)
+
+    # A branch that is always taken: on a CPU the look-ups would else be fused with what follows, and
+    # take ten times as long. The barrier keeps XLA from seeing that it is.
+    always = jax.lax.optimization_barrier(jnp.array(True))
+    return jax.lax.cond(always, resample, lambda rgb, angle: rgb, rgb, angle)
+
+
+def fade(rgb: Array, *, edge: float, distortion: float, outside: float) -> Array:
+    """A circular window: within it a view is as it was, and towards its edge it fades to gray.
+
+    The view's share is 1 up to r = 1 - edge, falls to 0 at r = 1 as half a period of a cosine, and is 0
+    beyond. Where a distortion follows the window, r is that of the point it shows, so the two together
+    need no second resampling.
+
+    Args:
+        rgb: planes `[S, 3, S]` in [0, 1], distorted already.
+        edge: width of the soft edge, a share of half the side, in (0, 1].
+        distortion: k, as in `bend`; 0 for none.
+        outside: the gray in [0, 1] that it fades to.
+
+    Returns:
+        Planes in [0, 1].
+    """
+    side = rgb.shape[0]
+    down, across = _offsets(side) * _stretch(side, distortion) / (side / 2)
+    faded = np.clip((np.hypot(down, across) - (1 - edge)) / edge, 0, 1)
+    share = (0.5 + 0.5 * np.cos(np.pi * faded)).astype(np.float32)[:, None]  # [S, 1, S]
+    return share * rgb + (1 - share) * outside
+
+
+def _offsets(side: int) -> np.ndarray:
+    """Each pixel's place down and across from the centre, `[2, S, S]` in pixels."""
+    line = np.arange(side) - (side - 1) / 2
+    return np.stack(np.meshgrid(line, line, indexing="ij"))
+
+
+def _stretch(side: int, distortion: float) -> np.ndarray:
+    """1 + k r^2 at each pixel, `[S, S]`."""
+    return 1 + distortion * (_offsets(side) ** 2).sum(0) / (side / 2) ** 2

@@ -1,0 +1,157 @@
+"""What comes before the network: images from disk, and their views."""
+
+import itertools
+import statistics
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+import simplejpeg
+
+from ipcl_jax.augment.views import make_views, sample_view
+from ipcl_jax.benchmarks import in_torch
+from ipcl_jax.benchmarks.in_torch import Beside
+from ipcl_jax.benchmarks.material import canvases, write_jpegs
+from ipcl_jax.benchmarks.opening import opening
+from ipcl_jax.benchmarks.turns import Against, Measured, check_torch, compare, finish, take_turns
+from ipcl_jax.config import Views
+from ipcl_jax.data.loader import TrainBatches
+from ipcl_jax.data.sources import Source, open_source
+
+
+def loading(
+    source: str | None = None,
+    dir: str | None = None,
+    images: int = 3000,
+    files: int = 0,
+    threads: int = 2,
+    workers: int = 0,
+    batch_size: int = 128,
+    canvas: tuple[int, int] = (256, 512),
+    rounds: int = 7,
+    seconds: float = 3.0,
+    json: Path | None = None,
+) -> Measured:
+    """From JPEGs on disk to batches on the device, beside bare decoding of the same files.
+
+    Processor time an image costs this process says more than the clock where other programs run,
+    but leaves out worker processes.
+
+    Args:
+        source: `folder:/path` or `tfds:NAME`; by default JPEGs made of the sample photographs.
+        dir: TFDS data folder.
+        images: JPEGs to make, if no source is given.
+        files: measure instead what it costs to open a folder of so many files, such as ImageNet's 1281167.
+        threads: decoding threads of either.
+        workers: decoding processes of the loader, instead of its threads.
+        batch_size: images in a batch.
+        canvas: shorter and longer side of the canvas in pixels.
+        rounds: turns of either.
+        seconds: length of a turn.
+        json: file to write the figures to.
+    """
+    if files:
+        return opening(files, json)
+    costs: dict[str, list[float]] = {"loader": [], "bare": []}  # us of processor time an image
+    with tempfile.TemporaryDirectory() as folder:
+        if source is None:
+            write_jpegs(Path(folder), images)
+        images_read = open_source(source or f"folder:{folder}", "train", dir=dir)
+        size = statistics.mean(len(images_read[i][0]) for i in range(0, len(images_read), len(images_read) // 200 + 1))
+
+        def loader() -> float:
+            with TrainBatches(
+                images_read, batch_size=batch_size, canvas=canvas, seed=0, threads=threads, workers=workers
+            ) as batches:
+                for _ in range(threads + 8):  # the time to start is not the time to run
+                    next(batches)
+                speed, cost = _take(batches, seconds)
+            time.sleep(0.5)  # until its last threads are done
+            costs["loader"].append(cost)
+            return speed
+
+        def bare() -> float:
+            speed, cost = _decode_bare(images_read, threads, seconds)
+            costs["bare"].append(cost)
+            return speed
+
+        table = Measured("loading", "images/s", ("loader", "bare decoding"), take_turns(rounds, loader, bare))
+        table.facts = {
+            "JPEGs": f"{len(images_read):,} of {size / 1000:.0f} kB, {threads} threads, {workers} workers",
+            **{
+                f"processor time of an image, {name}, us": statistics.median(cost)
+                for name, cost in costs.items()
+            },
+        }
+    return finish(table, json)
+
+
+def views(
+    images: int = 16, rounds: int = 9, against: Against | None = None, json: Path | None = None
+) -> Measured:
+    """Augmented, normalised views a second (set 1, 224 pixels), five of each image.
+
+    Args:
+        images: photographs in a batch.
+        rounds: turns of either.
+        against: torch makes the same views on two threads.
+        json: file to write the figures to.
+    """
+    check_torch(against)
+    options, key = Views(), jax.random.key(0)
+    pixels, batch = canvases(images)
+    make = jax.jit(make_views, static_argnums=3)
+    rendered = np.asarray(make(key, batch["canvas"], batch["size"], options))
+
+    def ours() -> float:
+        start = time.perf_counter()
+        make(key, batch["canvas"], batch["size"], options).block_until_ready()
+        return len(rendered) / (time.perf_counter() - start)
+
+    def build() -> Beside:
+        return Beside(in_torch.views, pixels, choices_of(key, batch["size"], options), options)
+
+    table = Measured("views", "views/s", ("ours",), facts={"views of a batch": len(rendered)})
+    found = compare(table, rounds, ours, len(rendered), against, build)
+    if found is not None:
+        table.facts["largest difference, in standard deviations"] = float(np.abs(rendered - found).max())
+    return finish(table, json)
+
+
+def choices_of(key: jax.Array, sizes: jax.Array, options: Views) -> list[dict]:
+    """What `make_views` draws from a key: for every view the fields of ViewParameters, as numbers."""
+    keys = jax.random.split(key, len(sizes) * options.per_image)
+    sample = jax.jit(jax.vmap(lambda key, size: sample_view(key, size, options)))
+    drawn = sample(keys, np.repeat(sizes, options.per_image, axis=0))
+    given = {name: values for name, values in drawn._asdict().items() if values is not None}
+    columns = {name: np.asarray(values).tolist() for name, values in given.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _decode_bare(files: Source, threads: int, seconds: float) -> tuple[float, float]:
+    """Images/s that threads read and decode when they do nothing else, and us/image of processor time."""
+    order = itertools.cycle(np.random.default_rng(0).permutation(len(files)).tolist())
+    start, processor = time.perf_counter(), time.process_time()
+
+    def work(_: int) -> int:
+        done = 0
+        while time.perf_counter() - start < seconds:
+            simplejpeg.decode_jpeg(files[next(order)][0], "RGB")
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(threads) as pool:
+        done = sum(pool.map(work, range(threads)))
+    return done / (time.perf_counter() - start), 1e6 * (time.process_time() - processor) / done
+
+
+def _take(batches: TrainBatches, seconds: float) -> tuple[float, float]:
+    """Images/s that arrive on the device, and us/image of processor time."""
+    start, processor, done = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - start < seconds:
+        batch = jax.block_until_ready(jax.device_put(next(batches)))
+        done += len(batch["index"])
+    return done / (time.perf_counter() - start), 1e6 * (time.process_time() - processor) / done

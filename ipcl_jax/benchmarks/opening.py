@@ -1,0 +1,67 @@
+"""What it costs to open a folder of many files, before the first image is read."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from json import loads
+from pathlib import Path
+
+import numpy as np
+
+from ipcl_jax.benchmarks.material import write_jpegs
+from ipcl_jax.benchmarks.turns import Measured, finish
+
+PROGRAM = """
+import json, pickle, resource, sys, time
+from ipcl_jax.data.sources import open_source
+
+begun = time.process_time()
+source = open_source(f"folder:{sys.argv[1]}", "train")
+opened = time.process_time()
+source.identity()
+identified = time.process_time()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({
+    "files": f"{len(source):,} in {len(source.classes):,} folders",
+    "processor time to open, s": opened - begun,
+    "processor time of the identity, s": identified - opened,
+    "sent to a worker process, bytes": len(pickle.dumps(source)),
+    "peak memory of the process, MB": peak / (1e6 if sys.platform == "darwin" else 1e3),
+}))
+"""
+CLASSES = 1000
+LINKS = 20_000  # to one file; file systems bound them
+
+
+def opening(files: int, json: Path | None) -> Measured:
+    """Opens a folder laid out as ImageNet, made for this of links to a few JPEGs, in a process that does nothing else.
+
+    Args:
+        files: training images, in up to 1,000 classes.
+        json: file to write the figures to.
+    """
+    table = Measured("opening a folder")
+    with tempfile.TemporaryDirectory() as folder:
+        make_tree(Path(folder), files)
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, folder], check=True, stdout=subprocess.PIPE, text=True
+        )
+        table.facts = loads(done.stdout)
+    return finish(table, json)
+
+
+def make_tree(folder: Path, files: int) -> None:
+    """Links `files` names in `train/<class>/`, and one of each class in `val/<class>/`, to a few JPEGs beside them."""
+    originals = files // LINKS + 1
+    write_jpegs(folder, originals, side=32)
+    hidden = [(folder / f"{i}.jpg").rename(folder / f".{i}.jpg") for i in range(originals)]
+    rng = np.random.default_rng(0)
+    for label, numbers in enumerate(np.array_split(np.arange(files), min(CLASSES, files))):
+        name = f"n{1440764 + 7919 * label:08d}"
+        train, val = (folder / split / name for split in ("train", "val"))
+        train.mkdir(parents=True)
+        val.mkdir(parents=True)
+        os.link(hidden[0], val / f"ILSVRC2012_val_{label + 1:08d}.JPEG")
+        for i, number in zip(numbers.tolist(), rng.permutation(10 * len(numbers)), strict=False):
+            os.link(hidden[i // LINKS], train / f"{name}_{number}.JPEG")

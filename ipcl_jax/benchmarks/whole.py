@@ -1,0 +1,70 @@
+"""A whole run as the trainer makes it, from files to read-outs, and whether it stays as it began."""
+
+import contextlib
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import tyro
+
+from ipcl_jax.benchmarks.turns import Measured, Memory, finish
+from ipcl_jax.commands import recipes
+from ipcl_jax.commands.main import run
+from ipcl_jax.errors import ConfigError
+from ipcl_jax.run.metrics import read_metrics
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def train(
+    options: tyro.conf.Positional[tuple[str, ...]] = ("--config", "ipcl_smoke"),
+    steps: int = 200,
+    json: Path | None = None,
+) -> Measured:
+    """Views a second of a run, its read-outs included, and whether memory, speed and programs stay as they are.
+
+    The first tenth of the run is left out: programs are compiled then, and caches filled.
+
+    Args:
+        options: of train.py, after a `--`: another --config, a --data.source.
+        steps: batches to train.
+        json: file to write the figures to.
+    """
+    compiled = []
+
+    def note(event: str, seconds: float, **_) -> None:
+        if event == _COMPILED:
+            compiled.append(time.perf_counter())
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        given = (*options, "--max-steps", str(steps), "--out", str(Path(folder, "run")))
+        config = recipes.load(list(given), "train")
+        start = time.perf_counter()
+        with contextlib.redirect_stdout(nowhere), Memory() as memory:
+            code = run("train", *given)
+        seconds = time.perf_counter() - start
+        if code:
+            raise ConfigError(f"The run ended with exit code {code}; give its command alone to see why.")
+        lines, _ = read_metrics(Path(folder, "run"))
+    jax.monitoring.clear_event_listeners()
+    speeds = [line["views_per_second"] for line in lines if "views_per_second" in line]  # not of the first
+    part = len(speeds) // 10
+    n_views = config.batch_size * config.views.per_image
+    table = Measured(
+        f"train, {config.precision}", "views/s", ("ours",), [(speed,) for speed in speeds[part:]]
+    )
+    table.facts = {
+        "run": f"{config.name}, {len(lines):,} steps of {n_views} views, {seconds:.0f} s",
+        "views/s by tenth": ", ".join(
+            f"{statistics.median(speeds[i * part : (i + 1) * part]):,.1f}" for i in range(10)
+        ),
+        "memory in the second tenth, MB": memory.most(0.1, 0.2),
+        "memory in the last tenth, MB": memory.most(0.9, 1),
+        "programs compiled in the first tenth": sum(when - start < seconds / 10 for when in compiled),
+        "programs compiled after it": sum(when - start >= seconds / 10 for when in compiled),
+    }
+    return finish(table, json)

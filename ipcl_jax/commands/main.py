@@ -1,0 +1,80 @@
+"""The command `ipcl`: `ipcl NAME ...` runs the script `NAME.py` of the folder `experiments`."""
+
+import ast
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import ipcl_jax
+from ipcl_jax.errors import near_miss
+
+_ABOUT = """\
+usage: ipcl COMMAND ...
+
+Instance-prototype contrastive learning: train models, read out released or own ones, and compare them with brains.
+
+{commands}
+
+ipcl COMMAND --help explains a command's options, and says how it is used. To begin with:
+
+  ipcl train --config ipcl_smoke                           train a small model on built-in photographs
+  ipcl extract ipcl1 my_images/ --layers fc7 --out a.h5    fc7 of the paper's primary model for your images
+"""
+_ORDER = (
+    ("Train", ("train", "views", "table", "prepare")),
+    ("Use models", ("extract", "convert")),
+    ("Read them out", ("knn", "linear", "rsa", "report")),
+    ("Measure speed", ("benchmark",)),
+)
+
+
+def scripts() -> Path:
+    """Returns the folder of the commands' scripts: in the installed package, or beside it in a clone."""
+    package = Path(ipcl_jax.__file__).resolve().parent
+    installed = package / "experiments"
+    return installed if installed.is_dir() else package.parent / "experiments"
+
+
+def about() -> str:
+    """Returns the page that `ipcl --help` prints: each command with the first line of its script's docstring."""
+    lines = []
+    for title, names in _ORDER:
+        lines += ["", f"{title}:"] if lines else [f"{title}:"]
+        lines += [f"  {name:<10} {_first_line(scripts() / f'{name}.py')}" for name in names]
+    return _ABOUT.format(commands="\n".join(lines))
+
+
+def _first_line(path: Path) -> str:
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return doc.split("\n")[0]
+
+
+def run(name: str, *arguments: str) -> int:
+    """Runs a command in this process, as `ipcl NAME ...` does; returns its exit code."""
+    before, sys.argv = sys.argv, [f"ipcl {name}", *arguments]
+    try:
+        runpy.run_path(os.fspath(scripts() / f"{name}.py"), run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    names = [name for _, group in _ORDER for name in group]
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(about(), end="")
+        return 0
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"ipcl_jax {version('ipcl_jax')}")
+        return 0
+    if name not in names:
+        print(f"error: No command {name!r}.{near_miss(name, names)}", file=sys.stderr)
+        return 2
+    return run(name, *sys.argv[2:])

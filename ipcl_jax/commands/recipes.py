@@ -1,0 +1,125 @@
+"""Recipes: Python files with a `config` and a docstring that says what it does and costs.
+
+`load` turns a command line into a config: `--config NAME`, then any field. A file of one's own does as well:
+`--config path/to/mine.py`.
+"""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+from ipcl_jax.commands.main import scripts
+from ipcl_jax.commands.running import parse
+from ipcl_jax.config import Train
+from ipcl_jax.errors import ConfigError, InputError, near_miss
+from ipcl_jax.system.files import at_home
+
+RECIPES = {path.stem: path for path in sorted((scripts() / "configs").glob("[a-z]*.py"))}
+"""The recipes that come with the package: files by their names."""
+
+_EXAMPLE = "it needs a line such as config = Train(name='mine', epochs=10)."
+
+
+def read_config(path: Path, recipes: Iterable[str] = ()) -> tuple[Train, str]:
+    """Runs a config file.
+
+    Args:
+        path: a Python file.
+        recipes: names that can stand in its place, for the hint of an error.
+
+    Returns:
+        Its config, and its docstring or else its path.
+
+    Raises:
+        ConfigError: if it isn't there, fails, or gives no sound `config`; names file and line.
+    """
+    if path.suffix != ".py" or not path.is_file():
+        near = difflib.get_close_matches(str(path), [*recipes, *map(str, path.parent.glob("*.py"))], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{path} is no Python file; --config is one, or the name of a recipe.{hint}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # whatever a user's file may do
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
+        line = lines[-1] if lines else getattr(error, "lineno", None) or "?"  # not even parsed
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        raise ConfigError(f"{path}, line {line}: {kind}{error}") from error
+    if not hasattr(module, "config"):
+        raise ConfigError(f"{path} has no `config`; {_EXAMPLE}")
+    config = module.config
+    if not isinstance(config, Train):
+        found = f"`config` is of type {type(config).__name__}"
+        raise ConfigError(f"{path}, line {_line_of_config(path)}: {found}; {_EXAMPLE}")
+    return config, module.__doc__ or str(path)
+
+
+def _line_of_config(path: Path) -> int | str:
+    """Where a file last names its config."""
+    lines = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        match node:
+            case ast.Name(id="config", ctx=ast.Store()) | ast.alias(name="config") | ast.alias(asname="config"):
+                lines.append(node.lineno)
+    return max(lines, default="?")
+
+
+def load(arguments: list[str], description: str, schema: type[Train] = Train) -> Train:
+    """Reads a config from the command line.
+
+    Args:
+        arguments: `--config NAME` or `--config FILE.py`, then fields such as `--epochs 2`.
+        description: first line of `--help`.
+        schema: `Train`, or a subclass with the fields of another script.
+
+    Returns:
+        The recipe with those fields changed.
+
+    Raises:
+        ConfigError: if there is no recipe of that name, or the file gives no config.
+        SystemExit: on `--help`, or for a field that does not exist (tyro names the near ones).
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config")
+    chosen, fields = parser.parse_known_args(arguments)
+    listing = "Recipes: " + ", ".join(RECIPES) + "."
+    if chosen.config is None:
+        if not {"-h", "--help"} & set(fields):
+            raise ConfigError(f"No recipe chosen; give --config NAME, or a file of your own. {listing}")
+        config, about = Train(name="NAME"), listing
+    elif chosen.config in RECIPES:
+        config, about = read_config(RECIPES[chosen.config])
+    elif chosen.config.endswith(".py") or os.sep in chosen.config:
+        config, about = read_config(at_home(chosen.config), RECIPES)
+    else:
+        raise ConfigError(
+            f"No recipe {chosen.config!r}.{near_miss(chosen.config, RECIPES)} "
+            "A file of your own is given by its path, such as mine.py."
+        )
+    given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return parse(
+        schema,
+        default=schema(**given),
+        args=fields,
+        prog=f"{Path(sys.argv[0]).name} --config {chosen.config or config.name}",
+        description=f"{description}\n\n{about}",
+    )
+
+
+def published(recipe: str) -> float | None:
+    """The published kNN top-1 on ImageNet that a recipe's docstring names, a share in [0, 1]."""
+    if recipe not in RECIPES:
+        return None
+    about = ast.get_docstring(ast.parse(RECIPES[recipe].read_text(encoding="utf-8"))) or ""
+    found = re.search(r"^Published: kNN top-1 ([0-9.]+) %", about, re.MULTILINE)
+    return float(found[1]) / 100 if found else None

@@ -1,0 +1,299 @@
+"""Image files in a folder."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ipcl_jax.data.base import WAYS, Split, digest, stamp
+from ipcl_jax.data.listing import Folder, Paths, Scan, is_within, printable, shared_folder
+from ipcl_jax.errors import ConfigError
+from ipcl_jax.system.files import at_home
+
+HELD_OUT = 20  # without a folder of held-out images, every 20th image is for validation
+
+# What folders of a split are called, in any case.
+TRAIN_NAMES = ("train", "training")
+VAL_NAMES = ("val", "valid", "validation")
+TEST_NAMES = ("test", "testing")
+
+
+class FolderSource:
+    """Image files in a folder, in natural order (2 before 10), hidden ones skipped.
+
+    `train/<class>/*` and `val/<class>/*` give labels: the sorted names of train's
+    subfolders; deeper subfolders belong to their class. `train` may be called `training`; `val`
+    `valid` or `validation`, or `test` where there is none of these; each in any case. Without `val/`, every
+    20th image of each class (at least one, if the class has two) is held out of train. Without
+    `train/`, all images anywhere in the folder are one set without labels, and
+    every 20th is held out in the same way.
+
+    Every folder is read once: see `listing.Scan` for the links that are followed. Each link to a file counts.
+
+    Args:
+        folder: the path.
+        split: `train` or `val`.
+
+    Raises:
+        ConfigError: if there are no images, or two folders could be the same split, or images of both splits.
+    """
+
+    def __init__(self, folder: str, split: Split):
+        self.name = f"folder:{printable(folder)} {split}"
+        self._root = os.path.abspath(at_home(folder))
+        if not os.path.isdir(self._root):
+            found = "is a file" if os.path.exists(self._root) else "does not exist"
+            raise ConfigError(f"No images: looked for a folder at {printable(self._root)}, which {found}.{WAYS}")
+        tops = find_splits(self._root)
+        scan = Scan(self._root, [_real(self._root, top) for top in tops.values()] or [_real(self._root, "")])
+        self.notes: tuple[str, ...] = ()
+        if tops:
+            self.classes, self._paths, self._labels, self.notes = _labelled(self.name, scan, tops, split)
+            self.notes += _left_beside(scan, tops)
+        else:
+            self.classes = ()
+            self._paths = Paths(held_out(scan.images(Folder("")), split))
+            self._labels = _Labels(np.array([len(self._paths)]), first=-1)
+            if scan.folders > 1:
+                self.notes += (f"{self.name}: it has no folder called train, so all images are one set without labels.",)
+        if not len(self._paths):
+            searched = os.path.normpath(os.path.join(self._root, tops.get(split, "")))
+            raise ConfigError(
+                f"No images for {split} under {printable(searched)}, {_what_is_in(searched)}.{WAYS}"
+            )
+        self.places = (scan.tops[list(tops).index(split)] if split in tops else scan.tops[0], *scan.places)
+        self.notes += notes_of(self.name, scan)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, i: int) -> tuple[bytes, int]:
+        """The bytes of file i and its label (-1: none)."""
+        with open(os.path.join(self._root, self._paths[i]), "rb") as file:
+            return file.read(), int(self._labels[i])
+
+    def describe(self, i: int) -> str:
+        """The path of file i; what is not UTF-8 in it is escaped."""
+        return printable(os.path.join(self._root, self._paths[i]))
+
+    def labels(self) -> np.ndarray:
+        """Label of every file, `[N]` int32 (-1: none)."""
+        return self._labels.all()
+
+    def stamps(self) -> Iterator[str]:
+        """Path within the folder, size and time of change of each file."""
+        return (stamp(path, f"{self._root}/{path}") for path in self._paths)
+
+    def identity(self) -> str:
+        """The sha256 of all stamps."""
+        return digest(self.stamps())
+
+
+class _Labels:
+    """Labels of images that are sorted by label, as how many there are of each."""
+
+    def __init__(self, counts: np.ndarray, *, first: int = 0):
+        self._counts, self._first = counts, first
+        self._ends = np.cumsum(counts)
+
+    def __getitem__(self, i: int) -> int:
+        i = range(int(self._ends[-1]))[i]
+        return int(np.searchsorted(self._ends, i, side="right")) + self._first
+
+    def all(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self._counts), dtype=np.int32) + np.int32(self._first), self._counts)
+
+
+def find_splits(root: str) -> dict[str, str]:
+    """The folders that hold the splits of a data set.
+
+    Args:
+        root: the folder of the data set.
+
+    Returns:
+        `train`, and `val` if there is one, with the name that each has there. Empty without a folder of training images.
+
+    Raises:
+        ConfigError: if several could be the same split, there is only `val`, or one lies in the other.
+    """
+    with os.scandir(root) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir())
+    found = {}
+    for split, known in (("train", TRAIN_NAMES), ("val", VAL_NAMES), ("test", TEST_NAMES)):
+        there = [name for name in names if name.lower() in known]
+        if split == "test" and "val" in found:
+            break
+        if len(there) > 1:
+            raise ConfigError(
+                f"{printable(root)} has {' and '.join(there)}, and each could be for {split}; "
+                "move all but one elsewhere, or rename them."
+            )
+        if there:
+            found["val" if split == "test" else split] = there[0]
+    if "train" not in found:
+        if "val" not in found or found["val"].lower() in TEST_NAMES:
+            return {}
+        raise ConfigError(
+            f"{printable(root)} has {found['val']}, but no folder train beside it. Name the folder of the training "
+            f"images train; or to use {found['val']} alone: --data.source folder:{printable(root)}/{found['val']}"
+        )
+    if len(found) == 2:
+        train, val = (_real(root, found[split]) for split in ("train", "val"))
+        if is_within(train, val) or is_within(val, train):
+            raise ConfigError(
+                f"{found['train']} and {found['val']} in {printable(root)} lead to the same images, {train} and {val}; "
+                "what a model is trained on can't be held out. Remove the link."
+            )
+    return found
+
+
+def held_out(chunks: Iterable[list[str]], split: Split) -> Iterator[list[str]]:
+    """The images of a split, if every 20th is for validation, beginning with the first; an only one is for training.
+
+    Args:
+        chunks: all images, in lists.
+        split: `train` or `val`.
+
+    Yields:
+        Lists of images.
+    """
+    place, ahead = 0, []
+    for chunk in chunks:
+        ahead += chunk
+        if place + len(ahead) > 1:
+            if split == "val":
+                yield ahead[-place % HELD_OUT :: HELD_OUT]
+            else:
+                yield [image for k, image in enumerate(ahead, place) if k % HELD_OUT]
+            place, ahead = place + len(ahead), []
+    if split == "train":
+        yield ahead
+
+
+def find_images(folder: str | os.PathLike, root: str | os.PathLike) -> list[str]:
+    """All image files in a folder, by their suffixes, however deep; hidden ones are skipped.
+
+    Args:
+        folder: where to look; links are followed as by `listing.Scan`.
+        root: what the paths shall be relative to; the folder, or one that it lies in.
+
+    Returns:
+        Paths in natural order (2 before 10).
+    """
+    within = os.path.relpath(folder, root)
+    scan = Scan(os.fspath(root), [os.path.realpath(folder)])
+    return [path for chunk in scan.images(Folder("" if within == "." else within)) for path in chunk]
+
+
+def _labelled(
+    source: str, scan: Scan, tops: Mapping[str, str], split: Split
+) -> tuple[tuple[str, ...], Paths, _Labels, tuple[str, ...]]:
+    """Names of the classes, paths, labels, and notes."""
+    train, val = tops["train"], tops.get("val", "")
+    searched = tops.get(split, train)
+    loose, folders = scan.look(Folder(searched))
+    classes = tuple(sorted(_name(folder) for folder in folders))
+    if split == "val" and val:
+        _, of_train = Scan(scan.root, scan.tops).look(Folder(train))
+        known = tuple(sorted(_name(folder) for folder in of_train))
+        if folders and (extra := sorted(set(classes) - set(known))):
+            names = printable(", ".join(extra[:5]))
+            raise ConfigError(f"{_shown(scan, val)} has {len(extra)} classes that {train} lacks, such as {names}.")
+    else:
+        known = classes
+    if not known:
+        raise ConfigError(
+            f"{_shown(scan, train)} should hold one folder a class; it has none, but {len(loose)} images. "
+            f"To use those without labels: --data.source folder:{_shown(scan, train)}{WAYS}"
+        )
+    if not folders and loose:
+        raise ConfigError(
+            f"{_shown(scan, val)} should hold one folder a class, as {train} does; it has none, but {len(loose):,} "
+            f"images. If they are ImageNet's, sort them into folders by the list of their classes: "
+            f"python experiments/prepare.py {_shown(scan, '')} /path/to/copy --val-labels FILE"
+        )
+    notes = []
+    if loose:
+        notes.append(f"{source}: left out {len(loose):,} images in {searched} itself, which are in no class.")
+    by_name = {_name(folder): folder for folder in folders}
+    counts = np.zeros(len(known), np.int64)
+
+    def chunks() -> Iterator[list[str]]:
+        for label, name in enumerate(known):
+            images = scan.images(by_name[name]) if name in by_name else iter(())
+            for chunk in images if val else held_out(images, split):
+                counts[label] += len(chunk)
+                yield chunk
+
+    paths = Paths(chunks())
+    if scan.places and val:
+        _refuse_shared(scan, tops, split)
+    if empty := [name for name, count in zip(known, counts, strict=True) if not count]:
+        notes.append(f"{source}: no images of {len(empty):,} of {len(known):,} classes{_some(empty)}.")
+    return tuple(map(printable, known)), paths, _Labels(counts), tuple(notes)
+
+
+def _refuse_shared(scan: Scan, tops: Mapping[str, str], split: Split) -> None:
+    """Refuses links of both splits to the same folder; links into the other split are never followed."""
+    other = Scan(scan.root, scan.tops)
+    for _ in other.images(Folder(tops["val" if split == "train" else "train"])):
+        pass
+    if shared := shared_folder(scan.places, other.places):
+        raise ConfigError(
+            f"Links in both {tops['train']} and {tops['val']} of {printable(scan.root)} lead to {printable(shared)}; "
+            "what a model is trained on can't be held out. Remove one of them."
+        )
+
+
+def notes_of(source: str, scan: Scan) -> tuple[str, ...]:
+    """What a walk left out, a line each that begins with the source's name."""
+    notes = []
+    if scan.left_out:
+        most_first = sorted(scan.left_out.items(), key=lambda found: (-found[1], found[0]))
+        kinds = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in most_first]
+        notes.append(f"{source}: left out files that are no images by their suffix{_some(kinds, 8)}.")
+    if scan.not_followed:
+        links = _some(scan.not_followed)
+        notes.append(f"{source}: links to folders that are read anyway are not followed{links}.")
+    if scan.closed:
+        notes.append(f"{source}: left out folders that this user may not open{_some(scan.closed)}.")
+    return tuple(notes)
+
+
+def _left_beside(scan: Scan, tops: Mapping[str, str]) -> tuple[str, ...]:
+    """A note of the images beside the folders of the splits."""
+    beside = Scan(scan.root, scan.tops)
+    loose, folders = beside.look(Folder(""))
+    counts = {"no folder": len(loose)}
+    for folder in folders:
+        if folder.path not in tops.values():
+            counts[folder.path] = sum(map(len, beside.images(folder)))
+    found = [f"{count:,} in {where}" for where, count in counts.items() if count]
+    if not found:
+        return ()
+    where = f"{printable(scan.root)}, beside {' and '.join(tops.values())}"
+    return (f"folder:{where}: left out images{_some(found, 8)}.",)
+
+
+def _some(items: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(items) - most:,} more" if len(items) > most else ""
+    return f": {printable(', '.join(items[:most]))}{more}"
+
+
+def _name(folder: Folder) -> str:
+    return folder.path.rpartition("/")[2]
+
+
+def _shown(scan: Scan, path: str) -> str:
+    return printable(os.path.join(scan.root, path) if path else scan.root)
+
+
+def _real(root: str, folder: str) -> str:
+    return os.path.realpath(os.path.join(root, folder))
+
+
+def _what_is_in(folder: str) -> str:
+    names = sorted(printable(entry.name) for entry in Path(folder).iterdir())
+    shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+    return f"which has {len(names)} entries: {shown}" if names else "which is empty"

@@ -1,0 +1,215 @@
+"""Curves as SVG drawings for a page that holds many of them.
+
+Colours are left to the page's style sheet, so that drawings follow a reader's light or dark mode.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ipcl_jax.report.drawing import load_matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Stand-ins that matplotlib writes, and the names under which the page's style sheet has the colours.
+_COLOURS = {
+    "one": "#010101", "two": "#020202", "three": "#030303", "four": "#040404", "five": "#050505",
+    "grid": "#060606", "ink": "#070707",
+}  # fmt: skip
+_STYLES: dict[str, dict] = {
+    "line": dict(linewidth=1.8),
+    "fine": dict(linewidth=1.1),
+    "faint": dict(linewidth=1.1, alpha=0.45),
+    "dash": dict(linewidth=1.3, linestyle=(0, (5, 3))),
+    "dot": dict(linewidth=1.5, linestyle=(0, (1, 2.2))),
+}
+
+
+def share(value: float | None) -> str:
+    """A share in [0, 1] as a reader sees it, in percent."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line, with what the key says of it; its colour and style are names in the page's style sheet."""
+
+    label: str
+    y: Sequence[float]
+    x: Sequence[float] | None = None  # None: one value, drawn across
+    colour: str = "one"
+    style: str = "line"
+
+
+def curves(steps: list[dict], epochs: list[dict], chance: float | None) -> str:
+    """The grid of a run's plots, each there only if something was measured for it.
+
+    Args:
+        steps: lines of steps, from `read_metrics`.
+        epochs: lines of epochs; the first may be epoch 0, the untrained network.
+        chance: kNN top-1 of a guess, a share in [0, 1]; None without labels.
+
+    Returns:
+        HTML; empty if nothing was measured.
+    """
+    before = next((line for line in epochs if line["epoch"] == 0), {})
+    per_epoch = _steps_per_epoch(steps, epochs)
+    unit = "epoch" if per_epoch else "step"
+
+    def measured(lines: list, name: str, label: str = "", **options) -> list[Curve]:
+        known = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        x, y = _thin(np.array(known, float).reshape(-1, 2).T / [[per_epoch or 1], [1]])
+        return [Curve(label, y, x, **options)] if len(y) else []
+
+    def shares(name: str, label: str, colour: str = "one") -> list[Curve]:
+        last = share(epochs[-1].get(name)) if epochs else ""
+        found = measured(epochs, name, f"{label} {last}", colour=colour)
+        if before.get(name) is None:
+            return found
+        untrained = Curve(f"untrained {share(before[name])}", [before[name]], colour=colour, style="dash")
+        return [*found, untrained] if epochs[-1] is not before else [untrained]
+
+    knn = shares("knn_top1", "top-1")
+    if chance is None or chance < 0.2:  # with up to five classes, one of five guesses is always right
+        knn += shares("knn_top5", "top-5", "two")
+    if knn and chance is not None:
+        knn.append(Curve(f"chance {share(chance)}", [chance], colour="ink", style="dot"))
+    loss = measured(steps, "loss", "each step", style="faint")
+    # A mean stands for the middle of its epoch.
+    middles = [line | {"step": line["step"] - (per_epoch or 0) / 2} for line in epochs if line["epoch"]]
+    loss += measured(middles, "loss", "epoch mean", colour="two")
+    plots = {
+        "Loss": [(loss, "auto")],
+        "Accuracy on held-out images": [(shares("top1", "top-1") + shares("top5", "top-5", "two"), "share")],
+        "kNN read-out of held-out images": [(knn, "share")],
+        "Instance retrieval": [(shares("retrieval", "now"), "share")],
+        "Spread of the embeddings": [
+            (measured(epochs, "mean_cosine", "mean cosine of different images (lower is wider)"), "linear"),
+            (measured(epochs, "effective_rank", "effective rank (higher is wider)", colour="two"), "linear"),
+        ],
+        "Learning rate and momentum": [
+            (measured(steps, "lr", "learning rate"), "linear"),
+            (measured(steps, "momentum", "momentum", colour="two"), "linear"),
+        ],
+        "Gradient norm": [(measured(steps, "grad_norm", style="fine"), "log")],
+        "Speed, views per second": [(measured(steps, "views_per_second", style="fine"), "zero")],
+    }
+    plots = {title: [panel for panel in panels if panel[0]] for title, panels in plots.items()}
+    plots = {title: panels for title, panels in plots.items() if panels}
+    end = max((line["step"] for line in [*steps[-1:], *epochs[-1:]]), default=0) / (per_epoch or 1)
+    # The first plot fills a row if the others come in pairs.
+    cards = [
+        card(title, panels, unit, end or 1.0, wide=not index and len(plots) % 2 == 1)
+        for index, (title, panels) in enumerate(plots.items())
+    ]
+    return f'<div class="plots">{"".join(cards)}</div>' if cards else ""
+
+
+def _steps_per_epoch(steps: list, epochs: list) -> float | None:
+    """Inferred from where epochs begin or, in the first one, from where it ended."""
+    begun = next((line for line in reversed(steps) if line["epoch"] > steps[0]["epoch"]), None)
+    if begun:
+        first = next(line for line in steps if line["epoch"] == begun["epoch"])
+        return (first["step"] - 1) / (first["epoch"] - 1)
+    return next((line["step"] / line["epoch"] for line in epochs if line["epoch"] > 0), None)
+
+
+def _thin(points: np.ndarray, most: int = 400) -> np.ndarray:
+    """Averages neighbours until few enough points are left: `[2, many]` -> `[2, at most 400]`."""
+    groups = np.array_split(points, most, axis=1) if points.shape[1] > most else None
+    return points if groups is None else np.stack([group.mean(axis=1) for group in groups], axis=1)
+
+
+def card(
+    title: str, panels: Sequence[tuple[Sequence[Curve], str]], unit: str, end: float, *, wide: bool = False
+) -> str:
+    """A plot with its title and key.
+
+    Args:
+        title: of the plot.
+        panels: curves and the scale of the y axis of each panel: share, linear, log, auto (log where values
+            span much) or zero (from 0).
+        unit: of the x axis.
+        end: of the x axis, which begins at 0.
+        wide: whether it fills the width of a broad page.
+
+    Returns:
+        HTML.
+    """
+    keys = [
+        f'<span><i class="{curve.style}" style="color: var(--{curve.colour})"></i>{escape(curve.label)}</span>'
+        for curves, _ in panels
+        for curve in curves
+        if curve.label
+    ]
+    drawn = _svg(panels, unit, end, title=title)
+    if wide:  # a phone shows the narrow form, whose letters stay legible
+        broad = _svg(panels, unit, end, title=title, inches=(10.2, 2.9))
+        drawn = f'<div class="broad">{broad}</div><div class="narrow">{drawn}</div>'
+    head = f'<h3>{escape(title)}</h3><p class="key">{"".join(keys)}</p>'
+    return f'<figure class="plot card{" wide" * wide}">{head}{drawn}</figure>'
+
+
+def _svg(
+    panels: Sequence, unit: str, end: float, *, title: str, inches: tuple[float, float] = (4.9, 2.6)
+) -> str:
+    """Draws panels one above the other, from 0 to `end` of the unit."""
+    matplotlib = load_matplotlib()
+    # Ids are those of the whole page, so each drawing needs its own.
+    identity = f"{re.sub('[^a-z]+', '-', title.lower())}-{inches[0]:.0f}"
+    style = {"svg.fonttype": "none", "svg.hashsalt": identity, "font.size": 9.5, "path.simplify": True}
+    with matplotlib.rc_context(style):
+        layout = matplotlib.layout_engine.ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.04, hspace=0.12)
+        figure = matplotlib.figure.Figure(figsize=inches, layout=layout)
+        all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+        for axes, (curves, scale) in zip(all_axes, panels, strict=True):
+            _draw(axes, curves, scale, ticks=5 if len(panels) == 1 else 3)
+        all_axes[-1].set_xlim(-0.02 * end, 1.02 * end)
+        all_axes[-1].set_xlabel(unit, color=_COLOURS["ink"], labelpad=2)
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]  # an XML prologue has no place inside a page
+    svg = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", svg, count=5)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)} by {unit}"', 1)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{identity}-", svg)
+    for name, colour in _COLOURS.items():
+        svg = svg.replace(colour, "currentColor" if name == "ink" else f"var(--{name})")
+    return svg
+
+
+def _draw(axes: "Axes", curves: list[Curve], scale: str, ticks: int) -> None:
+    matplotlib = load_matplotlib()
+    values = np.concatenate([np.asarray(curve.y, float) for curve in curves])
+    low, high = values.min(), values.max()
+    if low > 0 and (scale == "log" or (scale == "auto" and high > 50 * low)):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
+    else:
+        axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    percent = scale == "share"
+    axes.yaxis.set_major_formatter(
+        matplotlib.ticker.FuncFormatter(lambda value, _: f"{100 * value:.4g} %" if percent else f"{value:,.6g}")
+    )
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(8, steps=[1, 2, 5, 10], integer=True))
+    for curve in curves:
+        look = dict(color=_COLOURS[curve.colour], **_STYLES[curve.style])
+        if curve.x is None:
+            axes.axhline(curve.y[0], **look)
+        else:
+            few = len(curve.x) == 1 or (len(curve.x) <= 40 and curve.style == "line")
+            axes.plot(curve.x, curve.y, marker="o" if few else None, markersize=3.2, **look)
+    if scale == "zero":
+        axes.set_ylim(bottom=0)
+    axes.grid(axis="y", color=_COLOURS["grid"], linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    axes.minorticks_off()
+    axes.tick_params(length=0, labelcolor=_COLOURS["ink"])

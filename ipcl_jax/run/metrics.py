@@ -1,0 +1,290 @@
+"""What a run says while it trains, and what it keeps.
+
+A run's folder gets `metrics.jsonl` (one JSON object a line), `log.txt` and `tensorboard/`.
+"""
+
+import contextlib
+import json
+import math
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from time import monotonic
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
+
+from ipcl_jax.system.console import make_console
+from ipcl_jax.system.files import atomic
+
+METRICS = "metrics.jsonl"
+PLAIN_EVERY = 10.0  # seconds between two lines where there is no terminal
+WINDOW = 30.0  # seconds over which speed is averaged
+HUNGRY = 0.2  # share of an epoch spent waiting for input from which on a hint is given
+
+WAITS = ("wait_input", "wait_copy", "wait_device")
+"""What a step waited for, in seconds: its batch to be decoded, to arrive on the device, and the device."""
+
+_STEP_LINE = {"loss": "loss {:#.4g}", "lr": "lr {:#.3g}", "views_per_second": "{:,.0f} views/s"}
+_EPOCH_LINE = {
+    "loss": "loss {:#.4g}",
+    "top1": "accuracy top-1 {:.1%}",
+    "top5": "top-5 {:.1%}",
+    "knn_top1": "kNN top-1 {:.1%}",
+    "knn_top5": "top-5 {:.1%}",
+    "retrieval": "instance retrieval {:.1%}",
+    "mean_cosine": "mean cosine {:.3f}",
+    "effective_rank": "effective rank {:.1f}",
+    "views_per_second": "{:,.0f} views/s",
+    "input_share": "waiting for input {:.0%}",
+}
+
+
+class Record:
+    """Keeps the metrics of a run and shows how far it is; use it in a `with` statement.
+
+    Step s is the s-th batch of the run, from 1. With `start_step=s` the files go on after step s:
+    lines of later steps, which will be computed again, are dropped.
+
+    Args:
+        run_dir: folder of the run; made if it isn't there.
+        total_steps: batches of the whole run.
+        steps_per_epoch: batches of one pass over the images.
+        start_step: batches done before this process began.
+        console: where to print; by default standard output.
+    """
+
+    def __init__(
+        self, run_dir: Path, *, total_steps: int, steps_per_epoch: int, start_step: int = 0,
+        console: Console | None = None,
+    ):
+        self._dir = Path(run_dir)
+        self._total, self._per_epoch, self._start = total_steps, steps_per_epoch, start_step
+        self._epochs = -(-total_steps // steps_per_epoch)
+        self._console = console or make_console()
+        self._bar: Progress | None = None
+        self._shown_at = -math.inf
+        self._done, self._views = start_step, 0.0
+        self._window: deque[tuple[float, float]] = deque()  # time, views so far
+        self._of_epoch: list[dict] = []  # lines of the latest epoch's steps
+
+    def __enter__(self) -> "Record":
+        self._dir.mkdir(parents=True, exist_ok=True)
+        self._drop_later()
+        # Line-buffered: what was written survives the process, however it ends.
+        # Names may hold bytes that are no UTF-8.
+        def begin(name: str) -> TextIO:
+            return open(self._dir / name, "a", buffering=1, encoding="utf-8", errors="backslashreplace")
+
+        self._metrics, self._log = begin(METRICS), begin("log.txt")
+        self._board = _tensorboard(self._dir / "tensorboard", self._start)
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            # All numbers in one column that never wraps: a single line at any width.
+            line = Column(no_wrap=True, overflow="ellipsis")
+            columns = [TextColumn("{task.description}", markup=False, table_column=line)]
+            if self._console.width >= 120:
+                columns.insert(0, BarColumn(bar_width=24))
+            self._bar = Progress(*columns, console=self._console, refresh_per_second=4)
+            self._task = self._bar.add_task("compiling", total=self._total, completed=self._start)
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if kind is not None:
+            self._write_log(f"stopped after step {self._done}: {kind.__name__}: {error}")
+        for file in (self._board, self._metrics, self._log):
+            file.close()
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keeps the metrics of one step.
+
+        Reading them waits for the device, so hand in those of the step before the one just started.
+
+        Args:
+            step: the step that they belong to, from 1.
+            metrics: numbers or 0-d arrays: loss, lr, momentum, grad_norm; WAITS in seconds; and `views`,
+                the number of views in the batch, from which views per second are computed.
+        """
+        values = {name: float(value) for name, value in metrics.items()}
+        self._done, self._views = step, self._views + values.pop("views", 0.0)
+        # The first entry only sets the clock: its step included compilation, or a pause.
+        self._window.append((monotonic(), self._views))
+        while len(self._window) > 10 and self._window[-1][0] - self._window[0][0] > WINDOW:
+            self._window.popleft()
+        (begin, before), (now, after) = self._window[0], self._window[-1]
+        if now > begin and after > before:
+            values["views_per_second"] = (after - before) / (now - begin)
+
+        epoch = (step - 1) // self._per_epoch + 1
+        line = {"kind": "step", "step": step, "epoch": epoch} | _finite(values)
+        self._keep(line)
+
+        text = [f"epoch {epoch}/{self._epochs}  step {step}/{self._total}", *_describe(line, _STEP_LINE)]
+        if now > begin:
+            seconds = (now - begin) / (len(self._window) - 1)
+            text.append(f"{_duration(seconds * (self._total - step))} left")
+        edge = step % self._per_epoch in (0, 1 % self._per_epoch) or step in (self._start + 1, self._total)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description="  ".join(text))
+        elif edge or now - self._shown_at >= PLAIN_EVERY:
+            self._shown_at = now
+            self._print("  ".join(text))
+
+    def epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
+        """Keeps and says what was measured after an epoch.
+
+        Unless given, the epoch's mean loss, grad_norm and views_per_second, its last lr and momentum,
+        and the share of its time spent waiting for input are added; so hand in its last step first.
+
+        Args:
+            epoch: number of the epoch, from 1; 0 is the untrained network.
+            step: batches done.
+            metrics: top1, top5, knn_top1, knn_top5 and retrieval as shares in [0, 1]; mean_cosine,
+                effective_rank, unreadable (images), and whatever else was measured.
+        """
+        values, lines = {}, [line for line in self._of_epoch if line["epoch"] == epoch]
+        for name in ("loss", "lr", "momentum", "grad_norm", "views_per_second"):
+            known = [line[name] for line in lines if line.get(name) is not None]
+            if known:
+                values[name] = known[-1] if name in ("lr", "momentum") else math.fsum(known) / len(known)
+        waited = [sum(line.get(name, 0) for line in lines) for name in WAITS]
+        if sum(waited):
+            values["input_share"] = 1 - waited[WAITS.index("wait_device")] / sum(waited)
+        values |= {name: float(value) for name, value in metrics.items()}
+        line = {"kind": "epoch", "step": step, "epoch": epoch} | _finite(values)
+        self._keep(line)
+        name = f"epoch {epoch}/{self._epochs}" if epoch else "untrained network"
+        self.say(f"{name}: {', '.join(_describe(line, _EPOCH_LINE)) or 'nothing measured'}")
+        if values.get("input_share", 0) > HUNGRY:
+            self.warn(
+                f"Training waited for images {values['input_share']:.0%} of the time. More --data.threads or "
+                "--data.workers auto may help, and images made small once by experiments/prepare.py."
+            )
+        self._window.clear()  # the pause for measuring says nothing about the speed of training
+
+    def say(self, text: str) -> None:
+        """Prints text above the progress bar and adds it to the log."""
+        self._print(text)
+        self._write_log(text)
+
+    def warn(self, text: str) -> None:
+        """Like `say`, for what a reader should not miss."""
+        self._print(f"warning: {text}", style="yellow")
+        self._write_log(f"warning: {text}")
+
+    def _drop_later(self) -> None:
+        path = self._dir / METRICS
+        if not path.exists():
+            return
+        with atomic(path) as part, open(part, "w", encoding="utf-8") as kept:
+            for line in _lines(path):
+                if line["step"] <= self._start:
+                    kept.write(json.dumps(line) + "\n")
+                    self._remember(line)
+
+    def _remember(self, line: dict) -> None:
+        if self._of_epoch and self._of_epoch[-1]["epoch"] != line["epoch"]:
+            self._of_epoch.clear()
+        if line["kind"] == "step":
+            self._of_epoch.append(line)
+
+    def _keep(self, line: dict) -> None:
+        self._remember(line)
+        self._metrics.write(json.dumps(line, allow_nan=False) + "\n")
+        for name, value in line.items():
+            # tensorboardX prints a complaint for each value that isn't finite.
+            if name not in ("kind", "step", "epoch") and value is not None:
+                self._board.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def _write_log(self, text: str) -> None:
+        self._log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
+
+
+class Silence:
+    """In place of a `Record` where another process keeps it."""
+
+    def __enter__(self) -> "Silence":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See `Record.step`; nothing is kept, and no device is waited for."""
+
+    def epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
+        """See `Record.epoch`."""
+
+    def say(self, text: str) -> None:
+        """See `Record.say`."""
+
+    def warn(self, text: str) -> None:
+        """See `Record.warn`."""
+
+
+def read_metrics(run_dir: Path) -> tuple[list[dict], list[dict]]:
+    """Reads back what `Record` kept.
+
+    Args:
+        run_dir: folder of a run; one without metrics gives two empty lists.
+
+    Returns:
+        Lines of steps and of epochs in order, one each (the last written counts). None stands for an
+        infinite value or none at all, which JSON lacks. Half a line of a killed process is left out.
+    """
+    steps, epochs = {}, {}
+    for line in _lines(Path(run_dir) / METRICS):
+        if line["kind"] == "step":
+            steps[line["step"]] = line
+        else:
+            epochs[line["epoch"]] = line
+    return [steps[number] for number in sorted(steps)], [epochs[number] for number in sorted(epochs)]
+
+
+def _lines(path: Path) -> Iterator[dict]:
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for text in file:
+            with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+                line = json.loads(text)
+                if line["kind"] in ("step", "epoch") and int(line["step"]) >= 0 and int(line["epoch"]) >= 0:
+                    yield line
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _describe(line: Mapping, formats: Mapping[str, str]) -> list[str]:
+    shown = {name: math.nan if line[name] is None else line[name] for name in formats if name in line}
+    return [formats[name].format(value) for name, value in shown.items()]
+
+
+def _duration(seconds: float) -> str:
+    for unit, name, most in ((1, "s", 90), (60, "min", 90), (3600, "h", 48)):
+        if seconds < most * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.1f} days"
+
+
+def _tensorboard(folder: Path, start_step: int):
+    """A tensorboardX writer; it hides the events after `start_step` of an earlier attempt."""
+    # tensorboardX imports torch wherever that is installed, to accept tensors. It never gets any
+    # from us, and a second framework in the process costs seconds and memory.
+    with contextlib.ExitStack() as stack:
+        if "torch" not in sys.modules:
+            sys.modules["torch"] = None  # type: ignore[assignment]
+            stack.callback(sys.modules.pop, "torch")
+        import tensorboardX
+    suffix = f".from{start_step}"  # file names hold whole seconds only, which two attempts may share
+    return tensorboardX.SummaryWriter(str(folder), purge_step=start_step + 1, flush_secs=10, filename_suffix=suffix)

@@ -1,0 +1,31 @@
+"""Pure functions of state and batch: the objective, the optimizer, the step."""
+
+from ipcl_jax.training.state import EARLIER, Bank, TrainState, init_state, state_sharding
+from ipcl_jax.training.step import (
+    Steps,
+    collect_step,
+    compile_steps,
+    embed,
+    embed_step,
+    learn,
+    step_key,
+    train_step,
+    views_of_step,
+)
+
+__all__ = [
+    "EARLIER",
+    "Bank",
+    "Steps",
+    "TrainState",
+    "collect_step",
+    "compile_steps",
+    "embed",
+    "embed_step",
+    "init_state",
+    "learn",
+    "state_sharding",
+    "step_key",
+    "train_step",
+    "views_of_step",
+]

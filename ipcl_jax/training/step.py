@@ -1,0 +1,236 @@
+"""The training step: one pure function of state and batch, compiled once.
+
+A run is determined by its config, its images and the step number, from which the key of a
+step's views follows. Everything that moves is in `TrainState`. Nothing here reads
+files or prints.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ipcl_jax.augment.views import center_views, make_views
+from ipcl_jax.config import Train
+from ipcl_jax.models import make_model
+from ipcl_jax.random_streams import key_of
+from ipcl_jax.system.distributed import batch_sharding
+from ipcl_jax.training import optim
+from ipcl_jax.training.objective import category_loss, ipcl_loss, prototypes, update_queue
+from ipcl_jax.training.state import Batch, TrainState, init_state, state_sharding
+
+
+def step_key(config: Train, step: Array) -> Array:
+    """The PRNG key of a step's views."""
+    return jax.random.fold_in(key_of(config.seed, "views"), step)
+
+
+def views_of_step(config: Train, step: Array, batch: Batch) -> Array:
+    """The views `[B*n, S, S, 3]` that a step trains on."""
+    return make_views(step_key(config, step), batch["canvas"], batch["size"], config.views)
+
+
+def embed(config: Train, variables: dict, images: Array, *, train: bool = False) -> tuple[Array, dict]:
+    """The network in the run's precision.
+
+    Args:
+        config: the run.
+        variables: of the model, float32.
+        images: `[B, S, S, 3]` normalised.
+        train: normalise by this batch where the model has batch norm.
+
+    Returns:
+        Embeddings `[B, D]`, float32 in either precision, and the running statistics after it (none without
+        `train`).
+    """
+    dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
+    network = make_model(config.model).clone(dtype=dtype)
+    mutable = ["batch_stats"] if train else []
+    (embeddings, _), changed = network.apply(variables, images, train=train, mutable=mutable)
+    wide = jnp.promote_types(embeddings.dtype, jnp.float32)
+    return embeddings.astype(wide), changed.get("batch_stats", {})
+
+
+def learn(
+    state: TrainState, views: Array, batch: Batch, *, config: Train, n_images: int
+) -> tuple[TrainState, dict[str, Array]]:
+    """Trains on the views of one batch.
+
+    Gradients of loss / accumulate are summed; the batch that closes a group moves the optimizer
+    with its own learning rate and momentum. Queue, log Z and running statistics move at every batch.
+
+    Args:
+        state: before the batch.
+        views: `[B*n, S, S, 3]` normalised, image by image.
+        batch: `index` and `label`, `[B]` each.
+        config: the run.
+        n_images: number N of training images.
+
+    Returns:
+        The state after it, and scalars: loss, lr, momentum, grad_norm (of this batch's loss).
+
+    Source: Konkle & Alvarez 2022, Methods; the reference's training script.
+    """
+    objective, n_views = config.objective, config.views.per_image
+    steps_per_epoch = state.bank.index.shape[0]
+    n_batches = config.epochs * steps_per_epoch
+    lr = optim.learning_rate(config.schedule, config.optim.lr, state.step, n_batches, steps_per_epoch)
+    momentum = optim.momentum(config.schedule, state.step, n_batches)
+
+    def loss_of(params: dict) -> tuple[Array, tuple]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        embeddings, batch_stats = embed(config, variables, views, train=True)
+        if objective.name == "categories":
+            loss, log_Z = category_loss(embeddings, batch["label"], n_views=n_views), None
+        else:
+            loss, log_Z = ipcl_loss(
+                embeddings, state.queue, state.log_Z, n_views=n_views, n_images=n_images,
+                temperature=optim.temperature(objective, state.step, n_batches),
+                norm_prototype=objective.norm_prototype,
+            )
+        return loss, (embeddings, log_Z, batch_stats)
+
+    (loss, (embeddings, log_Z, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    grad_norm = optax.tree.norm(grads)
+    params, opt_state, grad_sum = _descend(state, grads, lr, momentum, config)
+
+    own = prototypes(embeddings, n_views, normalize=objective.norm_prototype)
+    new = own if objective.store_prototype else embeddings
+    state = TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        grad_sum=grad_sum,
+        queue=None if state.queue is None else update_queue(state.queue, new),
+        log_Z=log_Z,
+        bank=state.bank.put(state.step % steps_per_epoch, own, batch),
+    )
+    return state, {"loss": loss, "lr": lr, "momentum": momentum, "grad_norm": grad_norm}
+
+
+def _descend(
+    state: TrainState, grads: dict, lr: Array, momentum: Array, config: Train
+) -> tuple[dict, optax.OptState, dict | None]:
+    """Parameters, optimizer state and gradient sum after a batch's gradients."""
+    optimizer = optim.make_optimizer(config.optim, lr, momentum)
+
+    def move(params: dict, opt_state: optax.OptState, total: dict) -> tuple[dict, optax.OptState]:
+        updates, opt_state = optimizer.update(total, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    if config.accumulate == 1:
+        return *move(state.params, state.opt_state, grads), None
+
+    total = jax.tree.map(lambda total, g: total + g / config.accumulate, state.grad_sum, grads)
+    return jax.lax.cond(
+        (state.step + 1) % config.accumulate == 0,
+        lambda params, opt_state, total: (
+            *move(params, opt_state, total),
+            jax.tree.map(jnp.zeros_like, total),
+        ),
+        lambda *unmoved: unmoved,
+        state.params, state.opt_state, total,
+    )
+
+
+def train_step(
+    state: TrainState, batch: Batch, *, config: Train, n_images: int
+) -> tuple[TrainState, dict[str, Array]]:
+    """Draws the views of a batch and trains on them; see `learn`.
+
+    Args:
+        state: before the batch.
+        batch: `canvas [B, H, W, 3]` uint8, `size [B, 2]`, `index [B]`, `label [B]` int32.
+        config: the run.
+        n_images: number N of training images.
+
+    Returns:
+        The state after it, and its metrics.
+    """
+    views = views_of_step(config, state.step, batch)
+    return learn(state, views, batch, config=config, n_images=n_images)
+
+
+def collect_step(state: TrainState, batch: Batch, *, config: Train) -> TrainState:
+    """What `train_step` does to bank and running statistics, without learning anything.
+
+    An epoch of it puts the untrained network on the same read-out as a trained one.
+    """
+    views = views_of_step(config, state.step, batch)
+    embeddings, batch_stats = embed(config, state.variables, views, train=True)
+    own = prototypes(embeddings, config.views.per_image, normalize=config.objective.norm_prototype)
+    row = state.step % state.bank.index.shape[0]
+    return state.replace(
+        step=state.step + 1,
+        batch_stats=batch_stats,
+        bank=state.bank.put(row, own, batch),
+    )
+
+
+def embed_step(variables: dict, number: int, batch: Batch, *, config: Train) -> tuple[Array, Array]:
+    """Embeds test images: whole, and as two augmented views each. Nothing is changed by it.
+
+    Args:
+        variables: of the model.
+        number: of the batch; with the run's seed it decides the views, which are the same each time.
+        batch: `canvas` and `size`.
+        config: the run.
+
+    Returns:
+        `[B, D]` of the whole images, and `[B, 2, D]` of the views.
+    """
+    key = jax.random.fold_in(key_of(config.seed, "held-out views"), number)
+    canvas, sizes = batch["canvas"], batch["size"]
+    pair = make_views(key, canvas, sizes, dataclasses.replace(config.views, per_image=2))
+    images = jnp.concatenate([center_views(canvas, sizes, config.views), pair])
+    embeddings, _ = embed(config, variables, images)
+    whole, pair = embeddings[: len(canvas)], embeddings[len(canvas) :]
+    return whole, pair.reshape(len(canvas), 2, -1)
+
+
+# --- several devices ---------------------------------------------------------------------
+
+
+class Steps(NamedTuple):
+    """A run's functions, each jitted over all devices."""
+
+    init: Callable  # () -> state
+    train: Callable  # state, batch -> state, metrics; the state is donated
+    collect: Callable  # state, batch -> state; the state is donated
+    embed: Callable  # variables, number, batch -> whole, pair
+    state: TrainState  # shapes, dtypes and shardings, to restore into
+
+
+def compile_steps(config: Train, mesh: Mesh, *, n_images: int, steps_per_epoch: int) -> Steps:
+    """Jits what a run needs (compilation itself waits for the first call).
+
+    Args:
+        config: the run.
+        mesh: from `make_mesh`.
+        n_images: number N of training images.
+        steps_per_epoch: batches that one pass over the images gives.
+    """
+    init = functools.partial(init_state, config, steps_per_epoch)
+    shapes = jax.eval_shape(init)
+    sharding, by_image = state_sharding(shapes, mesh), batch_sharding(mesh)
+    whole = NamedSharding(mesh, PartitionSpec())
+    train = functools.partial(train_step, config=config, n_images=n_images)
+    collect = functools.partial(collect_step, config=config)
+    embed = functools.partial(embed_step, config=config)
+    moving = dict(in_shardings=(sharding, by_image), donate_argnums=0)
+    return Steps(
+        init=jax.jit(init, out_shardings=sharding),
+        train=jax.jit(train, out_shardings=(sharding, whole), **moving),
+        collect=jax.jit(collect, out_shardings=sharding, **moving),
+        embed=jax.jit(embed, in_shardings=(whole, whole, by_image), out_shardings=whole),
+        state=jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding
+        ),
+    )
