@@ -1,11 +1,13 @@
-# make demo    train on the built-in photographs and show what came of it
-# make test    run every test
-# Both set up all they need, each in a virtual environment of its own, and start afresh.
-# make coverage    after make test: every test again, and the lines of the packages that none of them runs
+# make demo        train on the built-in photographs and show what came of it
+# make test        what to run before a commit: style, types, and every test that takes seconds
+# make test-all    everything: make test, then fault tests, fuzzing, two processes, every command of the docs, large networks
+# make coverage    after make test: its tests again, and the lines of the packages that none of them runs
+# The first three set up all they need, each in a virtual environment of its own, and start afresh.
 
 PYTHON ?= python3
+PYTEST = -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test coverage clean
+.PHONY: demo test test-all coverage clean
 
 demo:
 	$(PYTHON) -m venv --clear .venv
@@ -18,13 +20,16 @@ test:
 	.venv-test/bin/pip install -q -c constraints.txt -e '.[test]'
 	.venv-test/bin/ruff check
 	.venv-test/bin/mypy
-	.venv-test/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	.venv-test/bin/python $(PYTEST)
+
+test-all: test
+	.venv-test/bin/python $(PYTEST) -m slow
 
 coverage:
 	.venv-test/bin/coverage erase
-	.venv-test/bin/coverage run -m pytest -n auto --maxprocesses 4 --dist loadfile
+	.venv-test/bin/coverage run $(PYTEST)
 	.venv-test/bin/coverage combine -q
-	.venv-test/bin/coverage report
+	.venv-test/bin/coverage report --fail-under 93
 
 clean:
-	rm -rf .venv .venv-test .coverage* build *.egg-info
+	rm -rf .venv .venv-test .coverage* .pytest_cache build *.egg-info

@@ -4,107 +4,178 @@ Python and JAX take seconds to start; a process that has imported both, and used
 milliseconds.
 """
 
+import atexit
+import contextlib
+import functools
+import importlib.util
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
-import tempfile
+import threading
+from collections.abc import Mapping
+from multiprocessing import reduction
 from pathlib import Path
+from types import MappingProxyType, ModuleType
 
 SCRIPTS = Path(__file__).parents[1] / "experiments"
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["ipcl_jax.commands.opening", "ipcl_jax.commands.recipes", "ipcl_jax.report.run_page"])
+_FORKS.set_forkserver_preload(
+    ["ipcl_jax.commands.opening", "ipcl_jax.commands.recipes", "ipcl_jax.report.run_page", "ipcl_jax.report.gallery"]
+)
 
 
 def environment(cache: Path | None = None, columns: int = 200) -> dict[str, str]:
+    """Environment variables of a command: one device, as a user has."""
     changed = os.environ | {"COLUMNS": str(columns), "JAX_PLATFORMS": "cpu"}
     changed |= {"IPCL_JAX_CACHE": str(cache)} if cache else {}
-    # One device, as a user has.
     flags = (flag for flag in changed.get("XLA_FLAGS", "").split() if "device_count" not in flag)
     return changed | {"XLA_FLAGS": " ".join(flags)}
 
 
-def start(
-    script: str, *arguments, cache: Path | None = None, cwd: Path | None = None, columns: int = 200
-) -> subprocess.Popen:
-    """Starts a command in a Python of its own, in `cwd` or the folder of its cache."""
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPTS / script), *map(str, arguments)], text=True, cwd=cwd or cache,
-        env=environment(cache, columns), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+class _Inherited:
+    """A file descriptor that arrives in a forked process."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor = descriptor
+
+    def __reduce__(self):
+        return _detach, (reduction.DupFd(self.descriptor),)
 
 
-def _work(commands: list[list[str]], surroundings: dict[str, str], cwd: str | None, out: str, err: str) -> None:
+def _detach(duplicate) -> int:
+    return duplicate.detach()
+
+
+def _work(commands: list[list[str]], surroundings: dict[str, str], cwd: str, out: int, err: int) -> None:
     """In the forked process: runs commands, one after the other, and ends with the last one's exit code."""
-    for path, stream in ((out, 1), (err, 2)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    sys.stdout = open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.environ.clear()
     os.environ.update(surroundings)
-    os.chdir(cwd or os.getcwd())
-    sys.path.insert(0, str(SCRIPTS))
-    code = None
-    for command in commands:
-        sys.argv = command
-        try:
-            runpy.run_path(command[0], run_name="__main__")
-        except SystemExit as end:
-            code = end.code
-        if len(commands) > 1:
-            print("exit code", code, file=sys.stderr)
+    os.chdir(cwd)
+    sys.path.insert(0, str(SCRIPTS))  # as Python does for a script
+    code: object = 0
+    try:
+        for command in commands:
+            sys.argv = command
+            try:
+                runpy.run_path(command[0], run_name="__main__")
+            except SystemExit as end:
+                code = end.code
+            if len(commands) > 1:
+                print("exit code", code, file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        threading._shutdown()
+        atexit._run_exitfuncs()  # a forked process would leave them out
     sys.exit(code)
 
 
-def run_forked(
-    *commands: tuple, cache: Path | None = None, cwd: Path | None = None, columns: int = 200
-) -> subprocess.CompletedProcess:
-    """Runs commands, one after the other, in one process."""
-    texts = [[str(SCRIPTS / script), *map(str, arguments)] for script, *arguments in commands]
-    folder = cwd or cache
-    with tempfile.TemporaryDirectory() as streams:
-        out, err = os.path.join(streams, "out"), os.path.join(streams, "err")
-        surroundings = environment(cache, columns)
-        process = _FORKS.Process(
-            target=_work, args=(texts, surroundings, folder and str(folder), out, err)
-        )
-        process.start()
-        process.join(300)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-        texts = [Path(path).read_text(errors="replace") if os.path.exists(path) else "" for path in (out, err)]
-        return subprocess.CompletedProcess(commands, process.exitcode, *texts)
+class Command:
+    """Commands that run, one after the other, in a forked process; used as `subprocess.Popen` is."""
+
+    def __init__(
+        self, *commands: tuple, cache: Path | None = None, cwd: Path | None = None, columns: int = 200,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ):
+        texts = [[str(SCRIPTS / script), *map(str, arguments)] for script, *arguments in commands]
+        (out, to_out), (err, to_err) = os.pipe(), os.pipe()
+        self.stdout, self.stderr = os.fdopen(out, errors="replace"), os.fdopen(err, errors="replace")
+        self._process = _FORKS.Process(
+            target=_work,
+            args=(
+                texts, environment(cache, columns) | dict(variables), str(cwd or cache or os.getcwd()),
+                _Inherited(to_out), _Inherited(to_err),
+            ),
+        )  # fmt: skip
+        self._process.start()
+        os.close(to_out)
+        os.close(to_err)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("a command", timeout)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """What the command printed from now on, once it has ended."""
+        texts: dict[str, str] = {}
+
+        def read(name: str) -> None:
+            texts[name] = getattr(self, name).read()
+
+        readers = [threading.Thread(target=read, args=(name,)) for name in ("stdout", "stderr")]
+        for reader in readers:
+            reader.start()
+        try:
+            self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        finally:
+            for reader in readers:
+                reader.join(10)  # a process that the command left behind may keep the pipe
+        return texts.get("stdout", ""), texts.get("stderr", "")
+
+
+@functools.cache
+def script(name: str) -> ModuleType:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(f"script_{Path(name).stem}", SCRIPTS / name)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def start(script: str, *arguments, **surroundings) -> Command:
+    """Starts a command, in `cwd` or the folder of its cache."""
+    return Command((script, *arguments), **surroundings)
 
 
 def run(script: str, *arguments, code: int = 0, **surroundings) -> str:
     """What a command says until it ends with an exit code."""
-    done = run_forked((script, *arguments), **surroundings)
-    text = done.stdout + done.stderr
-    assert done.returncode == code, text
+    process = start(script, *arguments, **surroundings)
+    text = "".join(process.communicate())
+    assert process.returncode == code, text
     assert "Traceback" not in text
     return text
-
-
-# Runs several commands in one process, which starts JAX once.
-IN_TURN = """
-import json, runpy, sys
-commands, sys.path[0] = json.loads(sys.argv[1]), sys.argv[2]
-for command in commands:
-    sys.argv = command
-    try:
-        runpy.run_path(command[0], run_name="__main__")
-    except SystemExit as end:
-        print("exit code", end.code, file=sys.stderr)
-"""
 
 
 def refused(cache: Path, *commands: tuple) -> list[str]:
     """The line that each command says which can't do what was asked; none of them leaves a file behind."""
     before = kept(cache)
-    done = run_forked(*commands, *commands[:1] * (len(commands) == 1), cache=cache)
-    lines = done.stderr.splitlines()
-    assert lines[1::2] == ["exit code 2"] * (len(lines) // 2) and len(lines) >= 2 * len(commands), done.stderr
+    several = commands if len(commands) > 1 else commands * 2  # of one alone no exit code is printed
+    _, said = Command(*several, cache=cache).communicate()
+    lines = said.splitlines()
+    assert lines[1::2] == ["exit code 2"] * len(several) and len(lines) == 2 * len(several), said
     assert all(line.startswith("error: ") for line in lines[::2])
     assert kept(cache) == before
     return lines[: 2 * len(commands) : 2]

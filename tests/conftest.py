@@ -1,17 +1,28 @@
-"""Before any test: JAX on four virtual devices, and no silent broadcasts between ranks."""
+"""Before any test: JAX on four virtual devices, programs that compile fast, and no silent broadcasts between ranks."""
 
 import os
-import tempfile
+from pathlib import Path
 
-# These count only before JAX is imported.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+# These count only before JAX is imported. Programs run once or twice here, so that compiling them is most of the work;
+# without LLVM's optimizations it takes half as long, and arithmetic is the same but for the order of sums.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true",
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile the same programs again and again, in processes of their own and in pytest's workers.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    compiled = tempfile.TemporaryDirectory(prefix="compiled-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1"
+# Tests compile the same programs again and again: in pytest's workers, in commands, and the next time.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_of_one_module_at_a_time():
+    """Compiled programs are hundreds of megabytes by the end, and modules hardly share any."""
+    yield
+    jax.clear_caches()

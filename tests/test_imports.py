@@ -1,9 +1,11 @@
-"""Using the package takes neither torch nor TensorFlow."""
+"""What importing the package takes, and which of its folders may import which."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from importlinter.cli import lint_imports
 
 import ipcl_jax
 
@@ -12,6 +14,7 @@ import importlib, pkgutil, sys
 import ipcl_jax
 
 names = [module.name for module in pkgutil.walk_packages(ipcl_jax.__path__, "ipcl_jax.")]
+names = [name for name in names if "experiments" not in name]  # scripts, not modules
 for name in names:
     importlib.import_module(name)
 heavy = [name for name in ("torch", "torchvision", "tensorflow") if name in sys.modules]
@@ -27,6 +30,29 @@ def test_no_other_framework_is_imported():
     names = done.stdout.split()
     expected = {"ipcl_jax.config", "ipcl_jax.models.alexnet_gn", "ipcl_jax.training.objective", "ipcl_jax.training"}
     assert expected <= set(names)  # the walk really reached the modules
+
+
+def test_importing_the_package_loads_nothing_until_it_is_needed():
+    program = """
+import sys, time
+begun = time.perf_counter()
+import ipcl_jax
+seconds = time.perf_counter() - begun
+heavy = [name for name in ("jax", "flax", "orbax", "grain", "h5py", "torch") if name in sys.modules]
+assert not heavy, heavy
+assert seconds < 0.3, seconds
+assert set(ipcl_jax.__all__) <= set(dir(ipcl_jax))
+for name in ipcl_jax.__all__:
+    getattr(ipcl_jax, name)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_folders_import_only_what_is_below_them(monkeypatch):
+    """Their order is written in setup.cfg."""
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert lint_imports(config_filename="setup.cfg", no_cache=True, no_logo=True) == 0
 
 
 LAZY = """

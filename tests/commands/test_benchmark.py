@@ -1,30 +1,21 @@
 """The benchmarks run, at their smallest, and say what they should."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmark.py"
+from command_line import run
 
 
 def measure(tmp_path: Path, *arguments: str) -> tuple[dict, str]:
     """The table that a benchmark keeps, and what it prints."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)  # one device, as a user has
     kept = tmp_path / "figures.json"
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), arguments[0], "--json", str(kept), *arguments[1:]],
-        env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    said = run("benchmark.py", arguments[0], "--json", kept, *arguments[1:])
     document = json.loads(kept.read_text())
     assert document["device"].endswith("cpu") and document["versions"]["jax"]
     (table,) = document["tables"]
-    return table, done.stdout
+    return table, said
 
 
 def test_a_step_computes_what_torchs_does(tmp_path):

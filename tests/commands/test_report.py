@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from command_line import SCRIPTS, refused, run
+from command_line import refused, run, script
 from convert.models import MADE_BY
 from ipcl_jax import Encoder, extract, load_encoder, save_encoder
 from ipcl_jax.activations.encoder import expected_variables, init_encoder
@@ -17,6 +17,7 @@ from ipcl_jax.activations.preprocess import make_transform
 from ipcl_jax.config import Data, Model, Train, Views
 from ipcl_jax.data.sources import open_source
 from ipcl_jax.readout.knn import KNNReadout
+from ipcl_jax.report import figures
 from ipcl_jax.run.checkpoints import Checkpoints
 from ipcl_jax.run.folder import claim_folder
 from ipcl_jax.system.distributed import make_mesh
@@ -150,14 +151,7 @@ def test_home_is_home_and_what_cannot_be_is_refused(cache, trained, tmp_path, mo
     assert "--temperature is nan" in said[1] and "--seed is -1" in said[2]
 
 
-@pytest.fixture
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-
-
-def test_the_map_puts_images_where_their_points_are(scripts):
-    from ipcl_jax.report.run_page import figures
-
+def test_the_map_puts_images_where_their_points_are():
     images = [np.full((30, 50, 3), shade, np.uint8) for shade in (10, 120, 200)]
     labels = np.array([4, 7, -1])
     drawn = np.asarray(figures.draw_map(np.array([[0.0, 0.0], [1, 0], [1, 1]]), images, labels))
@@ -173,9 +167,7 @@ def test_the_map_puts_images_where_their_points_are(scripts):
     assert figures.frames(np.arange(21)) == {}
 
 
-def test_filters_are_drawn_each_in_its_own_range(scripts):
-    from ipcl_jax.report.run_page import figures
-
+def test_filters_are_drawn_each_in_its_own_range():
     rng = np.random.default_rng(0)
     kernel = (rng.normal(size=(11, 11, 3, 20)) * 10.0 ** np.arange(-10, 10)).astype(np.float32)
     drawn = np.asarray(figures.draw_filters(kernel))
@@ -189,9 +181,7 @@ def test_filters_are_drawn_each_in_its_own_range(scripts):
 
 
 @pytest.mark.parametrize("arch, shape", [("alexnet_gn", (11, 11, 3, 96)), ("resnet18", (7, 7, 3, 64))])
-def test_the_first_kernel_looks_at_the_image(arch, shape, scripts):
-    import report
-
+def test_the_first_kernel_looks_at_the_image(arch, shape):
     shapes = expected_variables(Model(arch=arch))
     encoder = Encoder(variables=jax.tree.map(lambda x: np.zeros(x.shape), shapes), model=Model(arch=arch))
-    assert report.first_kernel(encoder).shape == shape
+    assert script("report.py").first_kernel(encoder).shape == shape

@@ -1,18 +1,16 @@
 """The trainer as a user runs it: in a process of its own, interrupted in every way there is."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
+from checkpoint_leaves import leaves
+from command_line import start
 from ipcl_jax import KNNReadout, extract, load_encoder, load_stimuli
 from ipcl_jax.augment.views import center_views
 from ipcl_jax.config import Model, Train, Views
@@ -21,7 +19,6 @@ from ipcl_jax.data.sources import open_source
 from ipcl_jax.run.checkpoints import Checkpoints
 from ipcl_jax.run.metrics import WAITS, read_metrics
 
-TRAINER = Path(__file__).parents[2] / "experiments" / "train.py"
 # One epoch of 30 steps, each with its checkpoint: nothing is spared but size.
 SHORT = (
     "--config ipcl_smoke --epochs 1 --batch-size 29 --views.per-image 2 --model.fc-dim 64 "
@@ -29,36 +26,10 @@ SHORT = (
 ).split()
 
 
-def start(*arguments: str, **options) -> subprocess.Popen:
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)  # one device, as a user has
-    return subprocess.Popen(
-        [sys.executable, str(TRAINER), *arguments], text=True, env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
-    )
-
-
-def run(*arguments: str, **options) -> tuple[int, str, str]:
-    process = start(*arguments, **options)
-    out, err = process.communicate(timeout=300)
+def run(*arguments: str, **surroundings) -> tuple[int, str, str]:
+    process = start("train.py", *arguments, **surroundings)
+    out, err = process.communicate()
     return process.returncode, out, err
-
-
-def leaves(folder: Path) -> dict[str, np.ndarray]:
-    """Every array of the newest checkpoint, by path."""
-    import orbax.checkpoint as ocp
-
-    with Checkpoints(folder, keep=2) as checkpoints:
-        step = checkpoints.latest_step()
-    path = (folder / "checkpoints" / str(step) / "default").absolute()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree = checkpointer.metadata(path).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        state = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    return {
-        jax.tree_util.keystr(path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    }
 
 
 def same_bits(folder: Path, other: Path) -> None:
@@ -177,7 +148,7 @@ def test_the_monitor_is_the_read_out_of_the_same_checkpoint(unbroken):
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     folder = tmp_path / "run"
     arguments = [*SHORT[:-2], "--out", str(folder)]  # checkpoints at the end of the epoch only
-    process = start(*arguments)
+    process = start("train.py", *arguments)
     while steps_written(folder) < 3 and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(number)
@@ -229,25 +200,17 @@ REFUSED = {
 def test_what_cannot_run_is_refused_at_once(name, tmp_path):
     arguments, hint = REFUSED[name]
     begun = time.monotonic()
-    environment = {"TFDS_DATA_DIR": str(tmp_path / "nothing"), "XLA_FLAGS": ""}
-    process = subprocess.run(
-        [sys.executable, str(TRAINER), *arguments], text=True, capture_output=True, cwd=tmp_path,
-        env=os.environ | environment, timeout=120,
-    )
-    assert process.returncode == 2
-    assert hint in process.stderr + process.stdout
-    assert "Traceback" not in process.stderr
+    nowhere = {"TFDS_DATA_DIR": str(tmp_path / "nothing")}
+    code, out, err = run(*arguments, cwd=tmp_path, variables=nowhere)
+    assert code == 2 and hint in err + out and "Traceback" not in err
     assert time.monotonic() - begun < 20
     assert not (tmp_path / "runs").exists()  # nothing was begun
 
 
 def test_devices_must_share_the_batch(tmp_path):
-    process = subprocess.run(
-        [sys.executable, str(TRAINER), *SHORT[:-2], "--batch-size", "42", "--out", str(tmp_path / "run")],
-        text=True, capture_output=True, timeout=120,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
-    )
-    assert process.returncode == 2 and "multiple of 4: 40 or 44 is nearest" in process.stderr
+    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    code, _, err = run(*SHORT[:-2], "--batch-size", "42", "--out", str(tmp_path / "run"), variables=four)
+    assert code == 2 and "multiple of 4: 40 or 44 is nearest" in err
 
 
 def test_another_config_in_the_folder_is_refused(unbroken):

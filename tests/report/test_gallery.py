@@ -1,45 +1,25 @@
 """The command that draws views, and the picture that it writes."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from command_line import run, script
+from ipcl_jax.commands.recipes import load
 from ipcl_jax.data.sources import open_source
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.report.gallery import contact_sheet, draw_sheet
 from ipcl_jax.report.run_page import ContactSheet
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "views.py"
 SMALL = "--config ipcl_smoke --data.source sample --views.size 63 --views.per-image 2 --views.blur 0.5".split()
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)  # one device, as a user has
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], text=True, capture_output=True, cwd=cwd, env=environment,
-        timeout=120,
-    )
-
-
-@pytest.fixture(autouse=True)
-def experiments(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-
-
 def test_the_command_draws_the_views_that_a_run_would_see(tmp_path):
-    done = run(*SMALL, "--images", "3", "--seed", "4", "--out", "new/views.png", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "new/views.png" in done.stdout and "seed 4" in done.stdout
+    said = run("views.py", *SMALL, "--images", "3", "--seed", "4", "--out", "new/views.png", cwd=tmp_path)
+    assert "new/views.png" in said and "seed 4" in said
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")] == ["new/views.png"]
     picture = np.asarray(Image.open(tmp_path / "new/views.png"))
-
-    from ipcl_jax.commands.recipes import load
 
     config = load([*SMALL, "--seed", "4"], "")
     sheet = contact_sheet(open_source("sample", "train"), config, n_images=3)
@@ -64,9 +44,7 @@ def test_the_sheet_keeps_pixels_and_proportions():
 
 
 def test_what_cannot_be_drawn_is_refused_and_nothing_is_overwritten(tmp_path):
-    import views
-
-    from ipcl_jax.commands.recipes import load
+    views = script("views.py")
 
     def refused(match: str, *arguments: str) -> None:
         with pytest.raises(ConfigError, match=match):
@@ -89,9 +67,7 @@ def test_what_cannot_be_drawn_is_refused_and_nothing_is_overwritten(tmp_path):
 
 
 def test_a_picture_is_replaced_and_images_may_be_fewer(tmp_path):
-    import views
-
-    from ipcl_jax.commands.recipes import load
+    views = script("views.py")
 
     out = tmp_path / "views.jpg"
     Image.new("RGB", (3, 3)).save(out)
@@ -104,9 +80,7 @@ def test_a_picture_is_replaced_and_images_may_be_fewer(tmp_path):
 
 
 def test_help_names_the_fields_of_the_picture(tmp_path):
-    done = run("--config", "ipcl_smoke", "--help", cwd=tmp_path)
-    assert done.returncode == 0
+    said = run("views.py", "--config", "ipcl_smoke", "--help", cwd=tmp_path)
     for text in ("--images", "Picture to write", "--views.distortion", "Folder of the run"):
-        assert (text in done.stdout) == (text != "Folder of the run"), text
-    done = run(cwd=tmp_path)
-    assert done.returncode == 2 and "give --config NAME" in done.stderr and "Traceback" not in done.stderr
+        assert (text in said) == (text != "Folder of the run"), text
+    assert "give --config NAME" in run("views.py", code=2, cwd=tmp_path)

@@ -1,12 +1,9 @@
 """Several devices and several processes make the run of one."""
 
 import functools
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
-from test_train import TRAINER, leaves, run
 
+from checkpoint_leaves import leaves
+from command_line import Command, run, start
 from ipcl_jax import training
 from ipcl_jax.run.checkpoints import Checkpoints
 from ipcl_jax.run.metrics import read_metrics
@@ -57,38 +55,29 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start_two(*command: str) -> list[subprocess.Popen]:
+def start_two(script: str, *arguments: str) -> list[Command]:
     """A program as two processes that know each other, a device each."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}"}
-    environment.pop("XLA_FLAGS", None)
-    started = []
-    for process in "01":
-        own = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": process}
-        arguments = [sys.executable, *command]
-        started.append(
-            subprocess.Popen(
-                arguments, env=environment | own, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
-        )
-    return started
+    known = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2"}
+    return [
+        start(script, *arguments, variables=known | {"JAX_PROCESS_ID": process}) for process in "01"
+    ]
 
 
-def train_two(*options: str) -> list[subprocess.Popen]:
-    return start_two(str(TRAINER), *SMALL, *options, "--distributed")
+def train_two(*options: str) -> list[Command]:
+    return start_two("train.py", *SMALL, *options, "--distributed")
 
 
 def train_one(*options: str) -> None:
-    code, _, errors = run(*SMALL, *options)
-    assert code == 0, errors
+    run("train.py", *SMALL, *options)
 
 
-def ends(started: list[subprocess.Popen], timeout: float = 200) -> tuple[list[int], list[str], list[str]]:
+def ends(started: list[Command], timeout: float = 200) -> tuple[list[int], list[str], list[str]]:
     """Exit codes, what was printed, and errors."""
     said = [process.communicate(timeout=timeout) for process in started]
     return [process.returncode for process in started], [out for out, _ in said], [error for _, error in said]
 
 
-def wait_for_step(folder: Path, step: int, started: list[subprocess.Popen]) -> None:
+def wait_for_step(folder: Path, step: int, started: list[Command]) -> None:
     while not folder.exists() or len(read_metrics(folder)[0]) < step:
         assert all(process.poll() is None for process in started)
         time.sleep(0.05)
@@ -200,16 +189,7 @@ def test_a_signal_to_one_stops_both_at_one_step(tmp_path):
     ],
 )
 def test_processes_that_cannot_meet(options, message, tmp_path):
-    command = [
-        sys.executable,
-        str(TRAINER),
-        *SMALL,
-        "--distributed",
-        "--hosts.patience",
-        "1",
-        *options.split(),
-    ]
-    command += ["--out", str(tmp_path / "run")]
-    done = subprocess.run(command, text=True, capture_output=True, timeout=120)
-    assert done.returncode == 2 and re.search(message, done.stderr, re.DOTALL)
-    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+    command = (*SMALL, "--distributed", "--hosts.patience", "1", *options.split(), "--out", tmp_path / "run")
+    said = run("train.py", *command, code=2)
+    assert re.search(message, said, re.DOTALL)
+    assert not (tmp_path / "run").exists()
