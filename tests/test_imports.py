@@ -1,5 +1,6 @@
 """What importing the package takes, and which of its folders may import which."""
 
+import configparser
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,12 @@ def test_a_users_own_convert_beside_a_notebook(decoy, before, tmp_path):
 def test_a_name_that_the_package_lacks():
     with pytest.raises(AttributeError, match="module 'ipcl_jax' has no attribute 'convert_torch'"):
         ipcl_jax.convert_torch  # noqa: B018
+
+
+def test_every_folder_is_in_the_wheel():
+    settings = configparser.ConfigParser()
+    settings.read(Path(__file__).parents[1] / "setup.cfg")
+    listed = set(settings["options"]["packages"].split())
+    root = Path(ipcl_jax.__file__).parents[1]
+    folders = {".".join(path.parent.relative_to(root).parts) for path in root.glob("ipcl_jax/**/__init__.py")}
+    assert listed == folders | {"convert", "ipcl_jax.experiments", "ipcl_jax.experiments.configs"}

@@ -20,7 +20,8 @@ from torch_twin import (
     to_torch,
 )
 
-MODEL = AlexNetGN()
+NARROW = 256  # of fc6 and fc7, which are 4096 wide in the paper
+MODEL = AlexNetGN(fc_dim=NARROW)
 # Both sides sum up to 9,216 float32 products in different orders; that leaves about 2e-6 of a layer's
 # largest value after eight layers. A wrong epsilon or variance would show at 1e-4 or more.
 CLOSE = 1e-5
@@ -29,7 +30,7 @@ CLOSE = 1e-5
 @pytest.fixture(scope="module")
 def twin() -> TorchAlexNetGN:
     torch.manual_seed(0)
-    return shake(TorchAlexNetGN(), seed=1)
+    return shake(TorchAlexNetGN(fc_dim=NARROW), seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,15 @@ def test_every_layer_in_evaluation(twin, variables, size):
     assert set(found) == set(expected)
     assert_close(far(found, expected), CLOSE)
     np.testing.assert_array_equal(embedding, found["l2norm"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(224, 224), (97, 130)])
+def test_every_layer_of_the_papers_width(size):
+    torch.manual_seed(0)
+    twin, x = shake(TorchAlexNetGN(), seed=1).eval(), images(2, *size)
+    found = AlexNetGN().apply(to_flax(twin.state_dict()), x, layers=MODEL.layer_names)[1]
+    assert_close(far(found, all_layers(twin, channel_first(x))), CLOSE)
 
 
 def test_every_layer_and_statistic_in_training(twin, variables):
@@ -114,8 +124,10 @@ def test_the_twin_survives_both_conversions(twin, variables):
 # --- parameters --------------------------------------------------------------------------
 
 
-def test_parameter_count(twin):
-    shapes = jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((2, 64, 64, 3)))
+def test_parameter_count():
+    with torch.device("meta"):
+        twin = TorchAlexNetGN()
+    shapes = jax.eval_shape(AlexNetGN().init, jax.random.key(0), jnp.zeros((2, 64, 64, 3)))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
     assert count == sum(p.numel() for p in twin.parameters()) == 58_823_520
 
