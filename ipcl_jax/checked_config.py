@@ -60,8 +60,9 @@ class Checked:
     def __post_init__(self) -> None:
         if not _checking.get():
             return
+        kind: type = type(self)
         for entry in dataclasses.fields(self):
-            self._check_type(entry.name, _hints(type(self))[entry.name])
+            self._check_type(entry.name, _hints(kind)[entry.name])
         self._check()
 
     def _check(self) -> None:
@@ -88,7 +89,7 @@ class Checked:
                 raise ConfigError(f"{self._flag(name)} is {value}; expected finite numbers.")
 
     def _each(self, names: str, allowed: Callable[[Any], bool], expected: str) -> None:
-        """Raises ConfigError for fields (names separated by blanks) with a value that is not allowed; None always is."""
+        """Raises ConfigError if a field (names separated by blanks) has a value not allowed; None always is."""
         for name in names.split():
             value = getattr(self, name)
             if value is not None and not allowed(value):

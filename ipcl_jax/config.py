@@ -97,7 +97,7 @@ class Views(Checked):
     hue_space: Literal["hsv", "yiq"] = "hsv"
     """`hsv` as torchvision; `yiq` rotates the chroma of YIQ, which is cheaper and gives other colours."""
     colour_order: Literal["random", "fixed"] = "random"
-    """Order of the colour operations. `random`: drawn for every view; `fixed`: brightness, contrast, saturation, hue."""
+    """`random`: an order drawn for every view; `fixed`: brightness, contrast, saturation, hue."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     blur: float = 0.0
@@ -299,8 +299,8 @@ class Train(Checked):
     accumulate: int = 20
     """Batches whose gradients are averaged for one step of the optimizer."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the network's convolutions and matrix products. Parameters, norms, similarities, loss, queue and optimizer
-    are always float32. GPUs round the operands of float32 products to 10 bits (TF32), as in PyTorch's
+    """Precision of the network's convolutions and matrix products. Parameters, norms, similarities, loss, queue and
+    optimizer are always float32. GPUs round the operands of float32 products to 10 bits (TF32), as in PyTorch's
     convolutions, unless JAX_DEFAULT_MATMUL_PRECISION=highest is set."""
     seed: int = 0
     """Seed of the weights, the queue, the order of images and their views."""

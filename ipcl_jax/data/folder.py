@@ -9,7 +9,7 @@ import numpy as np
 from ipcl_jax.data.base import SOURCE_HELP, Split, digest, stamp
 from ipcl_jax.data.listing import Folder, Paths, Scan, is_within, printable, shared_folder
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.system.files import at_home
+from ipcl_jax.system.files import expand_home
 
 HELD_OUT = 20  # without a folder of validation images, every 20th image is held out
 
@@ -41,7 +41,7 @@ class FolderSource:
 
     def __init__(self, folder: str, split: Split):
         self.name = f"folder:{printable(folder)} {split}"
-        self._root = os.path.abspath(at_home(folder))
+        self._root = os.path.abspath(expand_home(folder))
         if not os.path.isdir(self._root):
             found = "is a file" if os.path.exists(self._root) else "does not exist"
             raise ConfigError(f"No images: looked for a folder at {printable(self._root)}, which {found}.{SOURCE_HELP}")
@@ -56,7 +56,8 @@ class FolderSource:
             self._paths = Paths(held_out(scan.images(Folder("")), split))
             self._labels = _Labels(np.array([len(self._paths)]), first=-1)
             if scan.folders > 1:
-                self.notes += (f"{self.name}: it has no folder called train, so all images are one set without labels.",)
+                note = f"{self.name}: it has no folder called train, so all images are one set without labels."
+                self.notes += (note,)
         if not len(self._paths):
             searched = os.path.normpath(os.path.join(self._root, tops.get(split, "")))
             raise ConfigError(
@@ -200,19 +201,19 @@ def _labelled(
         known = tuple(sorted(_name(folder) for folder in of_train))
         if folders and (extra := sorted(set(classes) - set(known))):
             names = printable(", ".join(extra[:5]))
-            raise ConfigError(f"{_printable_path(scan, val)} has {len(extra)} classes that {train} lacks, such as {names}.")
+            raise ConfigError(f"{_shown(scan, val)} has {len(extra)} classes that {train} lacks, such as {names}.")
     else:
         known = classes
     if not known:
         raise ConfigError(
-            f"{_printable_path(scan, train)} should hold one folder a class; it has none, but {len(loose)} images. "
-            f"To use those without labels: --data.source folder:{_printable_path(scan, train)}{SOURCE_HELP}"
+            f"{_shown(scan, train)} should hold one folder a class; it has none, but {len(loose)} images. "
+            f"To use those without labels: --data.source folder:{_shown(scan, train)}{SOURCE_HELP}"
         )
     if not folders and loose:
         raise ConfigError(
-            f"{_printable_path(scan, val)} should hold one folder a class, as {train} does; it has none, but {len(loose):,} "
+            f"{_shown(scan, val)} should hold one folder a class, as {train} does; it has none, but {len(loose):,} "
             f"images. If they are ImageNet's, sort them into folders by the list of their classes: "
-            f"python experiments/prepare.py {_printable_path(scan, '')} /path/to/copy --val-labels FILE"
+            f"python experiments/prepare.py {_shown(scan, '')} /path/to/copy --val-labels FILE"
         )
     notes = []
     if loose:
@@ -236,7 +237,7 @@ def _labelled(
 
 
 def _check_disjoint(scan: Scan, tops: Mapping[str, str], split: Split) -> None:
-    """Raises ConfigError if links in both splits lead to the same folder. (Links to the other split aren't followed.)"""
+    """Raises ConfigError if links in both splits lead to one folder. (Links to the other split aren't followed.)"""
     other = Scan(scan.root, scan.tops)
     for _ in other.images(Folder(tops["val" if split == "train" else "train"])):
         pass
@@ -286,7 +287,7 @@ def _name(folder: Folder) -> str:
     return folder.path.rpartition("/")[2]
 
 
-def _printable_path(scan: Scan, path: str) -> str:
+def _shown(scan: Scan, path: str) -> str:
     return printable(os.path.join(scan.root, path) if path else scan.root)
 
 

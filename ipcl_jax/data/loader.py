@@ -28,7 +28,7 @@ from ipcl_jax.data.canvases import Canvases
 from ipcl_jax.data.decode import decode_into, place, unreadable
 from ipcl_jax.data.sources import Source
 from ipcl_jax.errors import ConfigError, InputError
-from ipcl_jax.system.files import in_words
+from ipcl_jax.system.files import error_text
 from ipcl_jax.system.signals import end_with_parent
 
 TOLERATED = 0.01
@@ -136,7 +136,7 @@ class _Load:
                 return decode_into(scratch, image, *self._canvas), label
             except Exception as error:  # damaged files raise almost any exception, and must not end the run
                 if unreadable(error):
-                    self._unreadable[i] = f"{self._source.describe(i)}: {in_words(error)}"
+                    self._unreadable[i] = f"{self._source.describe(i)}: {error_text(error)}"
                     return None
                 if pause is None:
                     self._pauses = ()  # other batches in progress need not wait again

@@ -8,7 +8,7 @@ import numpy as np
 
 from ipcl_jax.data.base import Source, digest
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.system.files import at_home
+from ipcl_jax.system.files import expand_home
 
 # A path may contain a plus, so a plus separates sources only if a source's prefix follows; with blanks around it,
 # also if something like a prefix or a path follows, for the error message.
@@ -47,7 +47,7 @@ def _split_size(part: str) -> tuple[str, int | None]:
         return part.strip(), None
     if _NUMBER.fullmatch(number):
         return name, int(re.sub("[_,]", "", number))
-    if at_home(part.partition(":")[2]).is_dir():
+    if expand_home(part.partition(":")[2]).is_dir():
         return part, None
     raise ConfigError(
         f"--data.source has {part!r}; after its @ stands a number of images, such as @1000, not {number!r}."

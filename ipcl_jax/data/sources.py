@@ -14,7 +14,7 @@ from ipcl_jax.data.mixture import MixtureSource, split_mixture
 from ipcl_jax.data.sample import SampleSource
 from ipcl_jax.data.tfds import TfdsSource
 from ipcl_jax.errors import ConfigError, near_miss
-from ipcl_jax.system.files import at_home
+from ipcl_jax.system.files import expand_home
 
 __all__ = [
     "SUFFIXES", "FolderSource", "MixtureSource", "SampleSource", "Source", "Split", "TfdsSource",
@@ -106,7 +106,7 @@ def _open_part(spec: str, split: Split, dir: str | None) -> Source:
         return TfdsSource(rest, split, dir=dir)
     if kind in ("sample", "folder", "tfds"):
         hint = " `sample` takes nothing after it." if kind == "sample" else " Its path or name is missing."
-    elif at_home(spec).is_dir():
+    elif expand_home(spec).is_dir():
         hint = f" For the images of that folder write folder:{spec}"
     else:
         hint = near_miss(kind, ("sample", "folder", "tfds"))

@@ -6,7 +6,7 @@ from time import perf_counter
 from ipcl_jax.data.loader import TrainBatches
 from ipcl_jax.data.sources import Source
 
-FEW_CORES = 8  # with fewer, threads are faster: processes copy what threads share, and so few threads rarely wait for a lock
+FEW_CORES = 8  # with fewer, threads are faster: they don't copy batches, and few of them wait for a lock
 TRIAL = 3.0  # seconds to time each
 
 

@@ -146,7 +146,7 @@ def _scatter(values: Array, position: Array, height: int, width: int) -> Array:
     """Scatters values: sums, for each pixel, the values `[B, h, w, C]` of the windows whose maximum is at that pixel.
 
     An even row is in two windows, the first row of one and the last of the other; an odd row is in one window; and so
-    are columns. So pixels are processed in blocks of 2 x 2, each of which is in four windows.
+    are columns. So pixels are processed in blocks of 2 x 2, each of which overlaps four windows.
     """
     batch, rows, columns, channels = values.shape
     down, across = -(-height // _STRIDE), -(-width // _STRIDE)

@@ -44,8 +44,8 @@ class Linear(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation of `[B, ..., C]` over the global batch, with PyTorch's running statistics.
 
-    A training batch is normalised by its biased variance; the running variance is updated with the unbiased one. (Flax's
-    layer uses the biased one for both.) Computes in float32, and returns its input's dtype.
+    A training batch is normalised by its biased variance; the running variance is updated with the unbiased one.
+    (Flax's layer uses the biased one for both.) Computes in float32, and returns its input's dtype.
 
     Source: Ioffe & Szegedy 2015; torch.nn.BatchNorm1d and BatchNorm2d.
     """

@@ -1,1 +1,1 @@
-"""Files, locks, processes, devices, signals and the terminal: the interface to the operating system and JAX's runtime."""
+"""The interface to the operating system and JAX's runtime: files, locks, processes, devices, signals, the terminal."""

@@ -5,7 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from ipcl_jax.system.files import at_home
+from ipcl_jax.system.files import expand_home
 
 CACHE_VARIABLE = "IPCL_JAX_CACHE"
 
@@ -21,8 +21,8 @@ def cache_folder(folder: str | Path | None = None) -> Path:
         ~/.cache/ipcl_jax, or for a user without a home directory, ipcl_jax in the folder for temporary files.
     """
     if folder := folder or os.environ.get(CACHE_VARIABLE):
-        return at_home(folder)
-    home = at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        return expand_home(folder)
+    home = expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return (Path(tempfile.gettempdir()) if home.parts[0] == "~" else home) / "ipcl_jax"
 
 

@@ -36,7 +36,7 @@ def initialize(
     Raises:
         ConfigError: if one of these is unknown, or the others don't connect in time.
     """
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # the CPU backend's default supports one process only
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # a CPU's default supports one process only
     try:
         coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
         process = _number("JAX_PROCESS_ID") if process is None else process
@@ -167,7 +167,8 @@ def make_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
     Args:
         devices: by default all devices of all processes.
     """
-    devices = sorted(jax.devices() if devices is None else devices, key=lambda device: (device.process_index, device.id))
+    devices = jax.devices() if devices is None else devices
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 

@@ -14,7 +14,7 @@ from ipcl_jax.errors import ConfigError
 _LONGEST = 255  # bytes of a file's name, on most file systems
 
 
-def at_home(path: str | os.PathLike) -> Path:
+def expand_home(path: str | os.PathLike) -> Path:
     """Expands `~` to the user's home directory; leaves names such as `~1.png` unchanged."""
     return Path(os.path.expanduser(path))
 
@@ -81,7 +81,7 @@ def atomic(path: Path, *, parents: bool = True, durable: bool = True) -> Iterato
         if part.is_file():
             _set_permissions(part, path)
         if durable:
-            to_disk(part)
+            sync_to_disk(part)
         part.replace(path)
         if durable:
             _sync(path.parent)
@@ -91,7 +91,7 @@ def atomic(path: Path, *, parents: bool = True, durable: bool = True) -> Iterato
         part.unlink(missing_ok=True)
 
 
-def to_disk(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Flushes a file, or everything in a folder, to disk, so that it survives a power cut."""
     if path.is_dir():
         for where, _, names in os.walk(path):
@@ -132,6 +132,6 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def in_words(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Returns an error's message, or its type's name if it has none."""
     return str(error) or type(error).__name__

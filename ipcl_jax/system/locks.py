@@ -14,12 +14,12 @@ from pathlib import Path
 _LOG = logging.getLogger(__name__)
 
 
-class Held(BlockingIOError):
+class LockHeld(BlockingIOError):
     """Another process or thread holds the lock; the message names the process if it is known."""
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, *, wait: bool = True) -> Iterator[None]:
+def folder_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Locks a folder within the `with` block.
 
     Args:
@@ -27,19 +27,19 @@ def alone_in(folder: Path, *, wait: bool = True) -> Iterator[None]:
         wait: until a lock held by another process or thread is released.
 
     Raises:
-        Held: a BlockingIOError, if another process or thread holds the lock and `wait` is False.
+        LockHeld: a BlockingIOError, if another process or thread holds the lock and `wait` is False.
     """
     handle = _open(folder, os.O_RDONLY)
     try:
         if not _lock(handle, wait=wait):
-            raise Held(f"Another process holds {folder}.")
+            raise LockHeld(f"Another process holds {folder}.")
         yield
     finally:
         _close(handle)
 
 
 @contextlib.contextmanager
-def alone_at(path: Path, *, wait: bool = True) -> Iterator[None]:
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Locks a file's name within the `with` block, by a hidden file `.NAME.lock` beside it that names this process.
 
     Args:
@@ -47,7 +47,7 @@ def alone_at(path: Path, *, wait: bool = True) -> Iterator[None]:
         wait: until a lock held by another process or thread is released; logs a warning first.
 
     Raises:
-        Held: a BlockingIOError, if another process or thread holds the lock and `wait` is False.
+        LockHeld: a BlockingIOError, if another process or thread holds the lock and `wait` is False.
     """
     lock = path.with_name(f".{path.name}.lock")
     while True:
@@ -57,7 +57,7 @@ def alone_at(path: Path, *, wait: bool = True) -> Iterator[None]:
                 holder = os.pread(handle, 200, 0).decode(errors="replace") if handle else ""
                 held = f"Another process ({holder or 'unknown'}) is writing {path}"
                 if not wait:
-                    raise Held(held)
+                    raise LockHeld(held)
                 _LOG.warning("%s; waiting for it to end.", held)
                 _lock(handle, wait=True)
             if not _same_file(handle, lock):  # its last holder has removed it since it was opened

@@ -30,7 +30,7 @@ def check_readable(path: Path, format: Literal["hdf5", "mat"], *, whole: bool = 
     from ipcl_jax.errors import ConfigError
 
     seconds = _SECONDS + path.stat().st_size / _BYTES_A_SECOND
-    command = [sys.executable, "-P", __file__, format, str(path), str(free_room() if whole else 0)]
+    command = [sys.executable, "-P", __file__, format, str(path), str(free_memory() if whole else 0)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
@@ -44,17 +44,17 @@ def check_readable(path: Path, format: Literal["hdf5", "mat"], *, whole: bool = 
     raise ConfigError(f"{path} can't be read: {reason}")
 
 
-def free_room() -> int:
+def free_memory() -> int:
     """Returns how many bytes can be read from a file with the memory that is free now."""
     return psutil.virtual_memory().available // _COPIES
 
 
-def check_room(needed: int, room: int) -> None:
+def check_memory(needed: int, room: int) -> None:
     """Raises MemoryError if `needed` bytes are more than `room`.
 
     Args:
         needed: bytes to be read.
-        room: from `free_room`.
+        room: from `free_memory`.
 
     Raises:
         MemoryError: with the size that the file declares.
@@ -80,7 +80,7 @@ def _read_hdf5(path: str, room: int) -> None:
         visit("/", file)
         file.visititems(visit)
         if room:
-            check_room(sum(item.nbytes for item in datasets), room)
+            check_memory(sum(item.nbytes for item in datasets), room)
         for item in datasets:
             if room or item.nbytes < _SMALL:
                 item[()]
@@ -91,7 +91,7 @@ def _read_hdf5(path: str, room: int) -> None:
 def _read_mat(path: str, room: int) -> None:
     import scipy.io
 
-    check_room(_unpacked(path), room)
+    check_memory(_unpacked(path), room)
     scipy.io.loadmat(path, simplify_cells=True)
 
 

@@ -17,7 +17,7 @@ def seal(folder: Path) -> None:
             part.write_text(json.dumps(_digests(folder), indent=1) + "\n", encoding="utf-8")
 
 
-def damage_of(folder: Path) -> str:
+def find_damage(folder: Path) -> str:
     """Compares a checkpoint's files with its checksums.
 
     Returns:
