@@ -10,7 +10,7 @@ from urllib.parse import urljoin, urlsplit
 from ipcl_jax.errors import ConfigError, MissingPackage
 from ipcl_jax.system.cache import CACHE_VARIABLE, sha256
 from ipcl_jax.system.files import check_writable
-from ipcl_jax.system.locks import alone_in
+from ipcl_jax.system.locks import folder_lock
 from ipcl_jax.zoo import BASE_URL, Released
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def fetch(
     target = cache / Path(record.file).name
     check_writable(target, f"give another cache by ${CACHE_VARIABLE}")
     cache.mkdir(parents=True, exist_ok=True)
-    with alone_in(cache):  # two downloads at once would cost time
+    with folder_lock(cache):  # two downloads at once would cost time
         if target.exists():
             if (digest := sha256(target)).startswith(record.sha256):
                 return target, digest  # else damaged since it was checked: it is replaced

@@ -11,7 +11,7 @@ from ipcl_jax.activations.serialize import SUFFIX, is_encoder, load_encoder, sav
 from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD
 from ipcl_jax.errors import ConfigError, InputError, near_miss
 from ipcl_jax.system.cache import cache_folder, sha256
-from ipcl_jax.system.files import at_home
+from ipcl_jax.system.files import expand_home
 
 from .checkpoint import from_torch, guess_model
 from .download import fetch
@@ -72,7 +72,7 @@ def convert_torch_checkpoint(
     chosen = {name: value for name, value in options.items() if value is not None}
     record = zoo.MODELS.get(str(name_or_path))
     if record is None:
-        path = at_home(name_or_path)
+        path = expand_home(name_or_path)
         if not path.is_file():
             found = "is a folder" if path.is_dir() else "is no file"
             raise ConfigError(
@@ -101,7 +101,7 @@ def open_encoder(name_or_path: str | Path) -> Encoder:
     Raises:
         ConfigError, DownloadError, CheckpointError, MissingPackage: as those two.
     """
-    path = at_home(name_or_path)
+    path = expand_home(name_or_path)
     if str(name_or_path) not in zoo.MODELS and path.is_dir():
         return load_encoder(path)
     return convert_torch_checkpoint(name_or_path)

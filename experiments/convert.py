@@ -18,7 +18,7 @@ from ipcl_jax.commands.running import exit_code
 from ipcl_jax.conversion import conversion, open_encoder
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.system.console import make_console
-from ipcl_jax.system.files import at_home, check_writable
+from ipcl_jax.system.files import check_writable, expand_home
 from ipcl_jax.zoo import MODELS
 
 
@@ -54,7 +54,7 @@ def convert(options: Convert) -> str:
         raise ConfigError("No model given; give a name, a file or a run's folder, or --list.")
     if options.out is None:
         raise ConfigError("Nowhere to write to; give --out.")
-    out = at_home(options.out)
+    out = expand_home(options.out)
     if out.exists():
         raise ConfigError(f"{out} is there already; give another --out, or remove it.")
     check_writable(out)

@@ -29,7 +29,7 @@ from ipcl_jax.commands.opening import open_model
 from ipcl_jax.commands.running import exit_code
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.system.console import make_console
-from ipcl_jax.system.files import at_home
+from ipcl_jax.system.files import expand_home
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def extract(options: Extract, console: Console) -> None:
             return
         if not stimuli or options.out is None:
             raise ConfigError("Give images and --out FILE, or --list-layers.")
-        out, count = at_home(options.out), len(stimuli.names)
+        out, count = expand_home(options.out), len(stimuli.names)
         if not extraction.write(stimuli, out, options.format):
             console.print(f"{out} is complete already: {count} images.")
             return

@@ -25,7 +25,7 @@ from ipcl_jax.config import Data
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.knn import NOWHERE, Normalize, Score, knn_scores, stratified_folds
-from ipcl_jax.system.files import at_home, atomic, check_writable
+from ipcl_jax.system.files import atomic, check_writable, expand_home
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class KNN:
 def measure(options: KNN, console: Console) -> dict:
     """Reads a model out, and returns the scores with what they were measured on."""
     if options.json:
-        check_writable(at_home(options.json), "give another --json")
+        check_writable(expand_home(options.json), "give another --json")
     model = open_model(options.model, options.transform, options.size)
     names = model.encoder.layer_names
     (layer,) = check_layers((options.layer or names[-1],), names)
@@ -154,7 +154,7 @@ def show(found: dict, options: KNN, console: Console) -> None:
         )
     console.print(table)
     if options.json:
-        with atomic(at_home(options.json)) as part:
+        with atomic(expand_home(options.json)) as part:
             part.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from ipcl_jax.commands.opening import open_model
 from ipcl_jax.commands.running import command_line, exit_code, parse
-from ipcl_jax.config import LinearProbe, check_shared
+from ipcl_jax.config import LinearProbe, check_divisible
 from ipcl_jax.data.loader import steps_per_epoch
 from ipcl_jax.data.sources import check_labelled, open_splits
 from ipcl_jax.errors import require
@@ -58,7 +58,7 @@ def train(options: Linear, command: str, console: Console) -> int:
     require("A linear read-out, which writes for TensorBoard,", "train", "tensorboardX")
     if options.distributed:
         distributed.initialize(**dataclasses.asdict(options.hosts))
-    check_shared(options.batch_size, jax.device_count())
+    check_divisible(options.batch_size, jax.device_count())
     model = open_model(options.name, options.transform)
     encoder = model.encoder
     config = dataclasses.replace(options, weights_sha256=encoder.digest())

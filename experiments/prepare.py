@@ -34,7 +34,7 @@ from ipcl_jax.data.folder import VAL_NAMES, notes_of
 from ipcl_jax.data.listing import Folder, Scan, printable
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.system.console import make_console
-from ipcl_jax.system.files import at_home, atomic, check_writable, in_words
+from ipcl_jax.system.files import atomic, check_writable, error_text, expand_home
 from ipcl_jax.system.signals import end_with_parent
 
 
@@ -70,7 +70,7 @@ def prepare(options: Prepare, console: Console) -> list[str]:
     Raises:
         ConfigError: if there is nothing to do or it would overwrite images.
     """
-    src, dst = at_home(options.src).resolve(), at_home(options.dst).resolve()
+    src, dst = expand_home(options.src).resolve(), expand_home(options.dst).resolve()
     names, notes = _plan(options, src, dst)
     for note in notes:
         console.print(note, markup=False, highlight=False)
@@ -109,7 +109,7 @@ def _plan(options: Prepare, src: Path, dst: Path) -> tuple[list[tuple[str, str]]
         raise ConfigError(f"{src} holds no image files.")
     homes = dict.fromkeys(names, "")
     if options.val_labels:
-        homes |= _homes(at_home(options.val_labels), src, names)
+        homes |= _homes(expand_home(options.val_labels), src, names)
     targets = [os.path.splitext(homes[name] or name)[0] + ".jpg" for name in names]
     if twice := [target for target, count in Counter(targets).items() if count > 1]:
         clash = [name for name, target in zip(names, targets, strict=True) if target == twice[0]]
@@ -156,7 +156,7 @@ def _write(source: Path, target: Path, size: int, quality: int) -> str | None:
     except Exception as error:  # damaged files raise almost anything, and must not end the run
         if not unreadable(error):
             raise
-        return in_words(error)
+        return error_text(error)
     with atomic(target, durable=False) as part:  # there are a million of them
         part.write_bytes(file)
     return None

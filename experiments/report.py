@@ -46,7 +46,7 @@ from ipcl_jax.report.model_page import Findings, write_findings
 from ipcl_jax.run.folder import CONFIG
 from ipcl_jax.run.metrics import read_metrics
 from ipcl_jax.run.monitor import spread
-from ipcl_jax.system.files import at_home, read_json
+from ipcl_jax.system.files import expand_home, read_json
 from ipcl_jax.zoo import MODELS
 
 FEWEST = 8  # held-out images; below that there is nothing to map
@@ -92,7 +92,7 @@ class Report:
 
 def measure(options: Report, console: Console) -> list[Findings]:
     """Looks at each model in turn, and writes the folder; returns what was found."""
-    out = at_home(options.out)
+    out = expand_home(options.out)
     check_new(out)
     train, held_out = open_both(options.data, console)
     linear = check(options, train, held_out)
@@ -146,7 +146,7 @@ def check(options: Report, train: Source, held_out: Source) -> dict[str, dict[st
 
 def read_linear(folder: Path, options: Report) -> tuple[str, dict[str, float]]:
     """The weights' sha256 of a linear read-out, and its last accuracies by name (`fc7_top1`)."""
-    folder = at_home(folder)
+    folder = expand_home(folder)
     try:
         config = read_json(folder / CONFIG)
         digest, source, layers = config["weights_sha256"], config["data"]["source"], config["layers"]
@@ -171,7 +171,7 @@ def examine(
     model: str, title: str, train: Source, held_out: Source, linear: dict, options: Report, console: Console
 ) -> Findings:
     """Everything that the page says about one model."""
-    opened, path = open_model(model, options.transform, options.size), at_home(model)
+    opened, path = open_model(model, options.transform, options.size), expand_home(model)
     encoder, digest = opened.encoder, opened.encoder.digest()
     layer = options.layer or encoder.layer_names[-1]
     references, tests = (images_of(opened, layer, options, console, source) for source in (train, held_out))
@@ -284,7 +284,7 @@ def show(found: list[Findings], options: Report, console: Console) -> None:
         console.print(
             f"{findings.title}: kNN of {scores['layer']} {scores['knn_top1']:.1%}, top-5 {scores['knn_top5']:.1%}"
         )
-    console.print(f"Report: {at_home(options.out) / 'report.html'}")
+    console.print(f"Report: {expand_home(options.out) / 'report.html'}")
 
 
 if __name__ == "__main__":

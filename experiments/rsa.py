@@ -40,7 +40,7 @@ from ipcl_jax.readout.kernels import Metric, kernel_of, layer_kernels
 from ipcl_jax.readout.ridge import encode, reliability_ceiling, varying_mean, versa
 from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, kernel_cka, rdm, to_rdm, upper
 from ipcl_jax.report.rdm_figures import draw_alignment, draw_layers, draw_rdms
-from ipcl_jax.system.files import at_home
+from ipcl_jax.system.files import expand_home
 
 FEWEST = 8  # images; below that there is nothing to compare
 
@@ -234,7 +234,7 @@ def show(scores: dict, options: RSA, console: Console) -> None:
         bounds = [scores[name]["ceiling"] for name in measures]
         table.add_row("noise ceiling", *("–" if b is None else f"{b[0]:.3f} to {b[1]:.3f}" for b in bounds))
         console.print(table)
-    out = at_home(options.out)
+    out = expand_home(options.out)
     made = sorted(path.name for path in out.iterdir())
     console.print(f"Wrote {out}: {', '.join(made)}")
 

@@ -22,7 +22,7 @@ from ipcl_jax.report.table_figure import SUFFIXES, Course, draw
 from ipcl_jax.run.folder import CONFIG
 from ipcl_jax.run.metrics import read_metrics
 from ipcl_jax.system.console import make_console
-from ipcl_jax.system.files import at_home, check_writable, read_json
+from ipcl_jax.system.files import check_writable, expand_home, read_json
 
 # Left out where no run has them.
 _OPTIONAL = ("kNN before", "published kNN", "accuracy")
@@ -95,7 +95,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         ConfigError: if a folder holds no run.
     """
-    paths = list(dict.fromkeys(at_home(folder).absolute() for folder in folders))
+    paths = list(dict.fromkeys(expand_home(folder).absolute() for folder in folders))
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
@@ -176,7 +176,7 @@ def show(options: Table, console: Console) -> None:
     """Prints the table, and draws the figure."""
     if not options.runs:
         raise ConfigError("No runs given; give one or several folders of runs.")
-    out = options.out and at_home(options.out)
+    out = options.out and expand_home(options.out)
     if out and out.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--out is {out}; a figure's name ends in {', '.join(SUFFIXES)}.")
     if out:

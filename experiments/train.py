@@ -14,7 +14,7 @@ import jax
 
 from ipcl_jax.commands import recipes
 from ipcl_jax.commands.running import command_line, exit_code
-from ipcl_jax.config import Train, check_shared
+from ipcl_jax.config import Train, check_divisible
 from ipcl_jax.data.loader import steps_per_epoch
 from ipcl_jax.data.sources import check_categories, open_splits
 from ipcl_jax.errors import require
@@ -27,7 +27,7 @@ from ipcl_jax.run.metrics import read_metrics
 from ipcl_jax.run.monitor import embed_held_out, measure
 from ipcl_jax.system import distributed
 from ipcl_jax.system.compilation import set_up_compiler
-from ipcl_jax.training.state import EARLIER, TrainState
+from ipcl_jax.training.state import RENAMED_FIELDS, TrainState
 from ipcl_jax.training.step import compile_steps
 
 _HEADLINES = {
@@ -55,7 +55,7 @@ def train(config: Train, command: str) -> int:
     require("Training, which draws its report and writes for TensorBoard,", "train", "matplotlib", "tensorboardX")
     if config.distributed:
         distributed.initialize(**dataclasses.asdict(config.hosts))
-    check_shared(config.batch_size, jax.device_count())
+    check_divisible(config.batch_size, jax.device_count())
     sources = open_splits(config.data)
     images, held_out = sources["train"], sources["val"]
     if config.objective.name == "categories":
@@ -111,7 +111,7 @@ def train(config: Train, command: str) -> int:
             sharding=distributed.batch_sharding(mesh), init=steps.init, shapes=steps.state, step=steps.train,
             collect=steps.collect if config.monitor.baseline else None, read_out=read_out, report=report,
             # What other images embedded to is no reference, and there may have been more or fewer of them.
-            fresh={"bank": steps.init().bank} if changed else {}, earlier=EARLIER,
+            fresh={"bank": steps.init().bank} if changed else {}, earlier=RENAMED_FIELDS,
             greeting=f"{config.name}: {len(images):,} images from {config.data.source}, {len(held_out):,} held out; "
             f"writing to {folder}",
             warnings=(_FROM_0_1,) if from_0_1 else (), advice=advice, closing=closing,

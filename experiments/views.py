@@ -18,7 +18,7 @@ from ipcl_jax.config import Train
 from ipcl_jax.data.sources import open_source
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.report.gallery import contact_sheet, draw_sheet
-from ipcl_jax.system.files import at_home, atomic, check_writable
+from ipcl_jax.system.files import atomic, check_writable, expand_home
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -56,7 +56,7 @@ def draw(config: Sheet) -> Path:
 
 
 def _picture_path(out: str) -> Path:
-    path = at_home(out)
+    path = expand_home(out)
     if path.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"--out is {out}; a picture's name ends in {', '.join(_SUFFIXES)}.")
     if path.is_dir():

@@ -1,6 +1,6 @@
 """Instance-prototype contrastive learning in JAX and Flax.
 
-The names below are imported when they are first used, so that `import ipcl_jax` itself costs nothing.
+Public names are imported on first use, so that `import ipcl_jax` itself is fast.
 """
 
 import importlib
@@ -47,7 +47,7 @@ __all__ = [
     "update_queue",
 ]
 
-_HOME = {
+_MODULES = {
     "AlexNetGN": "models",
     "Encoder": "activations.encoder",
     "KNNReadout": "readout.knn",
@@ -73,13 +73,13 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    """Imports a public name, or a subpackage, when it is first used (PEP 562)."""
+    """Imports a public name on first use (PEP 562)."""
     if name == "convert_torch_checkpoint":
         from ipcl_jax.conversion import conversion
 
         value = conversion().convert_torch_checkpoint
-    elif name in _HOME:
-        value = getattr(importlib.import_module(f"ipcl_jax.{_HOME[name]}"), name)
+    elif name in _MODULES:
+        value = getattr(importlib.import_module(f"ipcl_jax.{_MODULES[name]}"), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

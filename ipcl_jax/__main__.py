@@ -1,4 +1,4 @@
-"""`python -m ipcl_jax` is the command `ipcl`."""
+"""Runs the command `ipcl` as `python -m ipcl_jax`."""
 
 import sys
 

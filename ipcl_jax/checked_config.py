@@ -1,4 +1,4 @@
-"""Dataclasses that check their fields when an instance is made: types, choices, finite numbers, and rules of their own."""
+"""A base class for config dataclasses that check types, choices and ranges of their fields on creation."""
 
 import contextlib
 import dataclasses
@@ -7,18 +7,21 @@ import math
 import typing
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
 
 from typeguard import TypeCheckError, check_type
 
 from ipcl_jax.errors import ConfigError, near_miss
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _checking: ContextVar[bool] = ContextVar("checking", default=True)
 
 
 @contextlib.contextmanager
 def unchecked() -> Iterator[None]:
-    """Within its `with` block configs are made without being checked; see `check`."""
+    """Creates configs without checks within its `with` block; see `check`."""
     token = _checking.set(False)
     try:
         yield
@@ -26,11 +29,11 @@ def unchecked() -> Iterator[None]:
         _checking.reset(token)
 
 
-def check(config: object) -> None:
-    """Checks a config, and those in its fields, once more.
+def check(config: "DataclassInstance") -> None:
+    """Checks a config and the configs in its fields, such as those made under `unchecked`.
 
     Raises:
-        ConfigError: naming the field, its value and what is allowed.
+        ConfigError: with the field, its value and what is allowed.
     """
     for section in dataclasses.fields(config):
         if isinstance(value := getattr(config, section.name), Checked):
@@ -44,11 +47,12 @@ def _hints(kind: type) -> dict[str, object]:
     return typing.get_type_hints(kind)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A config that raises ConfigError while it is made, if a field has a value that it can't have.
+    """Base class of configs: raises ConfigError on creation if a field has a value that is not allowed.
 
     Attributes:
-        section: what stands before its fields' names on the command line.
+        section: prefix of the fields' names on the command line.
     """
 
     section: ClassVar[str] = ""
@@ -56,12 +60,13 @@ class Checked:
     def __post_init__(self) -> None:
         if not _checking.get():
             return
+        kind: type = type(self)
         for entry in dataclasses.fields(self):
-            self._check_type(entry.name, _hints(type(self))[entry.name])
+            self._check_type(entry.name, _hints(kind)[entry.name])
         self._check()
 
     def _check(self) -> None:
-        """Checks ranges, and what goes together."""
+        """Checks ranges and combinations of values; subclasses override it."""
 
     def _flag(self, name: str) -> str:
         return f"--{self.section}{name.replace('_', '-')}"
@@ -84,7 +89,7 @@ class Checked:
                 raise ConfigError(f"{self._flag(name)} is {value}; expected finite numbers.")
 
     def _each(self, names: str, allowed: Callable[[Any], bool], expected: str) -> None:
-        """Refuses fields, named with blanks in between, with a value that is not allowed; None always is."""
+        """Raises ConfigError if a field (names separated by blanks) has a value not allowed; None always is."""
         for name in names.split():
             value = getattr(self, name)
             if value is not None and not allowed(value):

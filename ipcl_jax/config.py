@@ -1,9 +1,8 @@
 """One schema for every run: frozen dataclasses, each field with its unit and meaning.
 
-A recipe is an instance of `Train` in `experiments/configs/`. Derived numbers
-(batches in all, momentum of a batch) are computed where they are used, never
-stored, so two fields can't disagree. Every class checks its fields when an instance
-is made, in Python as on the command line: types, choices, ranges, and what goes together.
+A recipe is an instance of `Train` in `experiments/configs/`. Derived numbers (the total number of batches, the
+momentum of a batch) are computed where they are used and never stored, so no two fields can disagree. Every class
+checks its fields on creation, in Python and on the command line: types, choices, ranges and combinations.
 """
 
 import math
@@ -16,13 +15,11 @@ from ipcl_jax.errors import ConfigError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Pixels a side. Below, AlexNet's conv_block_5 would be smaller than 1x1, and the strides of a ResNet,
-# 32 in all, longer than the image.
+# Pixels a side. For smaller images AlexNet's conv_block_5 would have no pixels; a ResNet's strides multiply to 32.
 SMALLEST_IMAGE = {"alexnet_gn": 63, "resnet18": 32, "resnet50": 32}
 
-
 WIDEST = 2**20
-"""Most outputs of a layer."""
+"""Largest number of outputs of a layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +45,7 @@ class Model(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Checked):
-    """What is learned: instance-prototype contrastive learning, or (the supervised twin) categories."""
+    """The loss: instance-prototype contrastive learning, or supervised classification."""
 
     section = "objective."
 
@@ -73,7 +70,7 @@ class Objective(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Views(Checked):
-    """How one image becomes several views (the default is augmentation set 1)."""
+    """Augmentation: how several views are made of an image (the default is augmentation set 1)."""
 
     section = "views."
 
@@ -86,9 +83,9 @@ class Views(Checked):
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of the crop's width / height, drawn log-uniformly."""
     antialias: bool = True
-    """Average over all pixels that a crop's pixel covers; without, only between the nearest two each way."""
+    """Average over all pixels that an output pixel covers; otherwise interpolate between the nearest two."""
     grayscale: float = 0.2
-    """Probability that a view loses its colour."""
+    """Probability that a view is converted to grey."""
     brightness: float = 0.4
     """Brightness factor is uniform in 1 +- this."""
     contrast: float = 0.4
@@ -96,11 +93,11 @@ class Views(Checked):
     saturation: float = 0.4
     """Saturation factor is uniform in 1 +- this."""
     hue: float = 0.4
-    """Hue turns by a uniform share of the full circle in +- this."""
+    """Hue is shifted by a share of the full circle, uniform in +- this."""
     hue_space: Literal["hsv", "yiq"] = "hsv"
-    """`hsv` as torchvision; `yiq` rotates the chroma of YIQ, which is cheaper and turns colours otherwise."""
+    """`hsv` as torchvision; `yiq` rotates the chroma of YIQ, which is cheaper and gives other colours."""
     colour_order: Literal["random", "fixed"] = "random"
-    """`random`: drawn for every view; `fixed`: brightness, contrast, saturation, hue."""
+    """`random`: an order drawn for every view; `fixed`: brightness, contrast, saturation, hue."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     blur: float = 0.0
@@ -110,11 +107,11 @@ class Views(Checked):
     rotation: float = 0.0
     """Largest rotation in degrees, in [0, 180]; the angle is uniform in +- this."""
     window: float = 0.0
-    """Soft edge of a circular window that touches the sides, as a share of half the side, in [0, 1]: there
-    a view fades to the gray of the mean; 0 for no window."""
+    """Width of the soft edge of a circular window that touches the sides, as a share of half the side, in [0, 1];
+    outside the window a view is the gray of the mean. 0 for no window."""
     distortion: float = 0.0
-    """Radial distortion k, the same for all views, in [-1/6, 1]: at r shows what was at r (1 + k r^2), where
-    r = 1 is the middle of a side. Above 0 the corners are drawn in (barrel), below 0 magnified (pincushion)."""
+    """Radial distortion k, the same for all views, in [-1/6, 1]: the pixel at radius r shows what was at
+    r (1 + k r^2), where r = 1 is the middle of a side. k > 0 gives a barrel, k < 0 a pincushion."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from each channel of [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -130,7 +127,7 @@ class Views(Checked):
             "brightness contrast saturation", lambda spread: 0 <= spread <= 1,
             "factors are 1 +- this, so it lies in [0, 1]",
         )  # fmt: skip
-        # The kernel, four times as wide each way, stays well inside a view.
+        # The kernel extends to 4 sigma on each side, and must be smaller than a view.
         largest = self.size / 16 if self.blur or self.size >= min(SMALLEST_IMAGE.values()) else math.inf
         self._each(
             "blur_sigma", lambda ends: 0 < ends[0] <= ends[1] <= largest,
@@ -147,7 +144,7 @@ class Views(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Checked):
-    """Where images come from and how the host prepares them."""
+    """The images, and how the host loads them."""
 
     section = "data."
 
@@ -156,14 +153,14 @@ class Data(Checked):
     dir: str | None = None
     """TFDS data folder; by default TFDS's own ($TFDS_DATA_DIR or ~/tensorflow_datasets)."""
     canvas: tuple[int, int] = (256, 512)
-    """Largest short and long side kept of an image, in pixels; larger images are shrunk."""
+    """Largest short and long side of an image, in pixels; larger images are shrunk to fit."""
     threads: int = 8
     """Decoding threads (the order of images does not depend on it)."""
     workers: int | Literal["auto"] = 0
-    """Decoding processes instead of threads, for hosts with many cores; 0 for none, `auto` for whichever is
-    faster in a few seconds' trial."""
+    """Decoding processes instead of threads, for hosts with many cores; 0 for none, `auto` to time both for a
+    few seconds and take the faster."""
     accept_other_images: bool = False
-    """Go on with a run although its images are no longer those that it began with; the log says so."""
+    """Continue a run although its images have changed since it began; the log records the change."""
 
     def _check(self) -> None:
         self._positive("threads")
@@ -181,17 +178,17 @@ class Optim(Checked):
     section = "optim."
 
     name: Literal["sgd", "madgrad", "lars", "adamw", "radam_lookahead"] = "sgd"
-    """Rule of descent; formulas in `optim.make_optimizer`. The schedule's momentum is that of SGD,
+    """Update rule; formulas in `optim.make_optimizer`. The schedule's momentum is that of SGD,
     LARS and MADGRAD, and beta1 of AdamW and RAdam (as torch's OneCycleLR sets it)."""
     lr: float = 0.03
     """Highest learning rate of the schedule; each rule needs its own."""
     weight_decay: float = 5e-4
-    """Times the parameter, added to the gradient before momentum; AdamW and RAdam add it to the
+    """Multiplies the parameter, and is added to the gradient before momentum; AdamW and RAdam add it to the
     finished step instead."""
     decay_norms: bool = True
     """Weight decay on norms' scales and biases too, not just on parameters of two or more dimensions."""
     clip_norm: float | None = None
-    """Largest global norm of the accumulated gradient; None leaves it alone."""
+    """Largest global norm of the accumulated gradient, which is scaled down to it; None for no clipping."""
 
     def _check(self) -> None:
         self._positive("lr clip_norm")
@@ -206,7 +203,7 @@ class Schedule(Checked):
 
     name: Literal["one_cycle", "one_cycle_torch", "constant", "cosine", "warmup_cosine"] = "one_cycle"
     """`one_cycle` as in the paper, `one_cycle_torch` as torch's OneCycleLR, `constant`, `cosine`
-    from lr to 0, `warmup_cosine` from 0 to lr in a line and then the cosine."""
+    from lr to 0, `warmup_cosine` linearly from 0 to lr and then the cosine."""
     pct_start: float = 0.4
     """Share of the run in which the learning rate of a one-cycle rises."""
     div_factor: float = 1000.0
@@ -216,8 +213,8 @@ class Schedule(Checked):
     warmup_epochs: int = 10
     """Epochs of `warmup_cosine` in which the learning rate rises."""
     momentum: tuple[float, float] = (0.85, 0.95)
-    """Momentum at the highest and at the lowest learning rate of a one-cycle (the others: always
-    the latter)."""
+    """Momentum at the highest and at the lowest learning rate of a one-cycle; the other schedules always use the
+    second."""
 
     def _check(self) -> None:
         self._positive("div_factor final_div_factor")
@@ -230,14 +227,14 @@ class Schedule(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints(Checked):
-    """When the whole state is saved."""
+    """When checkpoints are saved."""
 
     section = "checkpoints."
 
     minutes: float = 20.0
-    """Save this often besides at the end of every epoch."""
+    """Minutes between checkpoints, besides one at the end of every epoch."""
     keep: int = 2
-    """Newest checkpoints kept."""
+    """Number of newest checkpoints to keep."""
 
     def _check(self) -> None:
         self._positive("minutes keep")
@@ -245,14 +242,14 @@ class Checkpoints(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Monitor(Checked):
-    """What is measured after each epoch."""
+    """The kNN read-out after each epoch."""
 
     section = "monitor."
 
     k: int = 200
-    """Neighbours that vote (fewer where a class has fewer training images)."""
+    """Number of neighbours that vote; fewer if a class has fewer training images."""
     baseline: bool = False
-    """Measure the untrained network first: one epoch of views, forward only."""
+    """Also measure the untrained network before training, which takes one epoch of forward passes."""
 
     def _check(self) -> None:
         self._positive("k")
@@ -260,16 +257,16 @@ class Monitor(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Hosts(Checked):
-    """With --distributed: where the processes meet. Slurm and its like need none of it."""
+    """With --distributed: how the processes connect. Not needed under Slurm and other cluster managers."""
 
     section = "hosts."
 
     coordinator: str | None = None
     """HOST:PORT of the first process, for all of them; or $JAX_COORDINATOR_ADDRESS."""
     processes: int | None = None
-    """How many there are; or $JAX_NUM_PROCESSES."""
+    """Number of processes; or $JAX_NUM_PROCESSES."""
     process: int | None = None
-    """Which one this is, from 0; or $JAX_PROCESS_ID."""
+    """Index of this process, from 0; or $JAX_PROCESS_ID."""
     patience: int = 300
     """Seconds to wait for the others at the start."""
 
@@ -294,23 +291,23 @@ class Train(Checked):
     monitor: Monitor = field(default_factory=Monitor)
     hosts: Hosts = field(default_factory=Hosts)
     distributed: bool = False
-    """One of several processes that train together."""
+    """Train in several processes, of which this is one."""
     epochs: int = 100
     """Passes over the training images; fixes the length of the schedule."""
     batch_size: int = 128
     """Images in a batch, over all devices."""
     accumulate: int = 20
-    """Batches whose gradients are summed before the optimizer moves."""
+    """Batches whose gradients are averaged for one step of the optimizer."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's convolutions and products. Parameters, norms, similarities, loss, queue and optimizer
-    are float32 either way. GPUs round the operands of float32 products to 10 bits (TF32), as in PyTorch's
-    convolutions; JAX_DEFAULT_MATMUL_PRECISION=highest keeps all."""
+    """Precision of the network's convolutions and matrix products. Parameters, norms, similarities, loss, queue and
+    optimizer are always float32. GPUs round the operands of float32 products to 10 bits (TF32), as in PyTorch's
+    convolutions, unless JAX_DEFAULT_MATMUL_PRECISION=highest is set."""
     seed: int = 0
     """Seed of the weights, the queue, the order of images and their views."""
     max_steps: int | None = None
     """Stop after this many batches; the schedule stays that of all epochs."""
     profile_steps: int = 0
-    """Trace so many steps, after the first few, into the run's folder `profile`."""
+    """Number of steps to trace, after the first few, into the run's folder `profile`."""
     out: str | None = None
     """Folder of the run; by default runs/NAME."""
 
@@ -333,8 +330,9 @@ class Train(Checked):
 
 
 def _crop_and_flip() -> Views:
-    colour = dict.fromkeys(("grayscale", "brightness", "contrast", "saturation", "hue"), 0.0)
-    return Views(per_image=1, crop_area=(0.08, 1.0), **colour)
+    return Views(
+        per_image=1, crop_area=(0.08, 1.0), grayscale=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,24 +344,24 @@ class LinearProbe(Checked):
     weights_sha256: str = ""
     """Its `Encoder.digest()`."""
     layers: tuple[str, ...] = ("fc7",)
-    """Layers, each with a head of its own; the model is computed once for all of them."""
+    """Layers; each gets its own head, and all share one forward pass of the model."""
     data: Data = field(default_factory=Data)
     """Images with labels."""
     views: Views = field(default_factory=_crop_and_flip)
-    """What heads are trained on; the default is torchvision's random resized crop, and a flip. Size, mean
+    """Augmentation of the training images; by default torchvision's random resized crop and a flip. Size, mean
     and std are the model's."""
     transform: Literal["stimulus", "validation"] = "validation"
-    """Of held-out images: shorter side to the model's size, or (validation) to 8/7 of it, before the centre
-    is cut out."""
+    """Preprocessing of held-out images: `stimulus` resizes the shorter side to the model's size, `validation` to
+    8/7 of it; then the centre is cropped."""
     optim: Optim = field(default_factory=lambda: Optim(lr=30.0, weight_decay=0.0))
-    """The optimizer; every head has one of its own."""
+    """The optimizer; every head has its own."""
     schedule: Schedule = field(default_factory=lambda: Schedule(pct_start=0.3, div_factor=1e6))
-    """Learning rate and momentum by batch."""
+    """Learning rate and momentum of each batch."""
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    """When the state is saved."""
+    """When checkpoints are saved."""
     hosts: Hosts = field(default_factory=Hosts)
     distributed: bool = False
-    """One of several processes that train together."""
+    """Train in several processes, of which this is one."""
     epochs: int = 10
     """Passes over the training images."""
     batch_size: int = 256
@@ -373,7 +371,7 @@ class LinearProbe(Checked):
     max_steps: int | None = None
     """Stop after this many batches; the schedule stays that of all epochs."""
     profile_steps: int = 0
-    """Trace so many steps, after the first few, into the read-out's folder `profile`."""
+    """Number of steps to trace, after the first few, into the read-out's folder `profile`."""
     out: str | None = None
     """Folder of the read-out; by default runs/linear-NAME."""
 
@@ -382,7 +380,7 @@ class LinearProbe(Checked):
         self._each("profile_steps", lambda steps: steps >= 0, "it must not be negative")
         _check_warmup(self.schedule, self.epochs)
         if not self.layers:
-            raise ConfigError("--layers names none; give at least one.")
+            raise ConfigError("--layers is empty; give at least one layer.")
 
 
 def _check_warmup(schedule: Schedule, epochs: int) -> None:
@@ -394,15 +392,15 @@ def _check_warmup(schedule: Schedule, epochs: int) -> None:
         )
 
 
-def check_shared(batch_size: int, devices: int) -> None:
-    """Refuses a batch that devices can't share evenly.
+def check_divisible(batch_size: int, devices: int) -> None:
+    """Raises ConfigError if a batch can't be divided evenly among the devices.
 
     Args:
         batch_size: images in a batch, over all devices.
-        devices: how many there are.
+        devices: number of devices.
 
     Raises:
-        ConfigError: with the nearest sizes that they can share.
+        ConfigError: with the nearest sizes that can.
     """
     if batch_size % devices:
         above = (batch_size // devices + 1) * devices

@@ -1,4 +1,4 @@
-"""The package `convert`, which lies beside this one, whatever else goes by that name."""
+"""Imports the package `convert`, which is installed beside this one."""
 
 import importlib
 import importlib.util
@@ -10,31 +10,32 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ipcl_jax.activations.encoder import Encoder
 
-_HOME = Path(__file__).resolve().parent.parent / "convert" / "__init__.py"
-_OTHER_NAME = "ipcl_jax_convert"  # where a user's own convert.py has the name
+_CONVERT = Path(__file__).resolve().parent.parent / "convert" / "__init__.py"
+_OTHER_NAME = "ipcl_jax_convert"  # used where another module is called convert
 
 
 def conversion() -> ModuleType:
-    """Imports the package `convert` when it is first asked for, since it imports this one.
+    """Imports the package `convert` on first use, since it imports this package itself.
 
-    A user's `convert.py` beside a script or notebook hides it from `import convert`. Then it goes by another name.
+    A user's own `convert.py` beside a script or notebook would be found by `import convert`. The package is then
+    loaded from its path, under another name.
 
     Raises:
-        ModuleNotFoundError: if this package was copied without it.
+        ModuleNotFoundError: if this package was copied without `convert`.
     """
     taken = sys.modules.get("convert")
     found = getattr(taken, "__spec__", None) if taken else importlib.util.find_spec("convert")
-    if found and found.origin and Path(found.origin).resolve() == _HOME:
+    if found and found.origin and Path(found.origin).resolve() == _CONVERT:
         return importlib.import_module("convert")
     if _OTHER_NAME not in sys.modules:
         spec = None
-        if _HOME.is_file():
+        if _CONVERT.is_file():
             spec = importlib.util.spec_from_file_location(
-                _OTHER_NAME, _HOME, submodule_search_locations=[str(_HOME.parent)]
+                _OTHER_NAME, _CONVERT, submodule_search_locations=[str(_CONVERT.parent)]
             )
         if spec is None or spec.loader is None:
             raise ModuleNotFoundError(
-                f"The package convert is not beside ipcl_jax, at {_HOME}.", name="convert"
+                f"The package convert is not beside ipcl_jax, at {_CONVERT}.", name="convert"
             )
         module = sys.modules[_OTHER_NAME] = importlib.util.module_from_spec(spec)
         try:
@@ -46,5 +47,5 @@ def conversion() -> ModuleType:
 
 
 def open_encoder(model: str) -> "Encoder":
-    """Opens a model by a released model's name, a file or a run's folder; see `convert.open_encoder`."""
+    """Opens a model, given as a released model's name, a file or a run's folder; see `convert.open_encoder`."""
     return conversion().open_encoder(model)

@@ -1,7 +1,6 @@
-"""Errors that are meant for the user: what was asked for can't be done, and the message says what to change.
+"""Errors in the user's input; the message says how to fix them.
 
-Commands print these in one line and end with exit code 2. Any other exception is a fault of the program
-and keeps its traceback.
+Commands print these without a traceback and exit with code 2. Any other exception is a bug and keeps its traceback.
 """
 
 import difflib
@@ -10,28 +9,28 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """An argument, a file or a combination of them that can't be used."""
+    """An argument, a file or a combination of them is invalid."""
 
 
 class WrongType(InputError, TypeError):
-    """An argument of a type that can't be used."""
+    """An argument has an invalid type."""
 
 
 class ConfigError(InputError):
-    """A command or a run can't start as configured."""
+    """A command's or a run's configuration is invalid."""
 
 
 class MissingPackage(InputError, ModuleNotFoundError):
-    """An optional package is needed and not installed; the message has the command that installs it."""
+    """An optional package is not installed; the message has the command that installs it."""
 
 
 def require(purpose: str, extra: str, *packages: str) -> None:
     """Raises MissingPackage if one of some packages is not installed.
 
     Args:
-        purpose: what needs them, as the beginning of a sentence.
-        extra: of this package, that brings them along.
-        packages: names as they are imported.
+        purpose: what needs them, as the subject of a sentence.
+        extra: the extra of this package that installs them.
+        packages: import names.
     """
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
         raise MissingPackage(
@@ -41,7 +40,7 @@ def require(purpose: str, extra: str, *packages: str) -> None:
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that isn't known: ` Did you mean 'x'?` and all that are."""
+    """Makes a hint for an unknown name: ` Did you mean 'x'?` if one is similar, and the list of known names."""
     known = sorted(known)
     by_letters = {choice.lower(): choice for choice in known}
     near = difflib.get_close_matches(name.lower(), by_letters, n=1, cutoff=0.5)

@@ -1,7 +1,7 @@
-"""Where random numbers come from: one named stream of keys for each use of a seed.
+"""PRNG keys: one named stream of keys for each use of a seed.
 
-Keys of one stream are told apart by `jax.random.fold_in` of a step or place. Streams lie one level above, so
-that no step of one has the key of another. (Bare keys do collide: `split(key)[i]` is `fold_in(key, i)`.)
+Keys within a stream are made by `jax.random.fold_in` of a step or index. The stream itself is folded in first, so
+that no two streams share a key. (Without that they could: `split(key)[i]` is `fold_in(key, i)`.)
 """
 
 from typing import Literal, get_args
@@ -9,12 +9,12 @@ from typing import Literal, get_args
 import jax
 from jax import Array
 
-# New uses go at the end: the place of a name decides its numbers.
+# Append new uses at the end: the position of a name determines its keys.
 Use = Literal["weights", "queue", "views", "held-out views", "heads", "head views", "pictures"]
 
 
 def key_of(seed: int, use: Use) -> Array:
-    """The key of one use of a seed.
+    """Returns the base key for one use of a seed.
 
     Args:
         seed: of a run or a read-out.

@@ -1,4 +1,4 @@
-"""Configs as JSON, and what two of them have not in common."""
+"""Configs as JSON, and the fields in which two of them differ."""
 
 import dataclasses
 import json
@@ -8,40 +8,40 @@ from ipcl_jax.config import LinearProbe, Train
 
 
 def to_json(config: Train | LinearProbe) -> str:
-    """The whole config as JSON text, the same for equal configs."""
+    """Converts a config to JSON text, the same for equal configs."""
     return json.dumps(dataclasses.asdict(config), indent=2)
 
 
-# Fields that change where, when or how fast a run goes, but not what it computes.
-_CIRCUMSTANCE = (
+# Fields that affect where, when or how fast a run is computed, but not its result.
+_NO_EFFECT_ON_RESULT = (
     "out", "max_steps", "profile_steps", "checkpoints", "distributed", "hosts",
     "data.dir", "data.threads", "data.workers", "data.accept_other_images",
 )  # fmt: skip
 
 
 def differences(config: Train | LinearProbe, stored: dict) -> list[str]:
-    """Fields in which a config departs from one read back from JSON.
+    """Compares a config with that of an earlier run, read from JSON.
 
-    Fields that can't change the result (threads, folders, when to stop) don't count. A field that the
-    earlier run's version did not have yet stands at its default, which is what that version did.
+    Ignores fields that can't change the result (threads, folders, when to stop). A field that is missing because
+    an earlier version did not have it has its default, which is what that version did.
 
     Args:
-        config: the config asked for.
-        stored: what `json.loads` gives for the config of an earlier run.
+        config: the new config.
+        stored: the earlier config, as `json.loads` returns it.
 
     Returns:
-        Lines such as `optim.lr: 0.03 there, 0.01 here`; empty if the runs are the same.
+        A line per difference, such as `optim.lr: 0.03 there, 0.01 here`; empty if the results would be the same.
     """
     here, defaults = (_flatten(json.loads(to_json(c))) for c in (config, type(config)(name="")))
     return [
         line
-        for name, line in unlike(defaults | _flatten(stored), here).items()
-        if not any(name == c or name.startswith(c + ".") for c in _CIRCUMSTANCE)
+        for name, line in differing_fields(defaults | _flatten(stored), here).items()
+        if not any(name == c or name.startswith(c + ".") for c in _NO_EFFECT_ON_RESULT)
     ]
 
 
-def unlike(there: Mapping[str, object], here: Mapping[str, object]) -> dict[str, str]:
-    """Fields that two requests have not in common: a line for each, such as `lr: 0.03 there, 0.01 here`."""
+def differing_fields(there: Mapping[str, object], here: Mapping[str, object]) -> dict[str, str]:
+    """Compares two flat mappings; returns a line by field that differs, such as `lr: 0.03 there, 0.01 here`."""
     return {
         name: f"{name}: {there.get(name, 'not set')} there, {here.get(name, 'not set')} here"
         for name in sorted(there.keys() | here.keys())

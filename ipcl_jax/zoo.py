@@ -1,4 +1,4 @@
-"""The sixteen released models: facts only. `convert` turns their files into encoders."""
+"""A table of the sixteen released models. `convert` makes encoders of their files."""
 
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,10 +10,10 @@ BASE_URL = "https://visionlab-pretrainedmodels.s3.amazonaws.com/project_instance
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """A model of the paper's Supplementary Table 1, under the same number."""
+    """A model of the paper's Supplementary Table 1, with the same number."""
 
     name: str
-    """As in the reference: `ipcl1` ... `ipcl16`."""
+    """Name as in the reference: `ipcl1` ... `ipcl16`."""
     file: str | None
     """Path below `BASE_URL`; None for the untrained network."""
     sha256: str | None
@@ -21,11 +21,11 @@ class Released:
     out_dim: int
     """128 for models trained with IPCL, 1000 for those trained on categories."""
     augmentation: int
-    """Augmentation set, 1 or 2; decides mean and std."""
+    """Augmentation set, 1 or 2; determines mean and std."""
     trained_on: str
-    """Images."""
+    """Training images."""
     notes: str
-    """What sets it apart."""
+    """How it differs from the other models."""
     knn: float
     """Published ImageNet top-1 of the kNN read-out of the last layer, in percent."""
     linear: float | None
@@ -33,7 +33,7 @@ class Released:
 
     @property
     def model(self) -> Model:
-        """The network; those trained on categories don't scale their output to unit length."""
+        """Config of the network; those trained on categories don't scale their output to unit length."""
         return Model(arch="alexnet_gn", out_dim=self.out_dim, l2norm=self.out_dim == 128)
 
     @property
@@ -91,9 +91,9 @@ def _record(number: int, file: str | None, *facts) -> Released:
 
 
 MODELS = MappingProxyType({f"ipcl{row[0]}": _record(*row) for row in _TABLE})
-"""Every record by its name."""
+"""Released models by name."""
 
 
 def list_models() -> list[str]:
-    """Names of the released models, in the paper's order; `MODELS[name]` has the facts of each."""
+    """Lists the names of the released models, in the paper's order; `MODELS[name]` has each one's record."""
     return list(MODELS)

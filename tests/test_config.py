@@ -6,7 +6,17 @@ import typing
 import pytest
 
 from ipcl_jax.checked_config import check, unchecked
-from ipcl_jax.config import Data, LinearProbe, Model, Objective, Optim, Schedule, Train, Views, check_shared
+from ipcl_jax.config import (
+    Data,
+    LinearProbe,
+    Model,
+    Objective,
+    Optim,
+    Schedule,
+    Train,
+    Views,
+    check_divisible,
+)
 from ipcl_jax.errors import ConfigError
 
 REFUSED = {
@@ -95,7 +105,7 @@ def test_whole_numbers_are_numbers():
 
 
 def test_devices_share_a_batch_evenly():
-    check_shared(8, 4)
+    check_divisible(8, 4)
     for size, message in ((3, "take a multiple of 4: 4 is nearest"), (7, "4 or 8 is nearest")):
         with pytest.raises(ConfigError, match=message):
-            check_shared(size, 4)
+            check_divisible(size, 4)

@@ -10,6 +10,7 @@ from ipcl_jax import training
 from ipcl_jax.config import Model, Train, Views
 from ipcl_jax.models import make_model
 from ipcl_jax.random_streams import Use, key_of
+from ipcl_jax.training.objective import init_queue
 
 
 def words(keys: jax.Array) -> list[bytes]:
@@ -34,7 +35,7 @@ def test_streams_stay_what_they_are():
 def test_weights_and_queue_do_not_share_the_keys_of_views():
     config = Train(name="x", model=Model(fc_dim=32), views=Views(size=64), batch_size=2)
     state = training.init_state(config, 3)
-    assert (state.queue != training.init_queue(training.step_key(config, 1), 4096, 128)).all(1).any()
+    assert (state.queue != init_queue(training.step_key(config, 1), 4096, 128)).all(1).any()
     for step in range(3):
         other = make_model(config.model).init(training.step_key(config, step), jnp.zeros((2, 64, 64, 3)))
         name = "conv_block_1_conv"

@@ -22,7 +22,7 @@ from ipcl_jax.data.sources import Source
 from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.system.cache import cache_folder
-from ipcl_jax.system.files import at_home
+from ipcl_jax.system.files import expand_home
 
 DTYPES = ("float32", "float16")
 
@@ -74,7 +74,7 @@ def cached_features(
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
-    folder = at_home(folder) if folder else cache_folder() / "features"
+    folder = expand_home(folder) if folder else cache_folder() / "features"
     stimuli, identity, weights = Sourced(source), source.identity(), encoder.digest()
     names = check_layers(tuple(layers), encoder.layer_names)
     paths, requests, kept = {}, {}, {}

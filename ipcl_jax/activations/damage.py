@@ -7,7 +7,7 @@ import numpy as np
 
 from ipcl_jax.activations.preprocess import Transform
 from ipcl_jax.data.decode import decode, open_image, unreadable
-from ipcl_jax.system.files import in_words
+from ipcl_jax.system.files import error_text
 
 if TYPE_CHECKING:
     from ipcl_jax.activations.stimuli import StimulusSet
@@ -53,7 +53,7 @@ def _damage(stimuli: "StimulusSet", i: int) -> str:
     except Exception as error:  # damaged files raise almost anything
         if not unreadable(error):
             raise
-        return in_words(error)
+        return error_text(error)
     return ""
 
 
@@ -64,5 +64,5 @@ def why_unreadable(stimuli: "StimulusSet", i: int, transform: Transform) -> str:
     except Exception as error:  # damaged files raise almost anything
         if not unreadable(error):
             raise
-        return in_words(error)
+        return error_text(error)
     return ""

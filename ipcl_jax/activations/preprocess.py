@@ -12,7 +12,7 @@ from PIL import Image
 from ipcl_jax.activations.encoder import Encoder
 from ipcl_jax.data.decode import MOST_PIXELS, decode, pixels_of, place, unreadable
 from ipcl_jax.errors import InputError, near_miss
-from ipcl_jax.system.files import in_words
+from ipcl_jax.system.files import error_text
 
 # Shorter side after resizing, as a multiple of the side of the crop.
 _RESIZE = {"stimulus": 1, "validation": 256 / 224}
@@ -166,7 +166,7 @@ def _as_array(image: object, name: str) -> np.ndarray:
     try:
         return np.asarray(image)
     except Exception as error:  # such as of a tensor on another device, or one that needs its gradient
-        raise InputError(f"{name} can't be taken as an array: {in_words(error)}") from None
+        raise InputError(f"{name} can't be taken as an array: {error_text(error)}") from None
 
 
 def _made(image: Stimulus, place: int, make: Callable[[bytes | np.ndarray], np.ndarray]) -> np.ndarray:

@@ -18,8 +18,8 @@ from ipcl_jax.activations.description import read_model
 from ipcl_jax.activations.encoder import Encoder, build_encoder, expected_variables, flatten
 from ipcl_jax.conversion import conversion
 from ipcl_jax.errors import ConfigError, InputError
-from ipcl_jax.system.files import at_home, atomic, read_json
-from ipcl_jax.system.seals import damage_of
+from ipcl_jax.system.files import atomic, expand_home, read_json
+from ipcl_jax.system.seals import find_damage
 
 SUFFIX = ".safetensors"
 
@@ -58,7 +58,7 @@ def load_encoder(path: str | Path) -> Encoder:
         ConfigError: if there is no such model, or it is incomplete or damaged.
         OSError: if the disk can't be read.
     """
-    path = at_home(path)
+    path = expand_home(path)
     if path.is_file():
         return _load_safetensors(path)
     if (path / "config.json").is_file():
@@ -126,7 +126,7 @@ def _load_run(folder: Path) -> Encoder:
     if not steps:
         raise ConfigError(f"The run in {folder} has no complete checkpoint yet.")
     newest = folder / "checkpoints" / str(max(steps))
-    if reason := damage_of(newest):
+    if reason := find_damage(newest):
         raise ConfigError(
             f"Checkpoint {newest.name} of the run in {folder} is damaged: {reason}. The command that trained it takes "
             "the one before and goes on from there."

@@ -21,7 +21,7 @@ from ipcl_jax.data.decode import MOST_PIXELS, unreadable
 from ipcl_jax.data.sample import SampleSource
 from ipcl_jax.data.sources import SUFFIXES, Source, TfdsSource, find_images, natural_key
 from ipcl_jax.errors import ConfigError, InputError
-from ipcl_jax.system.files import at_home, in_words
+from ipcl_jax.system.files import error_text, expand_home
 from ipcl_jax.system.probe import check_readable
 
 _HDF5 = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf)):(?P<dataset>[^\[\]]+)(?:\[(?P<rows>.*)\])?")
@@ -72,14 +72,14 @@ def open_stimuli(images: Sequence[str], *, split: str = "val", dir: str | None =
         ConfigError: if something isn't there, or is named twice; the message says what was looked for.
     """
     for name in images:
-        if not (name.startswith("tfds:") or name == "sample" or _HDF5.fullmatch(name)) or at_home(name).exists():
+        if not (name.startswith("tfds:") or name == "sample" or _HDF5.fullmatch(name)) or expand_home(name).exists():
             continue
         if len(images) > 1:
             raise ConfigError(f"{name} is a set of its own and can't be put together with other images.")
         if name.startswith("tfds:"):
             return Sourced(TfdsSource(name.removeprefix("tfds:"), split, dir=dir))
         if match := _HDF5.fullmatch(name):
-            return _Rows(at_home(match["file"]), match["dataset"], match["rows"])
+            return _Rows(expand_home(match["file"]), match["dataset"], match["rows"])
         return Sourced(SampleSource(split))
     parts = [_files_of(name, alone=len(images) == 1) for name in images]
     paths, names = ([x for part in parts for x in part[column]] for column in (0, 1))
@@ -93,7 +93,7 @@ def open_stimuli(images: Sequence[str], *, split: str = "val", dir: str | None =
 
 def _files_of(given: str, *, alone: bool) -> tuple[list[Path], list[str], str]:
     """Paths and names of the images that one word names, and what was searched."""
-    path = at_home(given)
+    path = expand_home(given)
     if path.is_dir():
         found = find_images(path, path)
         names = found if alone else [os.path.join(given, name) for name in found]
@@ -154,10 +154,10 @@ def _images_by_name(folder: Path) -> dict[str, list[Path]]:
 
 def _listed(where: Path, name: str, known: Callable[[Path], dict[str, list[Path]]]) -> Path:
     """The file that a line of a list means; the path as it is written if there is none."""
-    written = where.parent / at_home(name)
+    written = where.parent / expand_home(name)
     slashed = name.replace("\\", "/")
     for form in (name, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))):
-        path = where.parent / at_home(form)
+        path = where.parent / expand_home(form)
         if path.is_file():
             return path
         if path.parent.is_dir() and not path.is_dir():
@@ -379,7 +379,7 @@ class Reader:
                 except Exception as error:  # damaged files raise almost anything
                     if not unreadable(error):
                         raise
-                    problems[k] = in_words(error)
+                    problems[k] = error_text(error)
             pixels[count:] = pixels[count - 1]
             return StimulusBatch(pixels, digests, problems, first, count)
 

@@ -32,10 +32,10 @@ from ipcl_jax.activations.layout import (
 )
 from ipcl_jax.activations.provenance import SAME_NUMBERS, code_version
 from ipcl_jax.errors import ConfigError, InputError
-from ipcl_jax.stored_config import unlike
+from ipcl_jax.stored_config import differing_fields
 from ipcl_jax.system.cache import CACHE_VARIABLE
-from ipcl_jax.system.files import atomic, check_writable, read_json, to_disk
-from ipcl_jax.system.locks import Held, alone_at
+from ipcl_jax.system.files import atomic, check_writable, read_json, sync_to_disk
+from ipcl_jax.system.locks import LockHeld, file_lock
 from ipcl_jax.system.probe import check_readable
 
 _JOURNAL_SECONDS = 2.0  # what a kill can cost
@@ -170,7 +170,7 @@ class FeatureFile:
         """Makes the rows so far safe."""
         with _naming(self.part):
             self._file.flush()
-            to_disk(self.part)
+            sync_to_disk(self.part)
             self._save_journal()
         self._saved_at = monotonic()
 
@@ -185,7 +185,7 @@ class FeatureFile:
         """Gives the file, once all rows are written, its name."""
         self.finish()
         self.part.replace(self.path)
-        to_disk(self.path)
+        sync_to_disk(self.path)
         self._journal.unlink(missing_ok=True)
 
     def discard(self) -> None:
@@ -231,8 +231,8 @@ class FeatureFile:
             self._check_room()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.enter_context(alone_at(self.path, wait=wait))
-        except Held as error:
+            self._lock.enter_context(file_lock(self.path, wait=wait))
+        except LockHeld as error:
             raise ConfigError(f"{error}. Give the same command again when that one is done.") from None
 
     def _is_complete(self) -> bool:
@@ -263,7 +263,7 @@ class FeatureFile:
             there = {"code": "an earlier version", **there}
             if there["code"] in SAME_NUMBERS:
                 there["code"] = self._request["code"]
-            found = list(unlike(there, json.loads(json.dumps(self._request))).values())
+            found = list(differing_fields(there, json.loads(json.dumps(self._request))).values())
             names, digests = read_rows(path, rows)
             if not found and names != self._names:
                 if len(names) != len(self._names):

@@ -1,1 +1,1 @@
-"""From a canvas of uint8 pixels to augmented views, on the accelerator."""
+"""Augmentation: makes views of uint8 canvases, on the accelerator."""

@@ -1,4 +1,4 @@
-"""Colour operations on one view, whose planes lie `[S, 3, S]`, float32 in [0, 1].
+"""Colour operations on the planes of one view, `[S, 3, S]` float32 in [0, 1].
 
 Source: torchvision's ColorJitter and RandomGrayscale on float images.
 """
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax import Array
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
-_U, _V = 0.49211104, 0.87728322  # NTSC's scales of blue - luma and red - luma
+_U, _V = 0.49211104, 0.87728322  # NTSC's factors of blue - luma and red - luma
 
 
 def luma(rgb: Array) -> Array:
-    """ITU-R 601 luma of planes: `[S, 3, S]` to `[S, 1, S]`."""
+    """Computes the ITU-R 601 luma of planes: `[S, 3, S]` to `[S, 1, S]`."""
     red, green, blue = jnp.split(rgb, 3, axis=1)
     return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
 
@@ -38,33 +38,31 @@ def adjust_saturation(rgb: Array, factor: Array) -> Array:
 
 
 def adjust_hue(rgb: Array, turn: Array) -> Array:
-    """Turns the hue of planes `[S, 3, S]` in [0, 1] by a share of the full circle."""
-    # dm-pix finds the hue's sector by comparing a channel with the maximum for equality. Fused
-    # with what comes before, the two sides could be rounded differently; the barrier makes
-    # both come from memory.
+    """Rotates the hue of planes `[S, 3, S]` in [0, 1] by a share of the full circle."""
+    # dm-pix determines the hue's sector by testing whether a channel equals the maximum. Fused with preceding
+    # operations, the two could be rounded differently; with the barrier both are read from memory.
     return dm_pix.adjust_hue(jax.lax.optimization_barrier(rgb), turn, channel_axis=1)
 
 
 def adjust_hue_yiq(rgb: Array, turn: Array) -> Array:
-    """Turns the chroma of planes `[S, 3, S]` in [0, 1] by a share of the full circle, in YIQ space.
+    """Rotates the chroma of planes `[S, 3, S]` in [0, 1] by a share of the full circle, in YIQ space.
 
-    Luma stays as it is, up to the clipping to [0, 1]; a saturated colour leaves that range at most angles,
-    so this is another operation than `adjust_hue`, not an approximation of it. Both turn red towards
-    yellow.
+    Luma is unchanged, except by the clipping to [0, 1]. Saturated colours leave that range at most angles, so the
+    result differs from that of `adjust_hue`, and is no approximation of it. Both rotate red towards yellow.
 
     Args:
         rgb: planes in [0, 1].
         turn: share of the circle.
 
     Returns:
-        Planes in [0, 1]; gray ones keep three equal channels.
+        Planes in [0, 1]; gray pixels stay gray.
 
-    Source: the standard NTSC rotation. The reference's release says that its faster augmentations
-    changed the conversion of colours, but not into what.
+    Source: the standard NTSC rotation. The reference's release says that its faster augmentations use another colour
+    conversion, but not which.
     """
     red, green, blue = jnp.split(rgb, 3, axis=1)
-    # As differences between channels, which vanish exactly where there is no colour. I and Q are U and V
-    # turned by 33 degrees, so that a rotation of either pair is one of the other.
+    # Computed from differences between channels, which are exactly 0 for gray. I and Q are U and V rotated by 33
+    # degrees, so a rotation of U and V is one of I and Q.
     u = _U * (LUMA[0] * (blue - red) + LUMA[1] * (blue - green))
     v = _V * (LUMA[1] * (red - green) + LUMA[2] * (red - blue))
     cos, sin = jnp.cos(2 * jnp.pi * turn), jnp.sin(2 * jnp.pi * turn)

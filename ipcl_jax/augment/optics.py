@@ -1,11 +1,11 @@
-"""What optics do to one view, whose planes lie `[S, 3, S]`: blur, rotation, distortion, a soft window.
+"""Optical operations on the planes of one view, `[S, 3, S]`: blur, rotation, distortion, a soft window.
 
-Points of a view have coordinates from its centre in units of half its side: r = 1 is the circle that
-touches the four sides, and the corners lie at r = sqrt(2). Every value that comes out is a weighted mean
-of values that go in (and of the gray outside), so what lies in [0, 1] stays there up to a rounding.
+Coordinates are relative to the view's centre, in units of half its side: r = 1 is the circle that touches the four
+sides, and the corners are at r = sqrt(2). Every output is a weighted mean of inputs (and of the gray outside), so
+values in [0, 1] stay in [0, 1] up to rounding.
 
-Source: the options of the reference's trainer. It publishes their names and ranges; where it leaves
-open what lies beyond a view's edge, and how a window fades, the docstrings say what is done here.
+Source: the options of the reference's trainer, which publishes their names and ranges. It does not specify the pixels
+beyond a view's edge, nor the profile of the window; the docstrings say what is done here.
 """
 
 import functools
@@ -23,13 +23,13 @@ from ipcl_jax.config import Views
 
 
 def apply(rgb: Array, sigma: Array | None, angle: Array | None, options: Views) -> Array:
-    """Blurs, rotates, fades and distorts a view, as far as that is on.
+    """Applies those of blur, rotation, window and distortion that are enabled.
 
     Args:
         rgb: planes `[S, 3, S]` in [0, 1].
-        sigma: of the blur, in pixels; 0 or None for none.
-        angle: in degrees, counter-clockwise as the planes lie; None for none.
-        options: blur_sigma, window, distortion, and the mean, whose luma is the gray around a view.
+        sigma: standard deviation of the blur, in pixels; 0 or None for no blur.
+        angle: in degrees, counter-clockwise in the planes' orientation; None for no rotation.
+        options: blur_sigma, window, distortion, and the mean, whose luma is the gray outside a view.
 
     Returns:
         Planes in [0, 1].
@@ -40,24 +40,24 @@ def apply(rgb: Array, sigma: Array | None, angle: Array | None, options: Views) 
         rgb = jax.lax.cond(sigma > 0, lambda rgb: blur(rgb, sigma, reach=reach), lambda rgb: rgb, rgb)
     if angle is not None or options.distortion:
         angle = jnp.zeros(()) if angle is None else angle
-        rgb = bend(rgb, angle, distortion=options.distortion, outside=gray)
+        rgb = warp(rgb, angle, distortion=options.distortion, outside=gray)
     if options.window:
-        rgb = fade(rgb, edge=options.window, distortion=options.distortion, outside=gray)
+        rgb = apply_window(rgb, edge=options.window, distortion=options.distortion, outside=gray)
     return rgb
 
 
 def blur(rgb: Array, sigma: Array, *, reach: int) -> Array:
-    """Gaussian blur; beyond its edge a view goes on mirrored, the outermost pixel not repeated.
+    """Blurs with a Gaussian; beyond its edge a view is mirrored without repeating the outermost pixel.
 
     Args:
         rgb: planes `[S, 3, S]` in [0, 1].
         sigma: standard deviation in pixels.
-        reach: pixels after which the kernel ends, less than S; 4 sigma keep all but 6e-5 of it.
+        reach: half-width of the kernel in pixels, less than S; 4 sigma include all but 6e-5 of the Gaussian.
 
     Returns:
         Planes in [0, 1].
 
-    Source: torchvision's GaussianBlur (its kernel, samples of the Gaussian, and its border).
+    Source: torchvision's GaussianBlur (its kernel, a sampled Gaussian, and its border).
     """
     distance = jnp.arange(-reach, reach + 1)
     kernel = jnp.exp(-0.5 * (distance / jnp.maximum(sigma, 1e-3)) ** 2)
@@ -73,17 +73,17 @@ def blur(rgb: Array, sigma: Array, *, reach: int) -> Array:
     return rgb
 
 
-def bend(rgb: Array, angle: Array, *, distortion: float, outside: float) -> Array:
+def warp(rgb: Array, angle: Array, *, distortion: float, outside: float) -> Array:
     """Rotates about the centre and then distorts, in one bilinear resampling.
 
-    After the distortion a point at r shows what was at r (1 + k r^2) before it: k > 0 draws the picture
-    together, most at its corners (a barrel), k < 0 magnifies them (a pincushion).
+    After the distortion the point at r shows what was at r (1 + k r^2) before: k > 0 shrinks the picture, most at its
+    corners (a barrel), k < 0 magnifies it (a pincushion).
 
     Args:
         rgb: planes `[S, 3, S]` in [0, 1].
         angle: in degrees, counter-clockwise.
         distortion: k; at least -1/6, as the corners would fold over below.
-        outside: the gray in [0, 1] that lies around a view.
+        outside: the gray in [0, 1] beyond a view's edge.
 
     Returns:
         Planes in [0, 1].
@@ -99,24 +99,24 @@ def bend(rgb: Array, angle: Array, *, distortion: float, outside: float) -> Arra
             lambda plane: map_coordinates(plane, points, order=1, mode="constant", cval=outside), 1, 1
         )(rgb)
 
-    # A branch that is always taken: on a CPU the look-ups would else be fused with what follows, and
-    # take ten times as long. The barrier keeps XLA from seeing that it is.
+    # A branch that is always taken, to keep XLA on a CPU from fusing the look-ups with later operations, which would
+    # take ten times as long. The barrier keeps XLA from removing the branch.
     always = jax.lax.optimization_barrier(jnp.array(True))
     return jax.lax.cond(always, resample, lambda rgb, angle: rgb, rgb, angle)
 
 
-def fade(rgb: Array, *, edge: float, distortion: float, outside: float) -> Array:
-    """A circular window: within it a view is as it was, and towards its edge it fades to gray.
+def apply_window(rgb: Array, *, edge: float, distortion: float, outside: float) -> Array:
+    """Blends a view with gray outside a circular window with a soft edge.
 
-    The view's share is 1 up to r = 1 - edge, falls to 0 at r = 1 as half a period of a cosine, and is 0
-    beyond. Where a distortion follows the window, r is that of the point it shows, so the two together
-    need no second resampling.
+    The view's weight is 1 up to r = 1 - edge, falls to 0 at r = 1 as half a period of a cosine, and is 0 beyond. The
+    window comes before the distortion; to avoid a second resampling it is applied to the distorted view, where r is
+    that of the point which a pixel shows.
 
     Args:
         rgb: planes `[S, 3, S]` in [0, 1], distorted already.
-        edge: width of the soft edge, a share of half the side, in (0, 1].
-        distortion: k, as in `bend`; 0 for none.
-        outside: the gray in [0, 1] that it fades to.
+        edge: width of the soft edge as a share of half the side, in (0, 1].
+        distortion: k, as in `warp`; 0 for none.
+        outside: the gray in [0, 1] outside the window.
 
     Returns:
         Planes in [0, 1].
@@ -129,11 +129,11 @@ def fade(rgb: Array, *, edge: float, distortion: float, outside: float) -> Array
 
 
 def _offsets(side: int) -> np.ndarray:
-    """Each pixel's place down and across from the centre, `[2, S, S]` in pixels."""
+    """Computes each pixel's offset down and across from the centre, `[2, S, S]` in pixels."""
     line = np.arange(side) - (side - 1) / 2
     return np.stack(np.meshgrid(line, line, indexing="ij"))
 
 
 def _stretch(side: int, distortion: float) -> np.ndarray:
-    """1 + k r^2 at each pixel, `[S, S]`."""
+    """Computes 1 + k r^2 at each pixel, `[S, S]`."""
     return 1 + distortion * (_offsets(side) ** 2).sum(0) / (side / 2) ** 2

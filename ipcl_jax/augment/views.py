@@ -1,20 +1,18 @@
 """Augmented views of images, made on the accelerator.
 
-From a uint8 canvas on, everything runs inside the compiled step: a crop is a few small
-matrix products (antialiased, flip included), and colour works on whole planes, which lie as
-`[height, 3, width]` so that no product needs a transposed factor. A view's random choices
-are drawn first, as plain numbers (`ViewParameters`), and then applied: crop and flip, gray,
-colour (`colour.py`), then blur, rotation, window and distortion (`optics.py`) where they are on.
+All operations on the uint8 canvas run inside the compiled step. A crop is a few small matrix products (antialiased,
+flip included); colour operations work on planes `[height, 3, width]`, an order in which no product needs a transposed
+factor. The random parameters of a view are drawn first (`ViewParameters`), and then applied: crop and flip, gray,
+colour (`colour.py`), then those of blur, rotation, window and distortion (`optics.py`) that are enabled.
 
-Canvases `[B, H, W, 3]` hold an image in their top left corner, and `sizes` is its true (height, width). An image
-that is taller than H fills the same memory seen as `[W, H, 3]`, so the host never turns an image and a canvas of
+A canvas `[B, H, W, 3]` holds an image in its top left corner, and `sizes` is its true (height, width). An image that is
+taller than H is stored in the same memory seen as `[W, H, 3]`, so the host never transposes an image, and a canvas of
 256 x 512 holds portraits too; `load_canvases` makes them.
 
 Source: augmentation set 1 of Konkle & Alvarez 2022; distributions and formulas are
 torchvision's (RandomResizedCrop, ColorJitter, RandomGrayscale on float images).
 
-Differs: the reference's images pass through 8-bit rounding after each operation; here
-they stay float32 from the crop on.
+Differs: the reference rounds images to 8 bits after each operation; here they are float32 from the crop on.
 """
 
 from typing import NamedTuple, Protocol
@@ -23,17 +21,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Int, UInt8
 
 from ipcl_jax.augment import colour, optics
 from ipcl_jax.augment.resample import resize_box
 from ipcl_jax.config import Views
 from ipcl_jax.errors import InputError
 
-_TRIES = 10
+_TRIES = 10  # of a random crop
 
 
 class ViewParameters(NamedTuple):
-    """What chance decided for a view; every field has the batch shape of its views."""
+    """Random parameters of views; all fields have the same leading axes."""
 
     box: Array  # [..., 4] int32: top, left, height, width, in pixels of the upright image
     flip: Array  # bool
@@ -43,16 +42,18 @@ class ViewParameters(NamedTuple):
     saturation: Array  # factor
     hue: Array  # share of the full circle, signed
     order: Array  # [..., 4] int32: a permutation of brightness 0, contrast 1, saturation 2, hue 3
-    sigma: Array | None = None  # of the blur, in pixels; 0 leaves a view sharp; None if none is blurred
-    angle: Array | None = None  # in degrees, counter-clockwise; None if none is rotated
+    sigma: Array | None = None  # of the blur, in pixels; 0 for an unblurred view; None if blur is disabled
+    angle: Array | None = None  # in degrees, counter-clockwise; None if rotation is disabled
 
 
-def make_views(key: Array, canvas: Array, sizes: Array, options: Views) -> Array:
-    """Several augmented views of each image.
+def make_views(
+    key: Array, canvas: UInt8[Array, "B H W 3"], sizes: Int[Array, "B 2"], options: Views
+) -> Float[Array, "views S S 3"]:
+    """Makes several augmented views of each image.
 
     Args:
-        key: PRNG key; every view gets a key of its own.
-        canvas: `[B, H, W, 3]` uint8, the image in its top left corner; one taller than H fills it seen as
+        key: PRNG key, which is split into one for each view.
+        canvas: `[B, H, W, 3]` uint8, the image in its top left corner; one taller than H is stored in it seen as
             `[W, H, 3]`.
         sizes: `[B, 2]` integers, true height and width of each image.
         options: the distributions; n = options.per_image, S = options.size.
@@ -61,7 +62,7 @@ def make_views(key: Array, canvas: Array, sizes: Array, options: Views) -> Array
         `[B*n, S, S, 3]` float32, normalised; view v of image b is row b * n + v.
 
     Raises:
-        InputError: for other shapes or dtypes, and (outside a transformation) for sizes that don't fit the canvas.
+        InputError: for other shapes or dtypes, and (outside of jit) for sizes that don't fit the canvas.
     """
     sizes = _check_canvases(canvas, sizes)
     keys = jax.random.split(key, canvas.shape[0] * options.per_image)
@@ -70,22 +71,23 @@ def make_views(key: Array, canvas: Array, sizes: Array, options: Views) -> Array
     return render_views(canvas, sizes, parameters, options)
 
 
-def center_views(canvas: Array, sizes: Array, options: Views) -> Array:
-    """The whole of each image, as models are tested on: shorter side to S, centre crop S.
+def center_views(
+    canvas: UInt8[Array, "B H W 3"], sizes: Int[Array, "B 2"], options: Views
+) -> Float[Array, "B S S 3"]:
+    """Makes one view of each image for evaluation: resizes the shorter side to S and crops the centre.
 
     Args:
         canvas: `[B, H, W, 3]` uint8, as in `make_views`.
         sizes: `[B, 2]` integers, true height and width of each image.
-        options: S = options.size, the mean and std; gray if all views are.
+        options: S = options.size, mean and std; the view is gray if grayscale is 1.
 
     Returns:
         `[B, S, S, 3]` float32, normalised.
 
     Raises:
-        InputError: as there.
+        InputError: as in `make_views`.
 
-    Source: torchvision's Resize (antialiased bilinear, the longer side truncated to
-    whole pixels) and CenterCrop.
+    Source: torchvision's Resize (antialiased bilinear, the longer side rounded down to whole pixels) and CenterCrop.
     """
     side = options.size
     sizes = _check_canvases(canvas, sizes)
@@ -93,15 +95,15 @@ def center_views(canvas: Array, sizes: Array, options: Views) -> Array:
     def one(planes: Array, size: Array) -> Array:
         resized = side * size // size.min()
         offset = jnp.round((resized - side) / 2).astype(jnp.int32)  # half to even, as torchvision
-        whole = jnp.concatenate([jnp.zeros_like(size), size])
-        view = resize_box(planes, size, whole, resized, offset, side, flip=False)
+        box = jnp.concatenate([jnp.zeros_like(size), size])  # uncropped
+        view = resize_box(planes, size, box, resized, offset, side, flip=False)
         return jnp.broadcast_to(colour.luma(view), view.shape) if options.grayscale == 1 else view
 
     return _for_each(one, canvas, sizes, options=options)
 
 
 def _check_canvases(canvas: Array, sizes: Array) -> Array:
-    """Refuses canvases and sizes that don't go together; gives the sizes as int32."""
+    """Raises InputError if canvases and sizes don't match; returns the sizes as int32."""
     shapes = f"canvas is {list(jnp.shape(canvas))} {jnp.result_type(canvas)} and sizes {list(jnp.shape(sizes))}"
     if jnp.ndim(canvas) != 4 or canvas.shape[-1] != 3 or jnp.result_type(canvas) != jnp.uint8:
         raise InputError(f"{shapes} {jnp.result_type(sizes)}; expected a canvas [B, H, W, 3] uint8.")
@@ -110,22 +112,22 @@ def _check_canvases(canvas: Array, sizes: Array) -> Array:
     if not isinstance(sizes, jax.core.Tracer):
         height, width = canvas.shape[1:3]
         given = np.asarray(sizes)
-        lies = (given >= 1).all(1) & (given <= [height, width]).all(1)
-        turned = (given[:, 0] > height) & (given <= [width, height]).all(1) & (given >= 1).all(1)
-        if wrong := np.flatnonzero(~(lies | turned)).tolist():
+        fits = (given >= 1).all(1) & (given <= [height, width]).all(1)
+        fits_transposed = (given[:, 0] > height) & (given <= [width, height]).all(1) & (given >= 1).all(1)
+        if wrong := np.flatnonzero(~(fits | fits_transposed)).tolist():
             raise InputError(
-                f"Image {wrong[0]} is {given[wrong[0]][0]} x {given[wrong[0]][1]} pixels by its size, which a canvas of "
-                f"{height} x {width} can't hold."
+                f"The size of image {wrong[0]} is {given[wrong[0]][0]} x {given[wrong[0]][1]} pixels, which a canvas "
+                f"of {height} x {width} can't hold."
             )
     return jnp.asarray(sizes, jnp.int32)
 
 
 class Channels(Protocol):
-    """What has a mean and a std for each channel of [0, 1]: options of views, or a trained model."""
+    """An object with a mean and a std of each channel, such as `Views` or an `Encoder`."""
 
     @property
     def mean(self) -> tuple[float, float, float]:
-        """Subtracted from each channel."""
+        """Subtracted from each channel of [0, 1]."""
 
     @property
     def std(self) -> tuple[float, float, float]:
@@ -138,7 +140,7 @@ def normalize(images: Array, options: Channels) -> Array:
     return (images - jnp.array(options.mean).reshape(shape)) / jnp.array(options.std).reshape(shape)
 
 
-# --- what chance decides -----------------------------------------------------------------
+# --- random parameters -------------------------------------------------------------------
 
 
 def sample_view(key: Array, size: Array, options: Views) -> ViewParameters:
@@ -150,15 +152,15 @@ def sample_view(key: Array, size: Array, options: Views) -> ViewParameters:
         options: the distributions.
 
     Returns:
-        Parameters with no batch axis.
+        Parameters without a batch axis.
     """
     keys = jax.random.split(key, 8)
 
     def factor(key: Array, spread: float) -> Array:
         return jax.random.uniform(key, minval=1 - spread, maxval=1 + spread)
 
-    # What is off by default has keys of its own, so that all else is drawn as if it were not there.
-    # (The numbers start at 8, as those below could give the eight keys above once more.)
+    # Operations that are off by default have separate keys, so that enabling them does not change the other parameters.
+    # (The numbers start at 8, as smaller ones could repeat the eight keys above.)
     sigma = angle = None
     if options.blur:
         low, high = options.blur_sigma
@@ -186,8 +188,8 @@ def sample_view(key: Array, size: Array, options: Views) -> ViewParameters:
 def sample_box(key: Array, size: Array, *, area: tuple[float, float], aspect: tuple[float, float]) -> Array:
     """Draws the box of a random resized crop, as torchvision does.
 
-    Ten tries of an area share and a log-uniform aspect; the first that fits inside the
-    image counts. If none does, the largest central box whose aspect is in range.
+    Makes ten draws of an area share and a log-uniform aspect, and takes the first that fits inside the image. If none
+    does, takes the largest central box whose aspect is in range.
 
     Args:
         key: PRNG key.
@@ -210,7 +212,7 @@ def sample_box(key: Array, size: Array, *, area: tuple[float, float], aspect: tu
     fits = (0 < widths) & (widths <= width) & (0 < heights) & (heights <= height)
     first = jnp.argmax(fits)
 
-    # Nothing fitted: the whole image, cut to the nearest aspect allowed.
+    # If none fits: the image, cropped to the nearest aspect allowed.
     fallback_width = jnp.minimum(width, jnp.round(height * high).astype(jnp.int32))
     fallback_height = jnp.minimum(height, jnp.round(width / low).astype(jnp.int32))
 
@@ -224,17 +226,19 @@ def sample_box(key: Array, size: Array, *, area: tuple[float, float], aspect: tu
     return jnp.stack([top, left, box_height, box_width]).astype(jnp.int32)
 
 
-# --- what is done with it ----------------------------------------------------------------
+# --- rendering ---------------------------------------------------------------------------
 
 
-def render_views(canvas: Array, sizes: Array, parameters: ViewParameters, options: Views) -> Array:
-    """Crops, flips, colours, blurs, bends and normalises views as their parameters say.
+def render_views(
+    canvas: UInt8[Array, "B H W 3"], sizes: Int[Array, "views 2"], parameters: ViewParameters, options: Views
+) -> Float[Array, "views S S 3"]:
+    """Makes views with given parameters: crops, flips, changes colours, blurs, rotates, distorts and normalises.
 
     Args:
         canvas: as in `make_views`.
         sizes: `[B*n, 2]` int32, true size of each view's image.
         parameters: of B*n views, image by image.
-        options: S = options.size, mean and std, and all that is not drawn.
+        options: S = options.size, mean and std, and the options that are not random.
 
     Returns:
         `[B*n, S, S, 3]` float32, normalised.
@@ -246,7 +250,7 @@ def render_views(canvas: Array, sizes: Array, parameters: ViewParameters, option
         view = resize_box(
             planes, size, chosen.box, resized, offset, side, flip=chosen.flip, antialias=options.antialias
         )
-        # What is turned lies mirrored at its diagonal, where a rotation has the other sense.
+        # In a transposed image a rotation has the opposite direction.
         angle = chosen.angle if chosen.angle is None else jnp.where(size[0] > len(planes), -1, 1) * chosen.angle
         return optics.apply(_colour(view, chosen, options), chosen.sigma, angle, options)
 
@@ -256,22 +260,22 @@ def render_views(canvas: Array, sizes: Array, parameters: ViewParameters, option
 def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views) -> Array:
     """Applies `function(planes of its image, size, *arguments)` to every view.
 
-    The function returns planes `[S, 3, S]` lying as they do on the canvas; the result is
-    upright, channel-last and normalised, `[views, S, S, 3]`.
+    The function returns planes `[S, 3, S]` in the canvas's orientation; the result is upright, channel-last and
+    normalised, `[views, S, S, 3]`.
     """
     batch, height, width, _ = canvas.shape
     per_image = len(sizes) // batch
 
-    def lie_down(canvas: Array, size: Array) -> Array:
+    def to_planes(canvas: Array, size: Array) -> Array:
         upright = canvas.reshape(width, height, 3)
         return jax.lax.cond(
             size[0] > height, lambda: upright.transpose(1, 2, 0), lambda: canvas.transpose(0, 2, 1)
         )
 
-    # On a CPU an image at a time stays in the cache and branches for real.
+    # On a CPU one image at a time stays in the cache, and only the branch taken is computed.
     on_cpu = _on_cpu()
     each = (lambda f, *xs: jax.lax.map(lambda x: f(*x), xs)) if on_cpu else (lambda f, *xs: jax.vmap(f)(*xs))
-    planes = each(lie_down, canvas, sizes.reshape(batch, per_image, 2)[:, 0])  # [B, H, 3, W] uint8
+    planes = each(to_planes, canvas, sizes.reshape(batch, per_image, 2)[:, 0])  # [B, H, 3, W] uint8
 
     def one(planes: Array, size: Array, *arguments) -> Array:
         view = function(planes, size, *arguments)
@@ -281,7 +285,7 @@ def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views)
     if on_cpu:
         image = jnp.repeat(jnp.arange(len(planes)), per_image)
         return each(lambda image, *view: one(planes[image], *view), image, sizes, *arguments)
-    # All at once, images outside: a device needs only the canvases that it holds.
+    # All at once, with images as the outer axis, so that a device needs only its own canvases.
     grouped = jax.tree.map(lambda x: x.reshape(-1, per_image, *x.shape[1:]), (sizes, *arguments))
     views = jax.vmap(lambda planes, views: jax.vmap(lambda view: one(planes, *view))(views))(planes, grouped)
     return views.reshape(-1, *views.shape[2:])
@@ -295,18 +299,18 @@ def _on_cpu() -> bool:
 
 
 def _colour(rgb: Array, chosen: ViewParameters, options: Views) -> Array:
-    """One view's colour operations, in the order drawn."""
-    turn_hue = {"hsv": colour.adjust_hue, "yiq": colour.adjust_hue_yiq}[options.hue_space]
+    """Applies one view's colour operations, in the order drawn."""
+    adjust_hue = {"hsv": colour.adjust_hue, "yiq": colour.adjust_hue_yiq}[options.hue_space]
     operations = [
         lambda rgb: colour.adjust_brightness(rgb, chosen.brightness),
         lambda rgb: colour.adjust_contrast(rgb, chosen.contrast),
         lambda rgb: colour.adjust_saturation(rgb, chosen.saturation),
-        lambda rgb: turn_hue(rgb, chosen.hue),
+        lambda rgb: adjust_hue(rgb, chosen.hue),
     ]
     rgb = jnp.where(chosen.gray, colour.luma(rgb), rgb)
     if not any((options.brightness, options.contrast, options.saturation, options.hue)):
         return rgb
-    # On a CPU a bare chain would be fused with what follows, into loops several times slower than branches.
+    # On a CPU a plain sequence would be fused with later operations, which is several times slower than branches.
     if options.colour_order == "fixed" and not _on_cpu():
         for operation in operations:
             rgb = operation(rgb)

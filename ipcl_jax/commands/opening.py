@@ -23,7 +23,7 @@ from ipcl_jax.data.sources import Source, check_labelled, open_splits
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.system.compilation import set_up_compiler
 from ipcl_jax.system.console import make_console
-from ipcl_jax.system.files import at_home, atomic, check_writable
+from ipcl_jax.system.files import atomic, check_writable, expand_home
 from ipcl_jax.zoo import MODELS
 
 Preprocessing = Literal["stimulus", "validation"]
@@ -144,16 +144,16 @@ def run_command(kind: type, measure: Callable, show: Callable) -> int:
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder to fill, which gets its name once it is whole; nothing is left of it after an error."""
-    with atomic(at_home(out)) as part:
+    with atomic(expand_home(out)) as part:
         part.mkdir()
         yield part
 
 
 def check_new(out: Path) -> None:
     """Refuses a folder that is there already."""
-    if at_home(out).exists():
+    if expand_home(out).exists():
         raise ConfigError(f"--out {out} is there already; give another folder, or remove it.")
-    check_writable(at_home(out))
+    check_writable(expand_home(out))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from ipcl_jax.commands.main import scripts
 from ipcl_jax.commands.running import parse
 from ipcl_jax.config import Train
 from ipcl_jax.errors import ConfigError, InputError, near_miss
-from ipcl_jax.system.files import at_home
+from ipcl_jax.system.files import expand_home
 
 RECIPES = {path.stem: path for path in sorted((scripts() / "configs").glob("[a-z]*.py"))}
 """The recipes that come with the package: files by their names."""
@@ -100,7 +100,7 @@ def load(arguments: list[str], description: str, schema: type[Train] = Train) ->
     elif chosen.config in RECIPES:
         config, about = read_config(RECIPES[chosen.config])
     elif chosen.config.endswith(".py") or os.sep in chosen.config:
-        config, about = read_config(at_home(chosen.config), RECIPES)
+        config, about = read_config(expand_home(chosen.config), RECIPES)
     else:
         raise ConfigError(
             f"No recipe {chosen.config!r}.{near_miss(chosen.config, RECIPES)} "

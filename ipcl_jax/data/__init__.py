@@ -1,1 +1,1 @@
-"""From files to batches of canvases: sources of images, decoding, loading."""
+"""Data loading: sources of images, decoding, and batches of canvases."""

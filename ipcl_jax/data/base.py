@@ -1,4 +1,4 @@
-"""What every source of images has."""
+"""The interface of image sources."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from ipcl_jax.data.listing import printable
 
 Split = Literal["train", "val"]
 
-WAYS = """
+SOURCE_HELP = """
 Three ways to give images:
   --data.source sample                        built-in photographs, nothing to download
   --data.source folder:/path/to/images        train/<class>/* and val/<class>/*, or one folder of images
@@ -23,11 +23,11 @@ class Source(Protocol):
     """A sequence of images."""
 
     name: str
-    """What was asked for, and the split."""
+    """The source as it was asked for, and the split."""
     classes: tuple[str, ...]
-    """Names of the labels; empty without labels."""
+    """Class names in the order of labels; empty without labels."""
     notes: tuple[str, ...]
-    """What a user should know of it, such as what was left out: a line each."""
+    """Messages for the user, such as which files were left out, one line each."""
     places: tuple[str, ...]
     """Real paths of the folders or files that the images are read from."""
 
@@ -35,23 +35,23 @@ class Source(Protocol):
         """Number of images."""
 
     def __getitem__(self, i: int) -> tuple[bytes | np.ndarray, int]:
-        """Image i, as an encoded file or as `[H, W, 3]` uint8, and its label (-1: none)."""
+        """Returns image i, as an encoded file or as `[H, W, 3]` uint8, and its label (-1: none)."""
 
     def describe(self, i: int) -> str:
-        """Where image i is, for messages."""
+        """Returns the location of image i, for messages."""
 
     def labels(self) -> np.ndarray:
-        """Label of every image, `[N]` int32 (-1: none)."""
+        """Returns the label of every image, `[N]` int32 (-1: none)."""
 
     def stamps(self) -> Iterator[str]:
-        """A line for each image, or for each file where many lie in one: name, bytes, time of change in ns."""
+        """Yields a line per image, or per file that holds several: name, size in bytes, modification time in ns."""
 
     def identity(self) -> str:
-        """What tells these images from any others: equal for two sources that give the same files."""
+        """Returns a fingerprint of the images: equal for two sources that give the same files."""
 
 
 def digest(lines: Iterable[str]) -> str:
-    """Hexadecimal sha256 of some lines."""
+    """Computes the hexadecimal sha256 of lines of text."""
     state = hashlib.sha256()
     for line in lines:
         state.update(f"{line}\n".encode())
@@ -59,6 +59,6 @@ def digest(lines: Iterable[str]) -> str:
 
 
 def stamp(name: str, path: str) -> str:
-    """A file's name as given, its size in bytes and time of change in ns."""
+    """Formats a file's name as given, its size in bytes and its modification time in ns."""
     found = os.stat(path)
     return f"{printable(name)} {found.st_size} {found.st_mtime_ns}"

@@ -1,4 +1,4 @@
-"""Memory for batches of images that is used again once nothing refers to it."""
+"""Reuse of the memory of batches that are no longer referenced."""
 
 import math
 from collections import deque
@@ -7,27 +7,27 @@ import numpy as np
 
 
 class Canvases:
-    """Canvases of batches; see `loading`.
+    """A pool of memory for the canvases of batches; see `loader`.
 
-    Fresh memory would cost a third of the time that decoding takes, as it has to be mapped and zeroed first.
-    An array that is taken comes back by itself: its memory belongs to an object that hands it back when it
-    is deleted, and that every view of the array, and every JAX array that aliases it, keeps alive.
+    Mapping and zeroing fresh memory would take a third of the time that decoding takes. Memory returns to the pool by
+    itself: it belongs to an object that puts it back when deleted, and that is kept alive by every view of the
+    array, and by every JAX array that aliases it.
 
     Args:
         canvas: (H, W) in pixels.
-        keep: how many batches' memory is kept while nothing uses it.
+        keep: largest number of batches whose unused memory is kept.
     """
 
     def __init__(self, canvas: tuple[int, int], keep: int):
         self._canvas = canvas
         self._keep = keep
-        self._free: deque[np.ndarray] = deque(maxlen=keep)  # its methods are safe among threads
+        self._free: deque[np.ndarray] = deque(maxlen=keep)  # its methods are thread-safe
 
     def __reduce__(self) -> tuple:
         return Canvases, (self._canvas, self._keep)
 
     def take(self, number: int) -> np.ndarray:
-        """Canvases `[number, H, W, 3]` uint8 that may hold earlier images."""
+        """Returns canvases `[number, H, W, 3]` uint8, uninitialised: they may hold earlier images."""
         shape = (number, *self._canvas, 3)
         size = math.prod(shape) + 64
         try:
@@ -36,15 +36,15 @@ class Canvases:
             memory = np.zeros(size, np.uint8)
         if memory.size != size:
             memory = np.zeros(size, np.uint8)
-        return np.asarray(_Lent(memory, shape, self._free))
+        return np.asarray(_Owner(memory, shape, self._free))
 
 
-class _Lent:
-    """The owner of an array: hands its memory back when neither the array nor any view of it is left."""
+class _Owner:
+    """The owner of an array's memory: returns it to the pool when neither the array nor a view of it is left."""
 
     def __init__(self, memory: np.ndarray, shape: tuple[int, ...], free: deque[np.ndarray]):
         self._memory, self._free = memory, free
-        # JAX's CPU backend takes an array aligned to 64 bytes as it is, and copies any other.
+        # JAX's CPU backend aliases an array that is aligned to 64 bytes, and copies any other.
         address = memory.ctypes.data + -memory.ctypes.data % 64
         self.__array_interface__ = {"version": 3, "shape": shape, "typestr": "|u1", "data": (address, False)}
 

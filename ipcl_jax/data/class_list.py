@@ -1,4 +1,4 @@
-"""Which class each image is of, where the images of all classes lie in one folder, as in ImageNet's validation set."""
+"""Classes of images from a list, for data sets without class folders, such as ImageNet's validation set."""
 
 import csv
 from pathlib import Path
@@ -9,17 +9,17 @@ _IDS = "ILSVRC2012_validation_ground_truth.txt"
 
 
 def read_classes(path: Path, names: list[str]) -> dict[str, str]:
-    """The class of every image.
+    """Reads the class of every image.
 
     Args:
-        path: a text file with a line for each image: its name and its class, with a blank, tab or comma in between
-            (as Kaggle's LOC_val_solution.csv, whose further columns are left out); or ImageNet's
-            `ILSVRC2012_validation_ground_truth.txt`, a number for each image in the order of their names,
+        path: a text file with a line per image: its name and its class, separated by a blank, tab or comma (such as
+            Kaggle's LOC_val_solution.csv, whose further columns are ignored); or ImageNet's
+            `ILSVRC2012_validation_ground_truth.txt`, a number per image in the order of their names,
             with `meta.mat` beside it or in the folder `data` above it.
-        names: of the images, in natural order. In the list they may lack their suffix.
+        names: of the images, in natural order. The list may omit their suffixes.
 
     Returns:
-        Class by name, for all names.
+        The class of each name.
 
     Raises:
         ConfigError: if the list can't be read or lacks an image.
@@ -74,11 +74,11 @@ def _by_number(path: Path, numbers: list[int], names: list[str]) -> dict[str, st
 
 
 def _synsets(meta: Path) -> dict[int, str]:
-    """Folder by number, from the development kit's table of classes."""
+    """Reads the folder name of each class number from the development kit's table of classes."""
     from scipy.io import loadmat
 
     try:
         table = loadmat(meta, squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table}
-    except Exception as error:  # readers of damaged files raise almost anything
+    except Exception as error:  # damaged files raise almost any exception
         raise ConfigError(f"{meta} can't be read as the development kit's table of classes: {error!r}") from None

@@ -1,6 +1,6 @@
-"""From an encoded image to pixels of bounded size, and onto a canvas.
+"""Decodes images to pixels of bounded size, and places them on a canvas.
 
-simplejpeg decodes what it can and Pillow the rest; both give the same pixels.
+simplejpeg decodes the JPEG files that it supports, and Pillow all others; both give the same pixels.
 """
 
 import errno
@@ -14,61 +14,61 @@ from PIL import Image, UnidentifiedImageError
 from ipcl_jax.errors import InputError
 
 UNBOUNDED = 2**31 - 1  # longer than any side
-MOST_PIXELS = 178_956_970  # of an image; where Pillow's own bound lies. A small file can claim any size
+MOST_PIXELS = 178_956_970  # of an image, as in Pillow: a small file can declare any size
 
-# Tags of TIFF: bits of a number, whether 0 is white (0) or black (1), and kind of number (2: signed).
+# TIFF tags: bits per sample, photometric interpretation (0: 0 is white), and sample format (2: signed).
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 
-# What Pillow may open: it knows others, one of which runs a program (EPS).
+# Formats that Pillow may open. It supports others, of which EPS runs an external program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 
-# What the system says of a file itself, and will say again: it isn't there, or can't be opened by this user.
-_LASTING = {
+# Permanent errors of the file itself: it doesn't exist, or this user may not open it.
+_PERMANENT = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM
 }  # fmt: skip
 
 
 def unreadable(error: Exception) -> bool:
-    """Whether an error, of reading and decoding an image, is about that image.
+    """Whether an error in reading and decoding an image is permanent: caused by the image, not by the system.
 
-    Readers of damaged files raise almost anything. What is not about the image is a lack of memory, and
-    what the system reports of a disk, a network or a limit (`errno`: EIO, ESTALE, EMFILE, a timeout): the
-    image may be read a moment later, so it must not be counted as damaged.
+    Damaged files raise almost any exception. Temporary are a lack of memory and errors of a disk, a network or a
+    limit (`errno`: EIO, ESTALE, EMFILE, a timeout): the image may be readable a moment later, so it must not count
+    as damaged.
 
     Args:
-        error: what was raised.
+        error: the exception raised.
 
     Returns:
-        True if reading the image again would fail again: its bytes are no image, there is no such file,
-        or this user may not open it. False if the error should be raised.
+        True if reading the image again would fail again: it is not an image, the file doesn't exist, or this user
+        may not open it. False if the error should be raised.
     """
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _LASTING
+        return error.errno in _PERMANENT
     return not isinstance(error, MemoryError | TimeoutError)
 
 
 def decode(
     image: bytes | np.ndarray, *, short_side: int = UNBOUNDED, long_side: int = UNBOUNDED
 ) -> np.ndarray:
-    """An image's pixels, shrunk (never enlarged) so that both sides are within bounds.
+    """Decodes an image and shrinks it (never enlarges it) so that both sides are within bounds.
 
-    Orientation tags are not applied, as in the reference. For kinds of images see `pixels_of`.
+    Orientation tags are not applied, as in the reference. For the supported modes see `pixels_of`.
 
     Args:
         image: an encoded file, or `[H, W]`, `[H, W, 1]` or `[H, W, 3]` uint8.
-        short_side: largest shorter side in pixels; by default an image keeps its size.
-        long_side: largest longer side in pixels.
+        short_side: largest shorter side in pixels; by default unbounded.
+        long_side: largest longer side in pixels; by default unbounded.
 
     Returns:
         `[h, w, 3]` uint8.
 
     Raises:
-        InputError: for an array of another kind, and for pixels without a defined range.
-        Exception: of any kind Pillow has, mostly OSError, if the file is damaged, truncated,
-            no image, or of more than `MOST_PIXELS`, which its header tells.
+        InputError: for an array of another shape or dtype, and for pixels without a defined range.
+        Exception: any that Pillow raises, mostly OSError, if the file is damaged, truncated, not an image, or has
+            more than `MOST_PIXELS` by its header.
 
-    Source: sizes as torchvision's Resize (the longer side cut to whole pixels), and
-    its antialiased bilinear filter, which is Pillow's.
+    Source: sizes as torchvision's Resize (the longer side rounded down to whole pixels), and its antialiased
+    bilinear filter, which is Pillow's.
     """
     return decode_into(np.empty(0, np.uint8), image, short_side, long_side)
 
@@ -76,7 +76,7 @@ def decode(
 def decode_into(
     scratch: np.ndarray, image: bytes | np.ndarray, short_side: int, long_side: int
 ) -> np.ndarray:
-    """As `decode`; the result may lie in `scratch`, `[any]` uint8, if that is large enough."""
+    """Decodes as `decode`, into the buffer `scratch`, `[any]` uint8, where that is large enough and of use."""
     if isinstance(image, np.ndarray):
         pixels, full = _to_rgb(image), image.shape[:2]
     else:
@@ -88,27 +88,27 @@ def decode_into(
 
 
 def _decode_file(image: bytes, short_side: int, long_side: int, scratch: np.ndarray) -> tuple:
-    """Pixels, perhaps already shrunk towards the bounds, and the file's (height, width)."""
+    """Returns pixels, which may already be shrunk towards the bounds, and the file's (height, width)."""
     if image[:2] == b"\xff\xd8":
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(image)
             full = height, width
-            if colours not in ("YCbCr", "RGB", "Gray"):  # of inks simplejpeg makes other colours than Pillow
+            if colours not in ("YCbCr", "RGB", "Gray"):  # simplejpeg converts CMYK differently from Pillow
                 raise ValueError(colours)
             if height * width > MOST_PIXELS:
-                raise ValueError("too large")  # as Pillow says at once
+                raise ValueError("too large")  # Pillow raises the error
             low, narrow = _fit(height, width, short_side, long_side)
-            if 2 * low <= height:  # at half the size or less, decoding can shrink by itself
+            if 2 * low <= height:  # at half the size or less, the decoder can shrink
                 height, width = simplejpeg.decode_jpeg_header(image, low, narrow, 2)[:2]
             else:
                 low, narrow = height, width
-            buffer = scratch if scratch.size >= height * width * 3 else None  # fresh memory costs a tenth
+            buffer = scratch if scratch.size >= height * width * 3 else None  # fresh memory takes a tenth longer
             return simplejpeg.decode_jpeg(image, "RGB", False, False, low, narrow, 2, buffer), full
-        except ValueError:  # it also refuses harmless oddities, so Pillow has the last word
+        except ValueError:  # simplejpeg also fails on harmless irregularities, which Pillow accepts
             pass
     try:
         file = open_image(image)
-    except UnidentifiedImageError:  # whose own message names a Python object
+    except UnidentifiedImageError:  # its own message has the repr of a Python object
         raise OSError("not an image file, or cut off near its start") from None
     with file:
         pixels = pixels_of(file)
@@ -116,10 +116,10 @@ def _decode_file(image: bytes, short_side: int, long_side: int, scratch: np.ndar
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
-    """A Pillow image's pixels, the same as those of the file that it was opened from.
+    """Converts a Pillow image to RGB pixels, the same as those of the file that it was opened from.
 
-    A palette, grey, CMYK, YCbCr, HSV or LAB image becomes RGB, alpha is dropped, and of 16 bits (in TIFF also 12)
-    the upper eight are kept.
+    Palette, grey, CMYK, YCbCr, HSV and LAB images are converted to RGB, alpha is dropped, and of 16 bits (in TIFF
+    also 12) the upper eight are kept.
 
     Args:
         image: of any mode.
@@ -128,8 +128,8 @@ def pixels_of(image: Image.Image) -> np.ndarray:
         `[h, w, 3]` uint8.
 
     Raises:
-        InputError: for floats, signed integers and integers of 32 bits: their files don't say which values are black
-            and white. (PGM and PNG do, whose 16 bits Pillow may open as 32.)
+        InputError: for floats, signed integers and integers of 32 bits, whose files don't define the values of black
+            and white. (PGM and PNG define them; Pillow may open their 16 bits as 32.)
     """
     tags = getattr(image, "tag_v2", {})
     signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
@@ -148,11 +148,11 @@ def pixels_of(image: Image.Image) -> np.ndarray:
 
 
 def open_image(image: bytes) -> Image.Image:
-    """An encoded image's header, as Pillow reads it.
+    """Opens an encoded image with Pillow, which reads its header only.
 
     Raises:
-        UnidentifiedImageError: if it is none of `FORMATS`.
-        Image.DecompressionBombError: if it is of more than `MOST_PIXELS`.
+        UnidentifiedImageError: if it is in none of `FORMATS`.
+        Image.DecompressionBombError: if it has more than `MOST_PIXELS`.
     """
     return Image.open(io.BytesIO(image), formats=FORMATS)
 
@@ -182,17 +182,17 @@ def _fit(height: int, width: int, short_side: int, long_side: int) -> tuple[int,
 
 
 def place(image: np.ndarray, canvas: np.ndarray) -> None:
-    """Copies an image into the top left corner of a canvas; one taller than it sees its memory as `[W, H, 3]`.
+    """Copies an image to the top left corner of a canvas; one taller than H is stored in it seen as `[W, H, 3]`.
 
     Args:
         image: `[h, w, 3]` uint8, with shorter side <= H and longer side <= W.
-        canvas: `[H, W, 3]` uint8, contiguous; what the image leaves free is left as it was.
+        canvas: `[H, W, 3]` uint8, contiguous; pixels outside the image are not written.
     """
     upright(canvas, image.shape[:2])[...] = image
 
 
 def upright(canvas: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """The image on a canvas, without a copy.
+    """Returns a view of the image on a canvas.
 
     Args:
         canvas: `[H, W, 3]` uint8, contiguous.

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ipcl_jax.data.base import WAYS, Split, digest, stamp
+from ipcl_jax.data.base import SOURCE_HELP, Split, digest, stamp
 from ipcl_jax.data.listing import Folder, Paths, Scan, is_within, printable, shared_folder
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.system.files import at_home
+from ipcl_jax.system.files import expand_home
 
-HELD_OUT = 20  # without a folder of held-out images, every 20th image is for validation
+HELD_OUT = 20  # without a folder of validation images, every 20th image is held out
 
-# What folders of a split are called, in any case.
+# Names of the splits' folders; case is ignored.
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation")
 TEST_NAMES = ("test", "testing")
@@ -22,45 +22,46 @@ TEST_NAMES = ("test", "testing")
 class FolderSource:
     """Image files in a folder, in natural order (2 before 10), hidden ones skipped.
 
-    `train/<class>/*` and `val/<class>/*` give labels: the sorted names of train's
-    subfolders; deeper subfolders belong to their class. `train` may be called `training`; `val`
-    `valid` or `validation`, or `test` where there is none of these; each in any case. Without `val/`, every
-    20th image of each class (at least one, if the class has two) is held out of train. Without
-    `train/`, all images anywhere in the folder are one set without labels, and
-    every 20th is held out in the same way.
+    With `train/<class>/*` and `val/<class>/*`, the classes are the sorted names of train's subfolders; images in deeper
+    subfolders belong to the class. `train` may be called `training`; `val` may be called `valid` or `validation`, or
+    `test` if there is none of these; case is ignored. Without `val/`, every 20th image of each class (at least one, if
+    the class has two) is held out of train. Without `train/`, all images anywhere in the folder are one set without
+    labels, and every 20th is held out in the same way.
 
-    Every folder is read once: see `listing.Scan` for the links that are followed. Each link to a file counts.
+    Every folder is read once: see `listing.Scan` for the links that are followed. Each link to a file counts as an
+    image.
 
     Args:
         folder: the path.
         split: `train` or `val`.
 
     Raises:
-        ConfigError: if there are no images, or two folders could be the same split, or images of both splits.
+        ConfigError: if there are no images, two folders could be the same split, or the splits share images.
     """
 
     def __init__(self, folder: str, split: Split):
         self.name = f"folder:{printable(folder)} {split}"
-        self._root = os.path.abspath(at_home(folder))
+        self._root = os.path.abspath(expand_home(folder))
         if not os.path.isdir(self._root):
             found = "is a file" if os.path.exists(self._root) else "does not exist"
-            raise ConfigError(f"No images: looked for a folder at {printable(self._root)}, which {found}.{WAYS}")
+            raise ConfigError(f"No images: looked for a folder at {printable(self._root)}, which {found}.{SOURCE_HELP}")
         tops = find_splits(self._root)
-        scan = Scan(self._root, [_real(self._root, top) for top in tops.values()] or [_real(self._root, "")])
+        scan = Scan(self._root, [_real_path(self._root, top) for top in tops.values()] or [_real_path(self._root, "")])
         self.notes: tuple[str, ...] = ()
         if tops:
             self.classes, self._paths, self._labels, self.notes = _labelled(self.name, scan, tops, split)
-            self.notes += _left_beside(scan, tops)
+            self.notes += _outside_splits(scan, tops)
         else:
             self.classes = ()
             self._paths = Paths(held_out(scan.images(Folder("")), split))
             self._labels = _Labels(np.array([len(self._paths)]), first=-1)
             if scan.folders > 1:
-                self.notes += (f"{self.name}: it has no folder called train, so all images are one set without labels.",)
+                note = f"{self.name}: it has no folder called train, so all images are one set without labels."
+                self.notes += (note,)
         if not len(self._paths):
             searched = os.path.normpath(os.path.join(self._root, tops.get(split, "")))
             raise ConfigError(
-                f"No images for {split} under {printable(searched)}, {_what_is_in(searched)}.{WAYS}"
+                f"No images for {split} under {printable(searched)}, {_entries_of(searched)}.{SOURCE_HELP}"
             )
         self.places = (scan.tops[list(tops).index(split)] if split in tops else scan.tops[0], *scan.places)
         self.notes += notes_of(self.name, scan)
@@ -69,29 +70,29 @@ class FolderSource:
         return len(self._paths)
 
     def __getitem__(self, i: int) -> tuple[bytes, int]:
-        """The bytes of file i and its label (-1: none)."""
+        """Returns the bytes of file i and its label (-1: none)."""
         with open(os.path.join(self._root, self._paths[i]), "rb") as file:
             return file.read(), int(self._labels[i])
 
     def describe(self, i: int) -> str:
-        """The path of file i; what is not UTF-8 in it is escaped."""
+        """Returns the path of file i; bytes that are not UTF-8 are escaped."""
         return printable(os.path.join(self._root, self._paths[i]))
 
     def labels(self) -> np.ndarray:
-        """Label of every file, `[N]` int32 (-1: none)."""
+        """Returns the label of every file, `[N]` int32 (-1: none)."""
         return self._labels.all()
 
     def stamps(self) -> Iterator[str]:
-        """Path within the folder, size and time of change of each file."""
+        """Yields the path within the folder, size and modification time of each file."""
         return (stamp(path, f"{self._root}/{path}") for path in self._paths)
 
     def identity(self) -> str:
-        """The sha256 of all stamps."""
+        """Returns the sha256 of all stamps."""
         return digest(self.stamps())
 
 
 class _Labels:
-    """Labels of images that are sorted by label, as how many there are of each."""
+    """Labels of images sorted by label, stored as the number of images of each."""
 
     def __init__(self, counts: np.ndarray, *, first: int = 0):
         self._counts, self._first = counts, first
@@ -106,16 +107,16 @@ class _Labels:
 
 
 def find_splits(root: str) -> dict[str, str]:
-    """The folders that hold the splits of a data set.
+    """Finds the folders of a data set's splits.
 
     Args:
         root: the folder of the data set.
 
     Returns:
-        `train`, and `val` if there is one, with the name that each has there. Empty without a folder of training images.
+        The names of the folders for `train` and, if there is one, for `val`. Empty without a folder of training images.
 
     Raises:
-        ConfigError: if several could be the same split, there is only `val`, or one lies in the other.
+        ConfigError: if two folders could be the same split, there is only `val`, or one split contains the other.
     """
     with os.scandir(root) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir())
@@ -139,7 +140,7 @@ def find_splits(root: str) -> dict[str, str]:
             f"images train; or to use {found['val']} alone: --data.source folder:{printable(root)}/{found['val']}"
         )
     if len(found) == 2:
-        train, val = (_real(root, found[split]) for split in ("train", "val"))
+        train, val = (_real_path(root, found[split]) for split in ("train", "val"))
         if is_within(train, val) or is_within(val, train):
             raise ConfigError(
                 f"{found['train']} and {found['val']} in {printable(root)} lead to the same images, {train} and {val}; "
@@ -149,7 +150,7 @@ def find_splits(root: str) -> dict[str, str]:
 
 
 def held_out(chunks: Iterable[list[str]], split: Split) -> Iterator[list[str]]:
-    """The images of a split, if every 20th is for validation, beginning with the first; an only one is for training.
+    """Selects the images of a split, where every 20th is for validation, from the first; a single one is for training.
 
     Args:
         chunks: all images, in lists.
@@ -158,25 +159,26 @@ def held_out(chunks: Iterable[list[str]], split: Split) -> Iterator[list[str]]:
     Yields:
         Lists of images.
     """
-    place, ahead = 0, []
+    start: int = 0
+    pending: list[str] = []
     for chunk in chunks:
-        ahead += chunk
-        if place + len(ahead) > 1:
+        pending += chunk
+        if start + len(pending) > 1:
             if split == "val":
-                yield ahead[-place % HELD_OUT :: HELD_OUT]
+                yield pending[-start % HELD_OUT :: HELD_OUT]
             else:
-                yield [image for k, image in enumerate(ahead, place) if k % HELD_OUT]
-            place, ahead = place + len(ahead), []
+                yield [image for k, image in enumerate(pending, start) if k % HELD_OUT]
+            start, pending = start + len(pending), []
     if split == "train":
-        yield ahead
+        yield pending
 
 
 def find_images(folder: str | os.PathLike, root: str | os.PathLike) -> list[str]:
-    """All image files in a folder, by their suffixes, however deep; hidden ones are skipped.
+    """Lists all image files in a folder and its subfolders, by suffix; hidden ones are skipped.
 
     Args:
-        folder: where to look; links are followed as by `listing.Scan`.
-        root: what the paths shall be relative to; the folder, or one that it lies in.
+        folder: the folder to search; links are followed as by `listing.Scan`.
+        root: the folder itself or one of its parents, to which the returned paths are relative.
 
     Returns:
         Paths in natural order (2 before 10).
@@ -189,13 +191,13 @@ def find_images(folder: str | os.PathLike, root: str | os.PathLike) -> list[str]
 def _labelled(
     source: str, scan: Scan, tops: Mapping[str, str], split: Split
 ) -> tuple[tuple[str, ...], Paths, _Labels, tuple[str, ...]]:
-    """Names of the classes, paths, labels, and notes."""
+    """Lists a split with class folders: returns class names, paths, labels, and notes."""
     train, val = tops["train"], tops.get("val", "")
     searched = tops.get(split, train)
-    loose, folders = scan.look(Folder(searched))
+    loose, folders = scan.list_folder(Folder(searched))
     classes = tuple(sorted(_name(folder) for folder in folders))
     if split == "val" and val:
-        _, of_train = Scan(scan.root, scan.tops).look(Folder(train))
+        _, of_train = Scan(scan.root, scan.tops).list_folder(Folder(train))
         known = tuple(sorted(_name(folder) for folder in of_train))
         if folders and (extra := sorted(set(classes) - set(known))):
             names = printable(", ".join(extra[:5]))
@@ -205,7 +207,7 @@ def _labelled(
     if not known:
         raise ConfigError(
             f"{_shown(scan, train)} should hold one folder a class; it has none, but {len(loose)} images. "
-            f"To use those without labels: --data.source folder:{_shown(scan, train)}{WAYS}"
+            f"To use those without labels: --data.source folder:{_shown(scan, train)}{SOURCE_HELP}"
         )
     if not folders and loose:
         raise ConfigError(
@@ -228,14 +230,14 @@ def _labelled(
 
     paths = Paths(chunks())
     if scan.places and val:
-        _refuse_shared(scan, tops, split)
+        _check_disjoint(scan, tops, split)
     if empty := [name for name, count in zip(known, counts, strict=True) if not count]:
-        notes.append(f"{source}: no images of {len(empty):,} of {len(known):,} classes{_some(empty)}.")
+        notes.append(f"{source}: no images of {len(empty):,} of {len(known):,} classes{_examples(empty)}.")
     return tuple(map(printable, known)), paths, _Labels(counts), tuple(notes)
 
 
-def _refuse_shared(scan: Scan, tops: Mapping[str, str], split: Split) -> None:
-    """Refuses links of both splits to the same folder; links into the other split are never followed."""
+def _check_disjoint(scan: Scan, tops: Mapping[str, str], split: Split) -> None:
+    """Raises ConfigError if links in both splits lead to one folder. (Links to the other split aren't followed.)"""
     other = Scan(scan.root, scan.tops)
     for _ in other.images(Folder(tops["val" if split == "train" else "train"])):
         pass
@@ -247,24 +249,24 @@ def _refuse_shared(scan: Scan, tops: Mapping[str, str], split: Split) -> None:
 
 
 def notes_of(source: str, scan: Scan) -> tuple[str, ...]:
-    """What a walk left out, a line each that begins with the source's name."""
+    """Describes what a scan left out, in lines that begin with the source's name."""
     notes = []
     if scan.left_out:
         most_first = sorted(scan.left_out.items(), key=lambda found: (-found[1], found[0]))
         kinds = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in most_first]
-        notes.append(f"{source}: left out files that are no images by their suffix{_some(kinds, 8)}.")
+        notes.append(f"{source}: left out files that are no images by their suffix{_examples(kinds, 8)}.")
     if scan.not_followed:
-        links = _some(scan.not_followed)
+        links = _examples(scan.not_followed)
         notes.append(f"{source}: links to folders that are read anyway are not followed{links}.")
-    if scan.closed:
-        notes.append(f"{source}: left out folders that this user may not open{_some(scan.closed)}.")
+    if scan.not_permitted:
+        notes.append(f"{source}: left out folders that this user may not open{_examples(scan.not_permitted)}.")
     return tuple(notes)
 
 
-def _left_beside(scan: Scan, tops: Mapping[str, str]) -> tuple[str, ...]:
-    """A note of the images beside the folders of the splits."""
+def _outside_splits(scan: Scan, tops: Mapping[str, str]) -> tuple[str, ...]:
+    """Describes images in the data set that are outside the splits' folders."""
     beside = Scan(scan.root, scan.tops)
-    loose, folders = beside.look(Folder(""))
+    loose, folders = beside.list_folder(Folder(""))
     counts = {"no folder": len(loose)}
     for folder in folders:
         if folder.path not in tops.values():
@@ -273,10 +275,10 @@ def _left_beside(scan: Scan, tops: Mapping[str, str]) -> tuple[str, ...]:
     if not found:
         return ()
     where = f"{printable(scan.root)}, beside {' and '.join(tops.values())}"
-    return (f"folder:{where}: left out images{_some(found, 8)}.",)
+    return (f"folder:{where}: left out images{_examples(found, 8)}.",)
 
 
-def _some(items: Sequence[str], most: int = 3) -> str:
+def _examples(items: Sequence[str], most: int = 3) -> str:
     more = f" and {len(items) - most:,} more" if len(items) > most else ""
     return f": {printable(', '.join(items[:most]))}{more}"
 
@@ -289,11 +291,11 @@ def _shown(scan: Scan, path: str) -> str:
     return printable(os.path.join(scan.root, path) if path else scan.root)
 
 
-def _real(root: str, folder: str) -> str:
+def _real_path(root: str, folder: str) -> str:
     return os.path.realpath(os.path.join(root, folder))
 
 
-def _what_is_in(folder: str) -> str:
+def _entries_of(folder: str) -> str:
     names = sorted(printable(entry.name) for entry in Path(folder).iterdir())
     shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
     return f"which has {len(names)} entries: {shown}" if names else "which is empty"

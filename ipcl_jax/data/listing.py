@@ -1,6 +1,6 @@
-"""Image files of a folder: found in natural order, every folder once, and kept in little memory.
+"""Lists the image files of a folder in natural order, and stores their paths compactly.
 
-ImageNet has 1.3 million of them: nothing here makes an object for each that stays.
+ImageNet has 1.3 million files, so no Python object is kept per file.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Endings of what `decoding.FORMATS` can be called.
+# Suffixes of the formats in `decode.FORMATS`.
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .webp .avif .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .jpx".split()
 )
@@ -24,14 +24,15 @@ _DIGITS = re.compile("([0-9]+)")
 
 
 def natural_key(path: str) -> tuple[list[str], str]:
-    """What sorts paths in natural order: 2 before 10, folder by folder, whatever the case of letters."""
+    """Sort key of a path in natural order: 2 before 10, folder by folder, ignoring case."""
     return _keys(path.split(os.sep)), path
 
 
 def _keys(names: Sequence[str]) -> list[str]:
-    """Strings that sort as the names in natural order; equal ones for names that differ in case or zeros alone."""
-    # All names at once, since one call for each costs most of the time. A slash is in no name. A number becomes a
-    # zero byte, which is in no name either, then its number of digits as one character, and its digits.
+    """Sort keys of names in natural order; equal for names that differ only in case or leading zeros."""
+    # All names are joined by slashes, which no name contains, since a call per name would take most of the time. A
+    # number becomes a zero byte, which no name contains either, then its number of digits as one character, and its
+    # digits.
     runs = _DIGITS.split("/".join(names).casefold())
     numbers = (run.lstrip("0") for run in runs[1::2])
     runs[1::2] = [f"\0{chr(256 + len(number))}{number}" for number in numbers]
@@ -39,17 +40,18 @@ def _keys(names: Sequence[str]) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """A path or name that can be printed and written as UTF-8: characters that can't are escaped, as \\udce9."""
+    """Escapes the characters of a path or name that can't be printed or encoded as UTF-8, such as \\udce9."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Paths(Sequence[str]):
-    """Paths in one piece of memory; pickled, they are the name of a temporary file that has them.
+    """A sequence of paths stored in one block of memory.
 
-    The file is there as long as the object that was pickled. So a process that is given the paths has exactly
-    those, whatever has changed in the folder since, and all processes share one copy.
+    Pickling writes them to a temporary file, and pickles its name; unpickling maps the file into memory. So all
+    processes share one copy, unaffected by later changes in the folder. The file is removed with the object that was
+    pickled.
 
     Args:
         chunks: the paths, in lists.
@@ -60,9 +62,9 @@ class Paths(Sequence[str]):
         for chunk in chunks:
             if chunk:
                 memory += os.fsencode("\0".join(chunk)) + b"\0"
-        self._keep(np.frombuffer(memory, np.uint8))
+        self._index(np.frombuffer(memory, np.uint8))
 
-    def _keep(self, memory: np.ndarray) -> None:
+    def _index(self, memory: np.ndarray) -> None:
         self._memory = memory
         blocks = ((start, memory[start : start + 2**20]) for start in range(0, len(memory), 2**20))
         ends = [np.flatnonzero(block == 0) + (start + 1) for start, block in blocks]
@@ -73,7 +75,7 @@ class Paths(Sequence[str]):
         return len(self._ends)
 
     def __getitem__(self, i):
-        """Path i, or a list for a slice."""
+        """Returns path i, or a list for a slice."""
         if isinstance(i, slice):
             return [self[k] for k in range(len(self))[i]]
         i = range(len(self))[i]
@@ -90,15 +92,15 @@ class Paths(Sequence[str]):
         if not self._file:
             with tempfile.NamedTemporaryFile(prefix="ipcl_jax-paths-", delete=False) as file:
                 weakref.finalize(self, _remove, file.name)
-                file.write(self._memory)
+                file.write(self._memory.data)
             self._file = file.name
         return _mapped, (self._file,)
 
 
 def _mapped(file: str) -> Paths:
     paths = Paths(())
-    if os.path.getsize(file):  # nothing can't be mapped
-        paths._keep(np.memmap(file, np.uint8, "r"))
+    if os.path.getsize(file):  # an empty file can't be mapped
+        paths._index(np.memmap(file, np.uint8, "r"))
     paths._file = file
     return paths
 
@@ -110,11 +112,11 @@ def _remove(file: str) -> None:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that is read.
+    """A folder to be read.
 
     Attributes:
         path: relative to the root; empty for the root itself.
-        target: its real path, if it is reached over a link.
+        target: its real path, if it is reached through a link.
     """
 
     path: str
@@ -126,19 +128,19 @@ class Folder:
 
 @dataclass
 class Scan:
-    """A walk through folders that reads every one once.
+    """A recursive scan of folders that reads each folder once.
 
-    Links are followed, except to a folder that is read anyway: one in `tops` under its own name, one above them
-    (which would come back to them), or one that an earlier link led to.
+    Links are followed, except to a folder that is read anyway: one within `tops`, one that contains one of `tops`
+    (a loop), or one that an earlier link led to.
 
     Attributes:
-        root: what paths are relative to.
-        tops: real paths of the folders that are read, by this walk or by that of the other split.
+        root: the folder to which paths are relative.
+        tops: real paths of the folders that are read, by this scan or by that of the other split.
         places: real paths of the folders outside of `tops` that links led to.
-        left_out: how many files were met that aren't images by their suffix, by suffix. Hidden ones don't count.
+        left_out: number of files by suffix that are not images by their suffix, without hidden ones.
         not_followed: a line for each link that was not followed.
-        closed: folders that this user may not read.
-        folders: how many were read.
+        not_permitted: folders that this user may not read.
+        folders: number of folders read.
     """
 
     root: str
@@ -146,15 +148,15 @@ class Scan:
     places: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     not_followed: list[str] = field(default_factory=list)
-    closed: list[str] = field(default_factory=list)
+    not_permitted: list[str] = field(default_factory=list)
     folders: int = 0
     _visited: set[str] = field(default_factory=set)
 
     def images(self, *folders: Folder) -> Iterator[list[str]]:
-        """Paths of all image files in folders, however deep, in natural order.
+        """Lists all image files in a folder and its subfolders, in natural order.
 
         Args:
-            folders: one, or several whose names have the same natural key.
+            folders: one, or several whose names have the same sort key, to be merged.
 
         Yields:
             Lists of paths relative to the root.
@@ -162,7 +164,7 @@ class Scan:
         paths, subfolders = [], []
         names: list[str] = []
         for folder in folders:
-            files, below = self.look(folder)
+            files, below = self.list_folder(folder)
             names += files
             paths += [folder / name for name in files]
             subfolders += below
@@ -177,14 +179,14 @@ class Scan:
             done = upto
         yield paths[done:]
 
-    def look(self, folder: Folder) -> tuple[list[str], list[Folder]]:
-        """Names of the image files in a folder, and the folders in it that are to be read."""
+    def list_folder(self, folder: Folder) -> tuple[list[str], list[Folder]]:
+        """Returns the names of a folder's image files, and the subfolders to be read."""
         images, folders = [], []
         self.folders += 1
         try:
             entries = os.scandir(os.path.join(self.root, folder.path))
         except PermissionError:
-            self.closed.append(folder.path)
+            self.not_permitted.append(folder.path)
             return [], []
         with entries:
             for entry in entries:
@@ -197,7 +199,7 @@ class Scan:
                     images.append(name)
                 else:
                     self.left_out[os.path.splitext(name)[1].lower()] += 1
-        folders.sort(key=lambda entry: entry.name)  # so that of two links the same one is always followed
+        folders.sort(key=lambda entry: entry.name)  # so that of two links to a folder always the same one is followed
         entered = (self._enter(folder, entry) for entry in folders)
         return images, [below for below in entered if below is not None]
 
@@ -230,12 +232,12 @@ def _grouped(folders: Sequence[Folder]) -> list[tuple[str, list[Folder]]]:
 
 
 def is_within(path: str, folder: str) -> bool:
-    """Whether a real path is that of a folder, or lies in it."""
+    """Whether a real path is a folder or lies in it."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def shared_folder(places: Iterable[str], others: Iterable[str]) -> str | None:
-    """A folder that lies in both of two sets of folders, given by real paths; None if there is none."""
+    """Finds a folder that lies in both of two sets of folders, given by real paths; None if there is none."""
     places, others = set(places), set(others)
     for one, other in ((places, others), (others, places)):
         for path in sorted(one):

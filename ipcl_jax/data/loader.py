@@ -1,16 +1,15 @@
-"""From encoded images to batches of uint8 canvases, by Grain.
+"""Loads batches of images with Grain, as uint8 canvases.
 
-An image is decoded once, shrunk if it is large, and copied into its place in the batch;
-everything else happens on the accelerator. A batch is a dict of arrays:
+An image is decoded once, shrunk if it is large, and copied to its position in the batch; everything else happens on
+the accelerator. A batch is a dict of arrays:
 
-  canvas `[B, H, W, 3]` uint8, H <= W: each image in the top left corner; one taller than
-    wide fills the same memory seen as [W, H, 3]. The rest holds anything, and is never seen.
+  canvas `[B, H, W, 3]` uint8, H <= W: each image in the top left corner; one taller than H is stored in the same
+    memory seen as [W, H, 3]. Pixels outside the image are undefined, and not used.
   size `[B, 2]` int32: the image's height and width.
-  index `[B]` int32: position in the source of the image that is really there.
+  index `[B]` int32: index in the source of the image on the canvas (a substitute's, for an unreadable image).
   label `[B]` int32: its class, -1 without one.
 
-Differs: the reference crops the original file; here an image larger than the canvas
-is first shrunk to it, in whole.
+Differs: the reference crops the original image; here an image larger than the canvas is first shrunk to fit it.
 """
 
 import functools
@@ -29,14 +28,14 @@ from ipcl_jax.data.canvases import Canvases
 from ipcl_jax.data.decode import decode_into, place, unreadable
 from ipcl_jax.data.sources import Source
 from ipcl_jax.errors import ConfigError, InputError
-from ipcl_jax.system.files import in_words
+from ipcl_jax.system.files import error_text
 from ipcl_jax.system.signals import end_with_parent
 
 TOLERATED = 0.01
 """Share of a source's images that may be unreadable before training stops."""
 
-_AHEAD = 2  # batches on the devices before their turn
-_PAUSES = (0.1, 1.0, 5.0)  # seconds before another attempt, where a disk, a network or memory fails
+_PREFETCH = 2  # batches copied to the devices in advance
+_RETRY_PAUSES = (0.1, 1.0, 5.0)  # seconds before each new attempt after a disk, a network or memory failed
 
 Batch = dict[str, np.ndarray]
 
@@ -66,7 +65,7 @@ def _epoch_order(total: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Shuffled:
-    """Which images make the batch of a step, as one lookup: asking Grain image by image costs 20 us each."""
+    """The indices of a step's batch, in one look-up, as Grain's shuffle takes 20 us per image."""
 
     total: int
     batch_size: int
@@ -80,17 +79,17 @@ class _Shuffled:
 
 
 class _Load:
-    """From indices `[B]` to a batch, the rows that hold an image, and what was unreadable."""
+    """Loads a batch from indices `[B]`: returns the batch, which rows hold an image, and the unreadable images."""
 
     def __init__(self, source: Source, canvas: tuple[int, int], threads: int, *, substitute: bool):
         self._source = source
         self._canvas = canvas
-        self._canvases = Canvases(canvas, keep=threads + 8)  # as many as are ever under way
+        self._canvases = Canvases(canvas, keep=threads + 8)  # as many as are in use at once
         self._substitute = substitute
-        self._pauses: tuple[float, ...] = _PAUSES
-        self._unreadable: dict[int, str] = {}  # so that a process tries each such file once
+        self._pauses: tuple[float, ...] = _RETRY_PAUSES
+        self._unreadable: dict[int, str] = {}  # so that each process tries each such file once
 
-    def __setstate__(self, state: dict) -> None:  # in a process of its own
+    def __setstate__(self, state: dict) -> None:  # in a worker process
         self.__dict__.update(state)
         end_with_parent()
 
@@ -101,8 +100,8 @@ class _Load:
         label = np.full(len(index), -1, np.int32)
         valid = np.zeros(len(index), bool)
         unreadable: dict[int, str] = {}
-        # A file is decoded here first. libjpeg-turbo writes around the cache where memory is aligned to
-        # 32 bytes; as the pixels are copied at once, an odd place is a tenth faster.
+        # The buffer that files are decoded into. libjpeg-turbo bypasses the cache where memory is aligned to 32 bytes;
+        # as the pixels are copied right away, a misaligned buffer is a tenth faster.
         scratch = np.empty(4 * math.prod(self._canvas) * 3 + 64, np.uint8)
         scratch = scratch[-scratch.ctypes.data % 64 + 16 :]
         for k, wanted in enumerate(index.tolist()):
@@ -115,11 +114,11 @@ class _Load:
         return batch, valid, list(unreadable.items())
 
     def _first_readable(self, wanted: int, unreadable: dict[int, str], scratch: np.ndarray) -> tuple | None:
-        """Index, pixels and label of the image, or of the next one that can be read."""
+        """Returns index, pixels and label of the image, or else of the next readable one (with `substitute`)."""
         total = len(self._source)
         for step in range(total if self._substitute else 1):
             if self._substitute and _too_many(self._unreadable, total):
-                unreadable.update(self._unreadable)  # the consumer stops at this batch
+                unreadable.update(self._unreadable)  # TrainBatches raises at this batch
                 return None
             i = (wanted + step) % total
             if (read := self._read(i, scratch)) is not None:
@@ -128,19 +127,19 @@ class _Load:
         return None
 
     def _read(self, i: int, scratch: np.ndarray) -> tuple[np.ndarray, int] | None:
-        """Pixels and label, or None for an image that is unreadable; what is not about the image is raised."""
+        """Returns pixels and label, or None if the image is unreadable; raises temporary errors after some retries."""
         if i in self._unreadable:
             return None
         for pause in (*self._pauses, None):
             try:
                 image, label = self._source[i]
                 return decode_into(scratch, image, *self._canvas), label
-            except Exception as error:  # damaged files raise almost anything, and must not end the run
+            except Exception as error:  # damaged files raise almost any exception, and must not end the run
                 if unreadable(error):
-                    self._unreadable[i] = f"{self._source.describe(i)}: {in_words(error)}"
+                    self._unreadable[i] = f"{self._source.describe(i)}: {error_text(error)}"
                     return None
                 if pause is None:
-                    self._pauses = ()  # batches that are under way need not wait as well
+                    self._pauses = ()  # other batches in progress need not wait again
                     if isinstance(error, OSError) and error.errno is not None and error.filename is None:
                         error.filename = self._source.describe(i)
                     raise
@@ -153,17 +152,17 @@ def _too_many(unreadable: dict[int, str], total: int) -> bool:
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
-    """Batches in one pass over a source.
+    """Counts the batches in one pass over a source.
 
     Args:
         source: the images.
         batch_size: images in a batch, over all processes.
 
     Returns:
-        The number of whole batches; the images left over are others in every epoch.
+        The number of full batches; the remaining images are left out, other ones in every epoch.
 
     Raises:
-        ConfigError: if there is not a single whole batch.
+        ConfigError: if there are too few images for one batch.
         InputError: if batch_size is below 1.
     """
     if batch_size < 1:
@@ -177,34 +176,32 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
 
 
 class TrainBatches:
-    """Batches for training, epoch after epoch without end.
+    """An endless iterator over training batches, shuffled in every epoch.
 
-    Every epoch has an order of its own, decided by seed and epoch alone: not by threads,
-    workers or the number of processes, whose shares side by side are the batch that one
-    process would see. Where training stands is therefore one integer, the step. An
-    unreadable image is replaced by the next readable one of the source.
+    The order of an epoch depends only on the seed and the epoch: not on threads, workers or the number of processes,
+    whose shards together are the batch that one process would load. The position in training is therefore one integer,
+    the step. An unreadable image is replaced by the next readable one of the source.
 
-    Processes (`workers`) import the main script again, so it needs its
-    `if __name__ == "__main__"`.
+    Worker processes import the main script again, so it needs an `if __name__ == "__main__"` guard.
 
     Args:
         source: the images.
-        batch_size: images in a batch of this process.
+        batch_size: images in this process's shard of a batch.
         canvas: (H, W), H <= W, in pixels.
-        seed: decides the order of images.
-        start_step: batches to skip, to go on where an earlier run stopped.
-        threads: decoding threads.
-        workers: decoding processes instead; 0 for none.
-        shard: which part of each batch is this process's, and of how many parts.
+        seed: determines the order of images.
+        start_step: batches to skip, to continue where an earlier run stopped.
+        threads: number of decoding threads.
+        workers: number of decoding processes instead of threads; 0 for none.
+        shard: index of this process's shard of each batch, and number of shards.
 
     Attributes:
-        unreadable: index, place and reason of each image found unreadable so far.
+        unreadable: index, and location with reason, of each image found unreadable so far.
 
     Raises:
-        ConfigError: if there are fewer images than a batch of all processes has.
-        InputError: if an argument is out of its range.
-        UnreadableImages: by `next`, once more than 1 % of the images were unreadable.
-        OSError, MemoryError: by `next`, if a disk, a network or memory fails, and does so again after seconds.
+        ConfigError: if there are fewer images than a batch over all processes.
+        InputError: if an argument is out of range.
+        UnreadableImages: by `next`, once more than 1 % of the images are unreadable.
+        OSError, MemoryError: by `next`, if a disk, a network or memory still fails after a few seconds.
     """
 
     def __init__(
@@ -228,11 +225,11 @@ class TrainBatches:
         self._total = len(source)
         rows = slice(part * batch_size, (part + 1) * batch_size)
         order = _Shuffled(self._total, batch_size * parts, seed, rows)
-        steps = grain.MapDataset.range(start_step, 2**48)  # for ever
+        steps = grain.MapDataset.range(start_step, 2**48)  # practically endless
         batches = steps.map(order).map(_Load(source, canvas, threads, substitute=True))
         dataset = batches.to_iter_dataset(_read_options(1 if workers else threads))
         if workers:
-            if not flags.FLAGS.is_parsed():  # Grain reads absl's flags, which only absl's own main parses
+            if not flags.FLAGS.is_parsed():  # Grain reads absl's flags, which only absl's app.run parses
                 flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
         self._iterator = iter(dataset)
@@ -269,28 +266,28 @@ def eval_batches(
     shard: tuple[int, int] = (0, 1),
     tolerated: float = 1.0,
 ) -> Iterator[Batch]:
-    """Every image once, in order, in batches of one shape.
+    """Iterates over every image once, in order, in batches of one shape.
 
     Args:
         source: the images.
         batch_size: images in a batch, over all processes.
         canvas: (H, W), H <= W, in pixels.
-        threads: decoding threads.
-        indices: which images, by default all.
-        shard: which part of each batch is this process's, and of how many parts.
+        threads: number of decoding threads.
+        indices: of the images to load; by default all.
+        shard: index of this process's shard of each batch, and number of shards.
         tolerated: share of the images that may be unreadable.
 
     Yields:
-        Batches with one more array, valid `[B]` bool. It is False where an image is
-        unreadable, and where the last batch is filled up by repeating its last image.
+        Batches with one more array, valid `[B]` bool. It is False where an image is unreadable, and where the last
+        batch is padded by repeating its last image.
 
     Raises:
-        InputError: if an argument is out of its range, at once.
-        UnreadableImages: if more are.
-        OSError, MemoryError: if a disk, a network or memory fails, and does so again after seconds.
+        InputError: if an argument is out of range, before the first batch is asked for.
+        UnreadableImages: if a larger share is unreadable.
+        OSError, MemoryError: if a disk, a network or memory still fails after a few seconds.
     """
     _check(canvas, shard, batch_size=batch_size, threads=threads)
-    wanted = np.arange(len(source)) if indices is None else _places(indices, len(source))
+    wanted = np.arange(len(source)) if indices is None else _check_indices(indices, len(source))
     return _eval_batches(source, wanted, batch_size, canvas, threads, shard, tolerated)
 
 
@@ -330,36 +327,36 @@ def _check(canvas: tuple[int, int], shard: tuple[int, int], **at_least_one: int)
         raise InputError(f"shard is {shard}, expected a part, counted from 0, and the number of parts.")
 
 
-def _places(indices: Sequence[int], total: int) -> np.ndarray:
-    """Indices as `[N]` int64, each that of an image there is."""
-    places = np.asarray(indices)
-    if places.ndim != 1 or (places.size and places.dtype.kind not in "iu"):
-        raise InputError(f"indices are {places.shape} {places.dtype}, expected [N] of whole numbers.")
-    if places.size and not 0 <= places.min() <= places.max() < total:
+def _check_indices(indices: Sequence[int], total: int) -> np.ndarray:
+    """Converts indices to `[N]` int64; raises InputError if one is out of range."""
+    checked = np.asarray(indices)
+    if checked.ndim != 1 or (checked.size and checked.dtype.kind not in "iu"):
+        raise InputError(f"indices are {checked.shape} {checked.dtype}, expected [N] of integers.")
+    if checked.size and not 0 <= checked.min() <= checked.max() < total:
         raise InputError(
-            f"indices go from {places.min()} to {places.max()}, and there are images 0 to {total - 1}."
+            f"indices go from {checked.min()} to {checked.max()}, and there are images 0 to {total - 1}."
         )
-    return places.astype(np.int64)
+    return checked.astype(np.int64)
 
 
 def on_devices(batches: Iterable[Batch], sharding: jax.sharding.Sharding) -> Iterator[dict[str, jax.Array]]:
-    """Batches on the devices, two on their way while the one before them is worked on.
+    """Copies batches to the devices, two batches ahead of the one in use.
 
     Args:
-        batches: of this process.
+        batches: this process's shards.
         sharding: of a batch over the devices of all processes.
 
     Yields:
         The same batches as global arrays.
     """
-    coming: deque[dict[str, jax.Array]] = deque()
+    pending: deque[dict[str, jax.Array]] = deque()
     for batch in batches:
-        coming.append(jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch))
-        if len(coming) > _AHEAD:
-            yield coming.popleft()
-    yield from coming
+        pending.append(jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch))
+        if len(pending) > _PREFETCH:
+            yield pending.popleft()
+    yield from pending
 
 
 def _read_options(threads: int) -> grain.ReadOptions:
-    # One thread makes one batch; two more batches than threads keep all of them busy.
+    # Each thread makes one batch at a time; buffering two more batches than threads keeps all threads busy.
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)

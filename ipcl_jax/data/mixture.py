@@ -1,4 +1,4 @@
-"""Several sources as one, each with a given share: a diet."""
+"""Mixtures of several sources, each with a given number of images."""
 
 import re
 from collections import Counter
@@ -8,27 +8,26 @@ import numpy as np
 
 from ipcl_jax.data.base import Source, digest
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.system.files import at_home
+from ipcl_jax.system.files import expand_home
 
-# A path may hold a plus too, so one counts only before what begins a source; with blanks around it also
-# before what was meant as one.
+# A path may contain a plus, so a plus separates sources only if a source's prefix follows; with blanks around it,
+# also if something like a prefix or a path follows, for the error message.
 _PLUS = re.compile(r"\s*\+\s*(?=folder:|tfds:|sample(?![^\s@+]))|\s+\+\s+(?=\w+:|[/~.])")
 _NUMBER = re.compile(r"[0-9][0-9_,]*")
 
 
 def split_mixture(spec: str) -> list[tuple[str, int | None]]:
-    """The parts of a mixture.
+    """Splits the text of a mixture into its parts.
 
     Args:
-        spec: sources with ` + ` in between, each with `@N` at its end if it shall give N images; N may be
-            written 1281167, 1_281_167 or 1,281,167. A folder whose own name ends like that needs a
-            slash after it.
+        spec: sources separated by ` + `, each followed by `@N` to take N of its images; N may be written 1281167,
+            1_281_167 or 1,281,167. A folder whose own name ends like that needs a slash after it.
 
     Returns:
         Each part's source, and its number of images or None for all of them.
 
     Raises:
-        ConfigError: if a part is empty or there twice, or what follows an @ is no number.
+        ConfigError: if a part is empty or repeated, or what follows an @ is not a number.
     """
     parts = [_split_size(part) for part in _PLUS.split(spec.strip())]
     names = [name for name, _ in parts]
@@ -44,11 +43,11 @@ def split_mixture(spec: str) -> list[tuple[str, int | None]]:
 
 def _split_size(part: str) -> tuple[str, int | None]:
     name, at, number = (text.strip() for text in part.rpartition("@"))
-    if not at or "/" in number:  # none, or one within a path
+    if not at or "/" in number:  # no @, or one within a path
         return part.strip(), None
     if _NUMBER.fullmatch(number):
         return name, int(re.sub("[_,]", "", number))
-    if at_home(part.partition(":")[2]).is_dir():
+    if expand_home(part.partition(":")[2]).is_dir():
         return part, None
     raise ConfigError(
         f"--data.source has {part!r}; after its @ stands a number of images, such as @1000, not {number!r}."
@@ -56,22 +55,21 @@ def _split_size(part: str) -> tuple[str, int | None]:
 
 
 class MixtureSource:
-    """The images of several sources, one source after the other; `loading` shuffles them all together.
+    """The concatenated images of several sources; `loader` shuffles them all together.
 
-    Which images a part gives is drawn once, without repetition and whatever their class. The draw is
-    seeded by the part's place in the mixture and its number of images alone, so it is the same in every
-    epoch and in every run: runs with several seeds differ in all but their diet. A larger share holds
-    a smaller one.
+    The images of each part are drawn once, without replacement and irrespective of class. The draw is seeded only by
+    the part's position in the mixture and its total number of images, so it is the same in every epoch and in every
+    run, whatever the run's seed. A larger number of images includes those of a smaller one.
 
-    Labels are those of all parts, one after the other; a name that two parts have is preceded by its
-    part's number. If one part has no labels, the mixture has none.
+    Classes of the parts are concatenated; a name that occurs in two parts is preceded by its part's number. If one part
+    has no labels, the mixture has none.
 
     Args:
         parts: the sources.
-        sizes: images that each gives; None for all of them.
+        sizes: number of images to take from each; None for all of them.
 
     Raises:
-        ConfigError: if a part has fewer images than it shall give.
+        ConfigError: if a part has fewer images than are to be taken.
     """
 
     def __init__(self, parts: Sequence[Source], sizes: Sequence[int | None]):
@@ -91,18 +89,18 @@ class MixtureSource:
         return int(self._ends[-1])
 
     def __getitem__(self, i: int) -> tuple[bytes | np.ndarray, int]:
-        """Image i and its label in the mixture (-1: none)."""
+        """Returns image i and its label in the mixture (-1: none)."""
         part, place = self._find(i)
         image, label = self._parts[part][place]
         return image, -1 if self._offsets is None or label < 0 else label + int(self._offsets[part])
 
     def describe(self, i: int) -> str:
-        """Where image i is, in the words of its part."""
+        """Returns the location of image i, as its part describes it."""
         part, place = self._find(i)
         return self._parts[part].describe(place)
 
     def labels(self) -> np.ndarray:
-        """Label in the mixture of every image, `[N]` int32 (-1: none)."""
+        """Returns the label in the mixture of every image, `[N]` int32 (-1: none)."""
         if self._offsets is None:
             return np.full(len(self), -1, np.int32)
         of_parts = [part.labels()[chosen] for part, chosen in zip(self._parts, self._chosen, strict=True)]
@@ -112,13 +110,13 @@ class MixtureSource:
         return np.concatenate(shifted).astype(np.int32)
 
     def stamps(self) -> Iterator[str]:
-        """For each part its name and how many images it gives, and its stamps."""
+        """Yields for each part its name and number of images, and then its stamps."""
         for part, chosen in zip(self._parts, self._chosen, strict=True):
             yield f"{part.name}@{len(chosen)}"
             yield from part.stamps()
 
     def identity(self) -> str:
-        """The sha256 of all stamps."""
+        """Returns the sha256 of all stamps."""
         return digest(self.stamps())
 
     def __getstate__(self) -> dict:
@@ -126,17 +124,17 @@ class MixtureSource:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._chosen = self._choose()  # the same again, instead of millions of numbers for each worker process
+        self._chosen = self._choose()  # repeats the draw, so that it need not be pickled for each worker process
 
     def _choose(self) -> list[np.ndarray]:
         parts = zip(self._parts, self._sizes, strict=True)
         return [_choose(part, size, place) for place, (part, size) in enumerate(parts)]
 
     def _find(self, i: int) -> tuple[int, int]:
-        """A part, and the image's place in it."""
+        """Returns the part of image i, and the image's index in that part."""
         i = range(len(self))[i]
         part = int(np.searchsorted(self._ends, i, side="right"))
-        return part, int(self._chosen[part][i - self._ends[part]])  # counted from the part's end
+        return part, int(self._chosen[part][i - self._ends[part]])  # a negative index, from the part's end
 
 
 def _choose(part: Source, size: int | None, place: int) -> np.ndarray:

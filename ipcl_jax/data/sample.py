@@ -1,4 +1,4 @@
-"""The built-in images: windows of photographs that ship with two Python packages."""
+"""The built-in images: windows of photographs that come with two Python packages."""
 
 import hashlib
 import importlib.util
@@ -12,12 +12,12 @@ from PIL import Image
 from ipcl_jax.data.base import digest
 from ipcl_jax.errors import ConfigError
 
-SAMPLE_BORDER = 0.7  # share of a sample photograph's width that is for training
-SAMPLE_TRAIN, SAMPLE_VAL = 64, 24  # windows of each photograph on either side of it
+SAMPLE_BORDER = 0.7  # share of a photograph's width that is for training
+SAMPLE_TRAIN, SAMPLE_VAL = 64, 24  # windows of each photograph in either split
 
-# Left out: drawings, binary pictures, a pair's second half, and five photographs of an even texture or
-# blur (brick, grass, gravel, cell, clock_motion), whose windows look alike. They were dropped after the
-# untrained network had scored high on most of them, so the sample favours learning.
+# Left out: drawings, binary pictures, the second image of a stereo pair, and five photographs of an even texture or
+# blur (brick, grass, gravel, cell, clock_motion), whose windows look alike. These five were removed after the
+# untrained network had scored high on most of them, which biases the sample in favour of trained networks.
 _PHOTOGRAPHS = {
     ("skimage", "data"): (
         "astronaut.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "hubble_deep_field.jpg",
@@ -30,10 +30,9 @@ _PHOTOGRAPHS = {
 class SampleSource:
     """Square windows of the photographs inside scikit-image's and scikit-learn's wheels.
 
-    Windows never overlap: instance discrimination can't learn to tell apart two windows
-    that share most of their pixels. A photograph is a class. Its left 70 % is for training
-    and its right 30 % for validation; in each, the side is the largest whose
-    tiling gives enough windows, and classes have equally many.
+    Windows don't overlap, because instance discrimination can't learn to separate two windows that share most of their
+    pixels. Each photograph is a class; its left 70 % is for training and its right 30 % for validation. All classes
+    have the same number of windows, whose side is the largest of which a tiling of the region gives that many.
 
     Args:
         split: `train` or `val`.
@@ -58,29 +57,29 @@ class SampleSource:
         return len(self._windows)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        """Window i, `[S, S, 3]` uint8 with an S of its photograph's, and the photograph."""
+        """Returns window i, `[S, S, 3]` uint8 (S differs by photograph), and the index of its photograph."""
         return self._windows[i], i * len(self.classes) // len(self._windows)
 
     def describe(self, i: int) -> str:
-        """Which window of which photograph."""
+        """Names the photograph and the window."""
         return f"{self.name}: {self.classes[self[i][1]]}, window {i % (len(self) // len(self.classes))}"
 
     def labels(self) -> np.ndarray:
-        """The photograph of every window, `[N]` int32."""
+        """Returns the index of every window's photograph, `[N]` int32."""
         return np.arange(len(self), dtype=np.int32) * len(self.classes) // len(self)
 
     def stamps(self) -> Iterator[str]:
-        """Which window, its bytes and the sha256 of its pixels."""
+        """Yields each window's photograph and index, size in bytes and sha256 of its pixels."""
         for i, window in enumerate(self._windows):
-            yield f"{self.classes[self[i][1]]}/{i} {window.nbytes} {hashlib.sha256(window).hexdigest()}"
+            yield f"{self.classes[self[i][1]]}/{i} {window.nbytes} {hashlib.sha256(window.data).hexdigest()}"
 
     def identity(self) -> str:
-        """The sha256 of all stamps."""
+        """Returns the sha256 of all stamps."""
         return digest(self.stamps())
 
 
 def photographs() -> list[Path]:
-    """The files that `SampleSource` cuts its windows from."""
+    """Lists the files that `SampleSource` cuts its windows from."""
     found = []
     for (package, folder), names in _PHOTOGRAPHS.items():
         module = importlib.util.find_spec(package)  # finds the files without running the package
@@ -95,7 +94,7 @@ def photographs() -> list[Path]:
 
 
 def _windows(region: np.ndarray, number: int) -> list[np.ndarray]:
-    """That many squares of a region `[H, W, 3]`, spread evenly over its tiling."""
+    """Cuts `number` squares from a region `[H, W, 3]`, spread evenly over a tiling of it."""
     height, width = region.shape[:2]
     side = max(s for s in range(1, min(height, width) + 1) if (height // s) * (width // s) >= number)
     down, across = height // side, width // side

@@ -1,21 +1,20 @@
-"""Where images come from: a folder, TFDS, or photographs that ship with two Python packages.
+"""Opens sources of images: a folder, a TFDS dataset, the built-in photographs, or a mixture.
 
-A source is a sequence of (image, label). An image is either the bytes of an encoded
-file or an array; `decoding.decode` takes both. Sources are small objects that can be
-pickled into worker processes.
+A source is a sequence of (image, label). An image is either the bytes of an encoded file or an array; `decode.decode`
+takes both. Sources are small objects that can be pickled for worker processes.
 """
 
 import itertools
 
 from ipcl_jax.config import Data
-from ipcl_jax.data.base import WAYS, Source, Split, digest
+from ipcl_jax.data.base import SOURCE_HELP, Source, Split, digest
 from ipcl_jax.data.folder import FolderSource, find_images
 from ipcl_jax.data.listing import SUFFIXES, natural_key, printable, shared_folder
 from ipcl_jax.data.mixture import MixtureSource, split_mixture
 from ipcl_jax.data.sample import SampleSource
 from ipcl_jax.data.tfds import TfdsSource
 from ipcl_jax.errors import ConfigError, near_miss
-from ipcl_jax.system.files import at_home
+from ipcl_jax.system.files import expand_home
 
 __all__ = [
     "SUFFIXES", "FolderSource", "MixtureSource", "SampleSource", "Source", "Split", "TfdsSource",
@@ -24,21 +23,20 @@ __all__ = [
 
 
 def open_source(spec: str, split: Split, *, dir: str | None = None) -> Source:
-    """The images of one split.
+    """Opens the images of one split.
 
     Args:
-        spec: `sample`, `folder:/path` or `tfds:NAME`; or several of them with ` + ` in between, each with
-            `@N` at its end if it shall give N of its training images (see `MixtureSource`). Of
-            every part all validation images count: a share is what a network learns from, and
-            fewer images would only make its score less certain.
+        spec: `sample`, `folder:/path` or `tfds:NAME`; or several of them separated by ` + `, each followed by `@N` to
+            take N of its training images (see `MixtureSource`). All validation images of every part are taken, as
+            fewer would only make a score less certain.
         split: `train` or `val`.
-        dir: the folder of TFDS data; None for TFDS's own choice. Only TFDS uses it.
+        dir: TFDS data folder; None for TFDS's default. Other sources ignore it.
 
     Returns:
         A source with at least one image.
 
     Raises:
-        ConfigError: if there are no such images; the message says what was looked for.
+        ConfigError: if there are no such images; the message says what was searched for.
     """
     parts = split_mixture(spec)
     opened = [_open_part(part, split, dir) for part, _ in parts]
@@ -63,10 +61,10 @@ def open_splits(data: Data) -> dict[str, Source]:
 
 
 def check_categories(source: Source, out_dim: int) -> None:
-    """Refuses images that a model with `out_dim` outputs can't learn the categories of.
+    """Raises ConfigError if a model with `out_dim` outputs can't be trained on the labels of a source.
 
     Raises:
-        ConfigError: if they have no labels, or more classes than there are outputs.
+        ConfigError: if there are no labels, or more classes than outputs.
     """
     classes = len(source.classes)
     if not 0 < classes <= out_dim:
@@ -78,7 +76,7 @@ def check_categories(source: Source, out_dim: int) -> None:
 
 
 def check_labelled(source: Source) -> Source:
-    """Refuses images whose classes a read-out can't be measured with.
+    """Raises ConfigError if a source has too few classes for a read-out.
 
     Args:
         source: the images.
@@ -87,7 +85,7 @@ def check_labelled(source: Source) -> Source:
         The same source.
 
     Raises:
-        ConfigError: if they have no labels, or all the same.
+        ConfigError: if the images have no labels, or all the same.
     """
     if len(source.classes) < 2:
         found = f"only one class, {source.classes[0]}" if source.classes else "no labels"
@@ -108,8 +106,8 @@ def _open_part(spec: str, split: Split, dir: str | None) -> Source:
         return TfdsSource(rest, split, dir=dir)
     if kind in ("sample", "folder", "tfds"):
         hint = " `sample` takes nothing after it." if kind == "sample" else " Its path or name is missing."
-    elif at_home(spec).is_dir():
+    elif expand_home(spec).is_dir():
         hint = f" For the images of that folder write folder:{spec}"
     else:
         hint = near_miss(kind, ("sample", "folder", "tfds"))
-    raise ConfigError(f"--data.source {spec!r} names no source.{hint}{WAYS}")
+    raise ConfigError(f"--data.source {spec!r} names no source.{hint}{SOURCE_HELP}")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ipcl_jax.data.base import WAYS, Split, digest, stamp
+from ipcl_jax.data.base import SOURCE_HELP, Split, digest, stamp
 from ipcl_jax.errors import ConfigError, require
 from ipcl_jax.system.cache import cache_folder
 from ipcl_jax.system.files import atomic
@@ -20,13 +20,13 @@ class TfdsSource:
 
     Args:
         dataset: TFDS's name, such as `imagenet2012` or `imagenet_v2/matched-frequency:1.*.*`.
-        split: `train`; `val` is TFDS's `validation`, or `test` where that doesn't exist.
-        dir: folder of TFDS data; None for TFDS's own choice.
+        split: `train`; or `val`, which is TFDS's `validation`, or `test` where that doesn't exist.
+        dir: TFDS data folder; None for TFDS's default.
     """
 
     def __init__(self, dataset: str, split: Split, *, dir: str | None = None):
         require("Reading TFDS datasets", "train", "tensorflow_datasets")
-        import tensorflow_datasets as tfds  # here, since it takes a moment and few runs need it
+        import tensorflow_datasets as tfds  # here, since the import is slow and few runs need it
 
         builder = _builder(tfds, dataset, dir)
         splits, features = builder.info.splits, builder.info.features
@@ -49,7 +49,7 @@ class TfdsSource:
                 f"tfds:{dataset} in {builder.data_dir} is prepared as {builder.info.file_format.value}, "
                 f"which has no random access.{_prepare(dataset, dir)}"
             ) from None
-        except Exception as error:  # TFDS has no common class for what can be wrong with files
+        except Exception as error:  # TFDS has no common class for errors in files
             raise ConfigError(f"tfds:{dataset} in {builder.data_dir} can't be read: {error}") from error
         self.name, self._version = f"tfds:{dataset} {chosen}", builder.info.full_name
         self.notes: tuple[str, ...] = ()
@@ -62,19 +62,19 @@ class TfdsSource:
         return len(self._data)
 
     def __getitem__(self, i: int) -> tuple[bytes | np.ndarray, int]:
-        """The image of example i and its label (-1: none)."""
+        """Returns the image of example i and its label (-1: none)."""
         example = self._data[i]
         return example["image"], int(example["label"]) if self._labelled else -1
 
     def describe(self, i: int) -> str:
-        """Which example of which split."""
+        """Names the split and the index."""
         return f"{self.name}[{i}]"
 
     def labels(self) -> np.ndarray:
-        """Label of every example, `[N]` int32 (-1: none).
+        """Returns the label of every example, `[N]` int32 (-1: none).
 
-        They lie beside the images, so the first call reads all files, without decoding an image. The labels are then
-        kept in the cache directory, under the identity of this source.
+        The first call reads all files, since labels are stored beside the images, but decodes no image. The labels are
+        then kept in the cache directory, under this source's `identity`.
         """
         if not self._labelled:
             return np.full(len(self), -1, np.int32)
@@ -100,12 +100,12 @@ class TfdsSource:
         return labels
 
     def stamps(self) -> Iterator[str]:
-        """Name, version and split, and the split's files with their sizes and times of change."""
+        """Yields name, split and version, and then the split's files with their sizes and modification times."""
         yield f"{self.name} {self._version}"
         yield from (stamp(os.path.basename(path), path) for path in self._files)
 
     def identity(self) -> str:
-        """The sha256 of all stamps."""
+        """Returns the sha256 of all stamps."""
         return digest(self.stamps())
 
 
@@ -120,13 +120,13 @@ def _builder(tfds, dataset: str, dir: str | None):
         near = difflib.get_close_matches(re.split("[/:]", dataset)[0], known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         where = f", and {dir} has no folder of that name" if dir else ""
-        raise ConfigError(f"TFDS knows no dataset {dataset!r}{where}.{hint}{WAYS}") from None
-    except Exception as error:  # a version or configuration that doesn't exist: asserts and ValueErrors
-        raise ConfigError(f"TFDS can't open {dataset!r}: {str(error).splitlines()[0]}{WAYS}") from None
+        raise ConfigError(f"TFDS knows no dataset {dataset!r}{where}.{hint}{SOURCE_HELP}") from None
+    except Exception as error:  # for a missing version or configuration: AssertionError or ValueError
+        raise ConfigError(f"TFDS can't open {dataset!r}: {str(error).splitlines()[0]}{SOURCE_HELP}") from None
     finally:
         absl.setLevel(level)
 
 
 def _prepare(dataset: str, dir: str | None) -> str:
     command = f"tfds build {dataset} --file_format=array_record" + (f" --data_dir={dir}" if dir else "")
-    return f"\nPrepare it once, on any machine that has TensorFlow:\n  {command}{WAYS}"
+    return f"\nPrepare it once, on any machine that has TensorFlow:\n  {command}{SOURCE_HELP}"

@@ -1,4 +1,4 @@
-"""Threads or processes to decode with: whichever is faster here."""
+"""Chooses between threads and processes for decoding by timing both."""
 
 import os
 from time import perf_counter
@@ -6,24 +6,24 @@ from time import perf_counter
 from ipcl_jax.data.loader import TrainBatches
 from ipcl_jax.data.sources import Source
 
-FEW_CORES = 8  # below, processes lose: they copy what threads share, and no lock holds so few threads up
-TRIAL = 3.0  # seconds of each
+FEW_CORES = 8  # with fewer, threads are faster: they don't copy batches, and few of them wait for a lock
+TRIAL = 3.0  # seconds to time each
 
 
 def choose_workers(
     source: Source, *, batch_size: int, canvas: tuple[int, int], threads: int, cores: int | None = None
 ) -> tuple[int, str]:
-    """Tries both on the images themselves.
+    """Times threads and processes on the images themselves.
 
     Args:
         source: the images.
-        batch_size: images in a batch of this process.
+        batch_size: images in this process's part of a batch.
         canvas: (H, W), H <= W, in pixels.
         threads: decoding threads.
-        cores: of this machine; by default as many as this process may use.
+        cores: by default as many as this process may use.
 
     Returns:
-        Processes to decode with, 0 for threads, and a line that says why.
+        The number of decoding processes (0 for threads), and a line of explanation for the user.
     """
     cores = cores or len(os.sched_getaffinity(0))
     if cores < FEW_CORES:
@@ -34,12 +34,12 @@ def choose_workers(
         with TrainBatches(
             source, batch_size=batch_size, canvas=canvas, seed=0, threads=threads, workers=workers
         ) as batches:
-            for _ in range(2 * (workers or threads)):  # what was made ahead does not count
+            for _ in range(2 * (workers or threads)):  # batches prefetched before the timing starts
                 next(batches)
             start, images = perf_counter(), 0
             while perf_counter() - start < TRIAL:
                 images += len(next(batches)["index"])
             speeds[workers] = images / (perf_counter() - start)
-    best = max(speeds, key=speeds.get)
+    best = max(speeds, key=lambda workers: speeds[workers])
     tried = f"{speeds[0]:,.0f} images/s with {threads} threads, {speeds[processes]:,.0f} with {processes} processes"
     return best, f"Decoding with {f'{best} processes' if best else f'{threads} threads'}: {tried}."

@@ -14,7 +14,7 @@ from ipcl_jax.models.convolution import convolve, convolve_in_training
 from ipcl_jax.models.group_norm import GroupNorm
 from ipcl_jax.models.layers import BatchNorm, Linear, adaptive_average_pool, torch_kernel_init
 
-# One row a block: features, kernel side, stride, padding, max pool at its end.
+# For each block: features, kernel side, stride, padding, and whether it ends with a max pool.
 CONV_BLOCKS = {
     "conv_block_1": (96, 11, 4, 2, True),
     "conv_block_2": (256, 5, 1, 2, True),
@@ -25,7 +25,7 @@ CONV_BLOCKS = {
 
 
 class AlexNetGN(nn.Module):
-    """AlexNet-GN: normalised images to embeddings, and any layer on the way.
+    """AlexNet-GN: maps normalised images to embeddings, and returns intermediate layers on request.
 
     Attributes:
         out_dim: width of the embedding (128 for IPCL, 1000 for supervised models).
@@ -41,11 +41,11 @@ class AlexNetGN(nn.Module):
     l2norm: bool = True
     fc_dim: int = 4096
     dtype: jnp.dtype | None = None
-    pooled_layer: ClassVar[str] = "ave_pool"  # where the convolutions end
+    pooled_layer: ClassVar[str] = "ave_pool"  # the last layer of the convolutional part
 
     @property
     def layer_names(self) -> tuple[str, ...]:
-        """Every layer that can be asked for, shallow to deep, spelled as in the reference."""
+        """Names of all layers that can be requested, shallow to deep, as in the reference."""
         names = []
         for block, (*_, shrinks) in CONV_BLOCKS.items():
             names += [f"{block}.{i}" for i in range(4 if shrinks else 3)] + [block]
@@ -67,19 +67,18 @@ class AlexNetGN(nn.Module):
 
         Args:
             images: `[B, H, W, 3]` float32, normalised; 63 pixels a side at least.
-            train: normalise fc6 and fc7 by this batch, and move their running statistics
-                (apply with `mutable=["batch_stats"]`).
+            train: normalise fc6 and fc7 by this batch and update their running statistics (apply with
+                `mutable=["batch_stats"]`).
             layers: names from `layer_names` whose activations to return.
-            pooled: activations of `pooled_layer` to go on from; images aren't looked at then.
+            pooled: activations of `pooled_layer` to continue from; `images` may then be None, and are ignored.
 
         Returns:
             The embedding `[B, out_dim]` (of unit length with `l2norm`), and a dict with each
-            requested layer: `[B, h, w, C]` up to ave_pool, `[B, D]` after it. Under jit, layers
-            that nobody asked for cost nothing.
+            requested layer: `[B, h, w, C]` up to ave_pool, `[B, D]` after it. Under jit, layers that are not
+            requested cost nothing.
 
         Raises:
-            InputError: for a name that this model does not have, with the names it has; or for
-                images too small.
+            InputError: for an unknown layer, with the names of all; or for images that are too small.
         """
         layers = check_layers(layers, self.layer_names)
         found = {}
@@ -89,6 +88,7 @@ class AlexNetGN(nn.Module):
             return value
 
         if pooled is None:
+            assert images is not None, "give either images or pooled"
             check_size(images, SMALLEST_IMAGE["alexnet_gn"], "AlexNet-GN")
             x = images
             for block, (features, side, stride, padding, shrinks) in CONV_BLOCKS.items():

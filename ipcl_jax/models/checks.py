@@ -1,4 +1,4 @@
-"""What every model refuses, in the same words: layers that it lacks, images too small."""
+"""Checks of arguments that all models share: layer names and image sizes."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -9,17 +9,17 @@ from ipcl_jax.errors import InputError
 
 
 def check_layers(layers: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
-    """The layers asked for, if the model has them all.
+    """Raises InputError if a requested layer does not exist.
 
     Args:
-        layers: names asked for.
-        names: every name that the model has, shallow to deep.
+        layers: requested names.
+        names: all names of the model's layers, shallow to deep.
 
     Returns:
-        The names asked for, in their order.
+        The requested names, in their order.
 
     Raises:
-        InputError: for one that the model lacks, with the near one (if one is near) and all it has.
+        InputError: for an unknown name, with a similar one (if there is one) and all names.
     """
     layers = tuple(layers)
     for name in layers:
@@ -35,15 +35,15 @@ def check_layers(layers: Iterable[str], names: Sequence[str]) -> tuple[str, ...]
 
 
 def check_size(images: Array, smallest: int, model: str) -> None:
-    """Refuses images that leave the last layers nothing to see.
+    """Raises InputError if images are too small for a model.
 
     Args:
         images: `[B, H, W, 3]`.
-        smallest: pixels that each side needs.
-        model: what to call the model.
+        smallest: smallest height and width in pixels.
+        model: the model's name, for the message.
 
     Raises:
-        InputError: if a side is shorter.
+        InputError: if a side is shorter than `smallest`.
     """
     height, width = images.shape[1:3]
     if min(height, width) < smallest:

@@ -1,9 +1,9 @@
 """Group normalisation, and the ReLU and max pool after it, in few passes over memory.
 
-Most of a training step's memory traffic is what lies between two convolutions. Left to itself, the
-gradient of norm, ReLU and pool stores each of their results and passes over them some thirty times. Here it
-keeps the convolution's output and, of each window, where its largest value lay; the rest is computed again
-while the one result, the gradient of the convolution's output, is written.
+Most of a training step's memory traffic is between convolutions. JAX's own gradient of norm, ReLU and pool stores all
+intermediate results and passes over them some thirty times. The one here stores the convolution's output and the
+position of the maximum in each pooling window, and recomputes the rest while it writes the gradient of the
+convolution's output.
 """
 
 import functools
@@ -18,8 +18,8 @@ from jax import Array
 _SIDE, _STRIDE = 3, 2  # of the max pool; no padding
 
 
-class _Kind(NamedTuple):
-    """What is computed, apart from numbers."""
+class _Options(NamedTuple):
+    """Static options of the computation."""
 
     groups: int
     epsilon: float
@@ -28,13 +28,13 @@ class _Kind(NamedTuple):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation of `[B, H, W, C]`, and on request the ReLU and the 3x3 max pool of stride 2 after it.
+    """Group normalisation of `[B, H, W, C]`, optionally followed by a ReLU and a 3x3 max pool of stride 2.
 
-    Computes in float32 (or float64, as its parameters are), and returns its input's dtype. Where values
-    of a window are equal, the first takes the gradient, as in torch; the ReLU's gradient at 0 is 0.
+    Computes in its parameters' dtype (float32 or float64), and returns its input's dtype. If values of a window are
+    equal, the gradient goes to the first, as in torch; the ReLU's gradient at 0 is 0.
 
-    In training the backward pass is written by hand, so that it is differentiable once, in reverse mode. Otherwise
-    JAX differentiates it, in either mode and as often as wanted, and keeps more in memory. The values are the same.
+    In training the backward pass is written by hand, and is differentiable only once, in reverse mode. Otherwise JAX
+    differentiates the layer, in either mode and any number of times, and uses more memory. The values are the same.
 
     Source: Wu & He 2018; torch.nn.GroupNorm, ReLU, MaxPool2d(3, 2).
     """
@@ -44,82 +44,82 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, relu: bool = False, pool: bool = False, train: bool = False) -> Array:
-        """Normalises.
+        """Normalises each group of channels.
 
         Args:
-            x: `[B, H, W, C]`; C a multiple of the groups.
-            relu: go on with a ReLU.
-            pool: then go on with the max pool, `-> [B, (H - 1) // 2, (W - 1) // 2, C]`.
-            train: take the hand-written backward pass.
+            x: `[B, H, W, C]`; C is a multiple of the number of groups.
+            relu: apply a ReLU.
+            pool: then apply the max pool, `-> [B, (H - 1) // 2, (W - 1) // 2, C]`.
+            train: use the hand-written backward pass.
         """
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        kind = _Kind(self.groups, self.epsilon, relu, pool)
+        options = _Options(self.groups, self.epsilon, relu, pool)
         scale, bias = scale[None, None, None], bias[None, None, None]
-        return _norm(x, scale, bias, kind) if train else _forward(x, scale, bias, kind)[0]
+        return _norm(x, scale, bias, options) if train else _forward(x, scale, bias, options)[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _norm(x: Array, scale: Array, bias: Array, kind: _Kind) -> Array:
-    return _forward(x, scale, bias, kind)[0]
+def _norm(x: Array, scale: Array, bias: Array, options: _Options) -> Array:
+    return _forward(x, scale, bias, options)[0]
 
 
-def _forward(x: Array, scale: Array, bias: Array, kind: _Kind) -> tuple[Array, tuple]:
-    mean, shrink = _moments(x.astype(scale.dtype), kind)
-    place = None
-    if kind.pool:
-        distance, place = _largest(x, mean, shrink * scale)
+def _forward(x: Array, scale: Array, bias: Array, options: _Options) -> tuple[Array, tuple]:
+    mean, inv_std = _moments(x.astype(scale.dtype), options)
+    position = None
+    if options.pool:
+        distance, position = _max_pool(x, mean, inv_std * scale)
     else:
         distance = x - mean
-    y = distance * (shrink * scale) + bias
-    if kind.relu:
+    y = distance * (inv_std * scale) + bias
+    if options.relu:
         y = nn.relu(y)  # jnp.maximum's gradient at 0 is 1/2
-    return y.astype(x.dtype), (x, distance if kind.pool else None, place, mean, shrink, scale, bias)
+    return y.astype(x.dtype), (x, distance if options.pool else None, position, mean, inv_std, scale, bias)
 
 
-def _backward(kind: _Kind, saved: tuple, gradient: Array) -> tuple[Array, Array, Array]:
-    x, distance, place, mean, shrink, scale, bias = saved
+def _backward(options: _Options, saved: tuple, gradient: Array) -> tuple[Array, Array, Array]:
+    x, distance, position, mean, inv_std, scale, bias = saved
     gradient = gradient.astype(scale.dtype)
-    if not kind.pool:
+    if not options.pool:
         distance = x - mean
-    if kind.relu:
-        gradient = jnp.where(distance * (shrink * scale) + bias > 0, gradient, 0)
+    if options.relu:
+        gradient = jnp.where(distance * (inv_std * scale) + bias > 0, gradient, 0)
     to_bias = gradient.sum((1, 2), keepdims=True)
-    to_scale = (gradient * distance).sum((1, 2), keepdims=True) * shrink
+    to_scale = (gradient * distance).sum((1, 2), keepdims=True) * inv_std
 
     pixels = x.shape[1] * x.shape[2]
-    along_mean = _over_groups(to_bias * scale, kind.groups) / pixels
-    along_distance = _over_groups(to_scale * scale, kind.groups) / pixels * shrink
-    if kind.pool:
-        gradient, distance = _to_places(gradient, place, *x.shape[1:3]), x - mean
-    to_x = shrink * (gradient * scale - along_mean - distance * along_distance)
+    along_mean = _over_groups(to_bias * scale, options.groups) / pixels
+    along_distance = _over_groups(to_scale * scale, options.groups) / pixels * inv_std
+    if options.pool:
+        gradient, distance = _scatter(gradient, position, *x.shape[1:3]), x - mean
+    to_x = inv_std * (gradient * scale - along_mean - distance * along_distance)
     return to_x.astype(x.dtype), to_scale.sum(0, keepdims=True), to_bias.sum(0, keepdims=True)
 
 
 _norm.defvjp(_forward, _backward)
 
 
-def _moments(x: Array, kind: _Kind) -> tuple[Array, Array]:
-    """Each group's mean and 1 / deviation, `[B, 1, 1, C]` both."""
-    # Distances, first to one pixel and then to the mean: a mean far from zero would otherwise cost digits.
+def _moments(x: Array, options: _Options) -> tuple[Array, Array]:
+    """Computes each group's mean and 1 / standard deviation, both `[B, 1, 1, C]`."""
+    # Computed from differences, to one pixel and then to the mean: a mean far from zero would cost precision.
     pixel = x[:, x.shape[1] // 2, x.shape[2] // 2, None, None]
     mean = pixel + (x - pixel).mean((1, 2), keepdims=True)
     within = jnp.square(x - mean).mean((1, 2), keepdims=True)
-    group_mean = _over_groups(mean, kind.groups)
-    variance = _over_groups(within + jnp.square(mean - group_mean), kind.groups)
-    return group_mean, jax.lax.rsqrt(variance + kind.epsilon)
+    group_mean = _over_groups(mean, options.groups)
+    variance = _over_groups(within + jnp.square(mean - group_mean), options.groups)
+    return group_mean, jax.lax.rsqrt(variance + options.epsilon)
 
 
 def _over_groups(values: Array, groups: int) -> Array:
-    """The mean of `[B, 1, 1, C]` over each group, at each of its channels."""
+    """Averages `[B, 1, 1, C]` over each group, and repeats the mean for each of its channels."""
     batch, _, _, channels = values.shape
     by_group = values.reshape(batch, 1, 1, groups, channels // groups)
     mean = by_group.mean(-1, keepdims=True)
     return jnp.broadcast_to(mean, by_group.shape).reshape(values.shape)
 
 
-def _largest(x: Array, mean: Array, steep: Array) -> tuple[Array, Array]:
-    """Where `(x - mean) * steep` is largest in each window: x - mean there, and the place, 4 * row + column."""
+def _max_pool(x: Array, mean: Array, scale: Array) -> tuple[Array, Array]:
+    """Finds the maximum of `(x - mean) * scale` in each window: x - mean there, and the position, 4 * row + column."""
     batch, height, width, channels = x.shape
     rows, columns = ((extent - _SIDE) // _STRIDE + 1 for extent in (height, width))
 
@@ -129,32 +129,32 @@ def _largest(x: Array, mean: Array, steep: Array) -> tuple[Array, Array]:
         return jax.lax.slice(x, (0, row, column, 0), (batch, *ends, channels), strides) - mean
 
     distance = distances(0, 0)
-    largest, place = distance * steep, jnp.zeros(distance.shape, jnp.uint8)
+    maximum, position = distance * scale, jnp.zeros(distance.shape, jnp.uint8)
     for row, column in itertools.product(range(_SIDE), repeat=2):
         if row == column == 0:
             continue
         here = distances(row, column)
-        value = here * steep
-        larger = value > largest
-        largest = jnp.where(larger, value, largest)
+        value = here * scale
+        larger = value > maximum
+        maximum = jnp.where(larger, value, maximum)
         distance = jnp.where(larger, here, distance)
-        place = jnp.where(larger, jnp.uint8(4 * row + column), place)
-    return distance, place
+        position = jnp.where(larger, jnp.uint8(4 * row + column), position)
+    return distance, position
 
 
-def _to_places(values: Array, place: Array, height: int, width: int) -> Array:
-    """Adds up, for each pixel, the values `[B, h, w, C]` of the windows whose place is that pixel.
+def _scatter(values: Array, position: Array, height: int, width: int) -> Array:
+    """Scatters values: sums, for each pixel, the values `[B, h, w, C]` of the windows whose maximum is at that pixel.
 
-    An even row lies in a window that begins with it and one that ends with it, an odd row in one
-    alone; columns likewise. So pixels are taken in blocks of 2 x 2, each against four windows.
+    An even row is in two windows, the first row of one and the last of the other; an odd row is in one window; and so
+    are columns. So pixels are processed in blocks of 2 x 2, each of which overlaps four windows.
     """
     batch, rows, columns, channels = values.shape
     down, across = -(-height // _STRIDE), -(-width // _STRIDE)
     around = ((0, 0), (1, down - rows), (1, across - columns), (0, 0))
-    values, place = jnp.pad(values, around), jnp.pad(place, around)
+    values, position = jnp.pad(values, around), jnp.pad(position, around)
     parity = jnp.arange(_STRIDE, dtype=jnp.uint8)
     total = jnp.zeros((), values.dtype)
-    for up in (0, 1):  # whether the window begins a block further up
+    for up in (0, 1):  # 1: the window that begins one block further up
         for left in (0, 1):
             window = (
                 slice(None),
@@ -165,5 +165,5 @@ def _to_places(values: Array, place: Array, height: int, width: int) -> Array:
             )
             row, column = parity + _STRIDE * up, parity + _STRIDE * left
             pixel = 4 * row[:, None, None, None] + column[None, None, :, None]  # [2, 1, 2, 1]
-            total += jnp.where(place[window] == pixel[None, None], values[window], 0)
+            total += jnp.where(position[window] == pixel[None, None], values[window], 0)
     return total.reshape(batch, _STRIDE * down, _STRIDE * across, channels)[:, :height, :width]

@@ -1,4 +1,4 @@
-"""Layers that compute what PyTorch's do, where Flax's own do something else."""
+"""Layers that compute the same as PyTorch's, where those of Flax differ."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def torch_bias_init(fan_in: int) -> Callable:
-    """PyTorch's default for biases: uniform in +-1/sqrt(fan_in)."""
+    """Makes PyTorch's default initialiser of biases: uniform in +-1/sqrt(fan_in)."""
     bound = fan_in**-0.5
 
     def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
@@ -28,7 +28,7 @@ class Linear(nn.Module):
     """Dense layer with PyTorch's default initialisation, `[B, D] -> [B, features]`."""
 
     features: int
-    dtype: jnp.dtype | None = None  # of the product; None: of its operands
+    dtype: jnp.dtype | None = None  # of the product; None for that of the operands
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -36,7 +36,7 @@ class Linear(nn.Module):
         kernel = self.param("kernel", torch_kernel_init, (fan_in, self.features))
         bias = self.param("bias", torch_bias_init(fan_in), (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        if len(x) == 1:  # alone, a row's products are added up one by one on a CPU, at four times the error
+        if len(x) == 1:  # a CPU sums the products of a single row one by one, with four times the error
             return (jnp.pad(x, [(0, 1), (0, 0)]) @ kernel)[:1] + bias[None]
         return x @ kernel + bias[None]
 
@@ -44,9 +44,8 @@ class Linear(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation of `[B, ..., C]` over the global batch, with PyTorch's running statistics.
 
-    A training batch is normalised with its own biased variance; the running
-    variance is fed the unbiased one. (Flax's layer feeds it the biased one.) Computes in
-    float32, and returns its input's dtype.
+    A training batch is normalised by its biased variance; the running variance is updated with the unbiased one.
+    (Flax's layer uses the biased one for both.) Computes in float32, and returns its input's dtype.
 
     Source: Ioffe & Szegedy 2015; torch.nn.BatchNorm1d and BatchNorm2d.
     """
@@ -57,7 +56,7 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         features = x.shape[-1]
-        others = tuple(range(x.ndim - 1))  # every axis but the channels'
+        others = tuple(range(x.ndim - 1))  # all axes but that of the channels
         scale = self.param("scale", nn.initializers.ones, (features,))
         bias = self.param("bias", nn.initializers.zeros, (features,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
@@ -73,16 +72,16 @@ class BatchNorm(nn.Module):
                 running_var.value = keep * running_var.value + self.momentum * unbiased
         else:
             mean, var = running_mean.value, running_var.value
-        shrink = jax.lax.rsqrt(var + self.epsilon) * scale
+        scale_over_std = jax.lax.rsqrt(var + self.epsilon) * scale
         channel = (None,) * len(others)  # [C] -> [1, ..., C]
-        return ((x - mean[channel]) * shrink[channel] + bias[channel]).astype(dtype)
+        return ((x - mean[channel]) * scale_over_std[channel] + bias[channel]).astype(dtype)
 
 
 def adaptive_average_pool(x: Array, side: int) -> Array:
     """Averages `[B, H, W, C]` over PyTorch's bins, `-> [B, side, side, C]`.
 
-    Bin i covers floor(i * H / side) up to ceil((i + 1) * H / side), so bins may
-    overlap, and repeat pixels when H < side. The identity when H = W = side.
+    Bin i covers floor(i * H / side) up to ceil((i + 1) * H / side), so bins may overlap, and repeat pixels if
+    H < side. The identity if H = W = side.
 
     Source: torch.nn.AdaptiveAvgPool2d.
     """
@@ -94,7 +93,7 @@ def adaptive_average_pool(x: Array, side: int) -> Array:
 
 
 def _bins(extent: int, side: int) -> np.ndarray:
-    """Rows of averaging weights, `[side, extent]`."""
+    """Computes the weights of each bin's average, `[side, extent]`."""
     starts = np.arange(side) * extent // side
     ends = -(-(np.arange(side) + 1) * extent // side)
     pixel = np.arange(extent)

@@ -1,7 +1,7 @@
 """ResNet-18 and ResNet-50, with group or batch normalisation.
 
-Modules are called as in PyTorch, with `_` for `.` (no name there has a `_` of its own), so that each
-tensor of a state dict has one place here, and the other way round:
+Modules are named as in PyTorch, with `_` for `.` (no PyTorch name here contains `_`), so that tensors of a state
+dict and parameters correspond one to one:
 
     conv1.weight                    params/conv1/kernel                   [O, I, h, w] -> [h, w, I, O]
     layer1.0.conv1.weight           params/layer1_0_conv1/kernel
@@ -11,7 +11,7 @@ tensor of a state dict has one place here, and the other way round:
     layer2.0.downsample.1.weight    params/layer2_0_downsample_1/scale
     fc.weight, fc.bias              params/fc/kernel, bias                [O, I] -> [I, O]
 
-PyTorch's `num_batches_tracked` has no counterpart. Norms are called bn1, bn2, bn3 whichever they are.
+PyTorch's `num_batches_tracked` has no counterpart. Group norms are also called bn1, bn2, bn3.
 """
 
 from collections.abc import Iterable
@@ -28,16 +28,16 @@ from ipcl_jax.models.convolution import convolve, convolve_in_training
 from ipcl_jax.models.group_norm import GroupNorm
 from ipcl_jax.models.layers import BatchNorm, Linear
 
-# One row an architecture: blocks in each of the four stages, and whether they are bottlenecks.
+# For each architecture: blocks in each of the four stages, and whether they are bottlenecks.
 ARCHITECTURES = {"resnet18": ((2, 2, 2, 2), False), "resnet50": ((3, 4, 6, 3), True)}
 
-# Torchvision's choice for its ResNets: normal with variance 2 / fan_out, which keeps the gradient's size
-# through a ReLU (He et al. 2015).
+# As in torchvision: normal with variance 2 / fan_out, which preserves the gradient's magnitude through a ReLU
+# (He et al. 2015).
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(NamedTuple):
-    """A convolution's shape; it pads by half its side."""
+    """A convolution's shape; its padding is side // 2."""
 
     features: int
     side: int
@@ -45,7 +45,7 @@ class Conv(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A residual block: its convolutions, and that of its shortcut where the shape changes."""
+    """A residual block: its convolutions, and that of its shortcut if the shape changes."""
 
     name: str
     convs: tuple[Conv, ...]
@@ -53,10 +53,10 @@ class Block(NamedTuple):
 
 
 def stages(arch: str) -> dict[str, list[Block]]:
-    """The blocks of layer1 to layer4.
+    """Lists the blocks of layer1 to layer4.
 
-    A bottleneck has its stride in the 3x3 convolution, as in torchvision (called v1.5), not in the
-    1x1 before it, as in the paper.
+    In a bottleneck the 3x3 convolution has the stride, as in torchvision (ResNet v1.5), not the 1x1 before it, as in
+    the paper.
     """
     counts, bottleneck = ARCHITECTURES[arch]
     found: dict[str, list[Block]] = {}
@@ -68,14 +68,14 @@ def stages(arch: str) -> dict[str, list[Block]]:
             convs: tuple[Conv, ...] = (Conv(width, 3, stride), Conv(width, 3, 1))
             if bottleneck:
                 convs = (Conv(width, 1, 1), Conv(width, 3, stride), Conv(4 * width, 1, 1))
-            changes = not place and (i or bottleneck)  # of resnet18, layer1 finds its 64 channels
+            changes = not place and (i or bottleneck)  # resnet18's layer1 already gets 64 channels
             downsample = Conv(convs[-1].features, 1, stride) if changes else None
             found[layer].append(Block(f"{layer}.{place}", convs, downsample))
     return found
 
 
 class ResNet(nn.Module):
-    """ResNet: normalised images to embeddings, and any layer on the way.
+    """ResNet: maps normalised images to embeddings, and returns intermediate layers on request.
 
     Attributes:
         arch: `resnet18` or `resnet50`.
@@ -85,7 +85,7 @@ class ResNet(nn.Module):
         dtype: of convolutions and matrix products; None is that of the parameters, bfloat16 is for
             speed. Norms and the unit length are computed in the parameters' dtype either way.
 
-    Differs: images shorter than the strides together, 32 pixels, are refused; torchvision takes any size.
+    Differs: images smaller than the product of the strides, 32 pixels, raise an error; torchvision takes any size.
 
     Source: He et al. 2016, with torchvision's strides and initialisation; Wu & He 2018 for group norm.
     """
@@ -95,7 +95,7 @@ class ResNet(nn.Module):
     out_dim: int = 128
     l2norm: bool = True
     dtype: jnp.dtype | None = None
-    pooled_layer: ClassVar[str] = "avgpool"  # where the convolutions end
+    pooled_layer: ClassVar[str] = "avgpool"  # the last layer of the convolutional part
 
     def __post_init__(self):
         if self.arch not in ARCHITECTURES:
@@ -106,10 +106,10 @@ class ResNet(nn.Module):
 
     @property
     def layer_names(self) -> tuple[str, ...]:
-        """Every layer that can be asked for, shallow to deep, spelled as in torchvision.
+        """Names of all layers that can be requested, shallow to deep, as in torchvision.
 
-        PyTorch's blocks call one relu module several times. Here, as for a hook there that keeps the
-        last call, `layer1.0.relu` is the block's output, after the shortcut is added.
+        PyTorch's blocks call one relu module several times. Here `layer1.0.relu` is the last call: the block's output,
+        after the shortcut is added.
         """
         names = ["conv1", "bn1", "relu", "maxpool"]
         for layer, blocks in stages(self.arch).items():
@@ -135,19 +135,18 @@ class ResNet(nn.Module):
 
         Args:
             images: `[B, H, W, 3]` float32, normalised; 32 pixels a side at least.
-            train: with batch norm, normalise by this batch, and move the running statistics (apply
-                with `mutable=["batch_stats"]`). Group norm does not change.
+            train: with batch norm, normalise by this batch and update the running statistics (apply with
+                `mutable=["batch_stats"]`). Group norm computes the same either way.
             layers: names from `layer_names` whose activations to return.
-            pooled: activations of `pooled_layer` to go on from; images aren't looked at then.
+            pooled: activations of `pooled_layer` to continue from; `images` may then be None, and are ignored.
 
         Returns:
             The embedding `[B, out_dim]` (of unit length with `l2norm`), and a dict with each
             requested layer: `[B, h, w, C]` up to avgpool (`[B, 1, 1, C]`), `[B, out_dim]` after it.
-            Under jit, layers that nobody asked for cost nothing.
+            Under jit, layers that are not requested cost nothing.
 
         Raises:
-            InputError: for a name that this model does not have, with the names it has; or for
-                images too small.
+            InputError: for an unknown layer, with the names of all; or for images that are too small.
         """
         layers = check_layers(layers, self.layer_names)
         found = {}
@@ -172,6 +171,7 @@ class ResNet(nn.Module):
             return keep(name, GroupNorm(name=module)(x, train=train))
 
         if pooled is None:
+            assert images is not None, "give either images or pooled"
             check_size(images, SMALLEST_IMAGE[self.arch], self.arch)
             x = norm("bn1", conv("conv1", images, Conv(64, 7, 2)))
             x = keep("relu", nn.relu(x))

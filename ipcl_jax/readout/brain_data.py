@@ -19,8 +19,8 @@ from scipy.spatial.distance import squareform
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.readout.base import check_rdms
 from ipcl_jax.readout.names import find_rows, is_text
-from ipcl_jax.system.files import at_home
-from ipcl_jax.system.probe import check_readable, check_room, free_room
+from ipcl_jax.system.files import expand_home
+from ipcl_jax.system.probe import check_memory, check_readable, free_memory
 
 _RDMS = ("rdms", "rdm", "dissimilarities")
 _RESPONSES = ("responses", "betas", "voxels")
@@ -149,7 +149,7 @@ def _open(spec: str) -> tuple[Path, dict[str, np.ndarray], str | None]:
         raise ConfigError(
             f"{spec} is no file of brain data; its name ends in {', '.join(_SUFFIXES)}, with :NAME after it."
         )
-    path, name = at_home(match["file"]), match["name"]
+    path, name = expand_home(match["file"]), match["name"]
     if not path.is_file():
         raise ConfigError(f"There is no file {path}.")
     try:
@@ -172,7 +172,7 @@ def _open(spec: str) -> tuple[Path, dict[str, np.ndarray], str | None]:
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
-        check_room(sum(member.file_size for member in archive.infolist()), free_room())
+        check_memory(sum(member.file_size for member in archive.infolist()), free_memory())
     with np.load(path, allow_pickle=False) as file:
         return {key: file[key] for key in file.files}
 

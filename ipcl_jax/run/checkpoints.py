@@ -18,9 +18,9 @@ from jax import Array
 
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.system import distributed
-from ipcl_jax.system.files import in_words
-from ipcl_jax.system.locks import alone_in
-from ipcl_jax.system.seals import SEAL, damage_of, seal
+from ipcl_jax.system.files import error_text
+from ipcl_jax.system.locks import folder_lock
+from ipcl_jax.system.seals import SEAL, find_damage, seal
 
 _PATIENCE = 30 * 86400  # seconds until a save counts as hung
 
@@ -70,7 +70,7 @@ class Checkpoints:
         self._open = contextlib.ExitStack()
         if distributed.is_first():
             try:
-                self._open.enter_context(alone_in(self._run_dir, wait=False))
+                self._open.enter_context(folder_lock(self._run_dir, wait=False))
             except BlockingIOError:
                 raise ConfigError(
                     f"Another process is at work in {self._run_dir}. Wait until it ends, or stop it, or give another "
@@ -136,7 +136,7 @@ class Checkpoints:
         if self.latest_step() is None:
             raise FileNotFoundError(f"No complete checkpoint in {self._manager.directory}.")
         while (step := self.latest_step()) is not None:
-            reason = damage_of(self._folder(step)) if distributed.is_first() else ""
+            reason = find_damage(self._folder(step)) if distributed.is_first() else ""
             if not distributed.broadcast(bool(reason)):
                 return self._read(step, shapes, fresh, earlier)
             self._put_aside(step, reason)
@@ -170,7 +170,7 @@ class Checkpoints:
             raise
         except Exception as error:  # Orbax has no common class for what can be wrong with files
             raise RestoreFailed(
-                f"The checkpoint of step {step:,} in {self._run_dir} can't be read: {in_words(error).splitlines()[0]} "
+                f"The checkpoint of step {step:,} in {self._run_dir} can't be read: {error_text(error).splitlines()[0]} "
                 f"({type(error).__name__}). It is left as it is; its checksums "
                 f"{'hold' if (folder / SEAL).exists() else 'were not written yet'}. If it can't be mended, move {folder} "
                 "elsewhere, and the same command goes on from the one before."
@@ -222,7 +222,7 @@ class Checkpoints:
     def _check_seals(self, finished: list[Future]) -> None:
         self._sealing = [sealing for sealing in self._sealing if sealing not in finished]
         for error in filter(None, [sealing.exception() for sealing in finished]):
-            raise self._failed(f"its checksums can't be written: {in_words(error)}") from error
+            raise self._failed(f"its checksums can't be written: {error_text(error)}") from error
 
     def _failed(self, reason: str, step: int | None = None) -> SaveFailed:
         """What to say when a checkpoint can't be written."""

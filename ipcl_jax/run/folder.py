@@ -21,7 +21,7 @@ from ipcl_jax.errors import ConfigError
 from ipcl_jax.run.metrics import METRICS
 from ipcl_jax.stored_config import differences, to_json
 from ipcl_jax.system import distributed
-from ipcl_jax.system.files import at_home, atomic, check_writable, read_json
+from ipcl_jax.system.files import atomic, check_writable, expand_home, read_json
 
 CONFIG, IMAGES = "config.json", "images.txt.gz"
 _ACCEPT = "--data.accept-other-images"
@@ -49,7 +49,7 @@ def check_folder(
         ConfigError: if it holds something else: another run (its differences are named), a run on other images
             (unless config.data accepts them), or files that are not a run's; or if it can't be written to.
     """
-    folder = at_home(config.out or default or f"runs/{config.name}")
+    folder = expand_home(config.out or default or f"runs/{config.name}")
     changed = _changes(config, folder, images) if distributed.is_first() else ""
     if distributed.broadcast(bool(changed)):
         changed = changed or "as the first process says"

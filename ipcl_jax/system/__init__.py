@@ -1,1 +1,1 @@
-"""What the operating system, the disk and JAX's runtime give: files, locks, processes, devices, signals, the terminal."""
+"""The interface to the operating system and JAX's runtime: files, locks, processes, devices, signals, the terminal."""

@@ -1,4 +1,4 @@
-"""How XLA compiles: programs kept from run to run, and what it is told about GPUs."""
+"""Set-up of the XLA compiler: the persistent compilation cache, and flags for GPUs."""
 
 import os
 import platform
@@ -9,21 +9,20 @@ import jax
 from ipcl_jax.system.cache import cache_folder
 
 GPU_FLAGS = {
-    # One layer's gradients are summed over the devices while the next layer's are computed.
+    # Overlaps the sum of one layer's gradients over the devices with the computation of the next layer's.
     "--xla_gpu_enable_latency_hiding_scheduler": "true",
 }
-"""Flags for XLA on GPUs, unless $XLA_FLAGS says otherwise."""
+"""Flags for XLA on GPUs; those in $XLA_FLAGS take precedence."""
 
 
 def set_up_compiler() -> None:
-    """Keeps compiled programs on disk, and gives XLA its flags; to be called before any device is used.
+    """Turns on the compilation cache and sets XLA's flags; call it before any device is used.
 
-    A start that compiles what an earlier one did then reads it instead. What the user set in
-    $JAX_COMPILATION_CACHE_DIR (empty for none) or $XLA_FLAGS stands. Where the folder can't be written, programs
-    are not kept.
+    Does not override what the user set in $JAX_COMPILATION_CACHE_DIR (empty for no cache) or $XLA_FLAGS. Where the
+    cache directory can't be written, programs are not cached.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        # A program for a CPU counts on that CPU's instructions, and a home may be shared by several machines.
+        # One folder per machine: a program for a CPU uses that CPU's instructions, and machines may share a home.
         folder = cache_folder() / "compiled" / platform.node()
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The terminal."""
+"""Output to the terminal."""
 
 import io
 import sys
@@ -7,9 +7,9 @@ from rich.console import Console
 
 
 def make_console() -> Console:
-    """A console that says a name as it is, whatever brackets it has, and leaves the end of a line to the terminal.
+    """Makes a console that prints brackets literally, not as markup, and leaves line breaks to the terminal.
 
-    Letters that the terminal's encoding lacks become question marks.
+    Characters that the terminal's encoding lacks become question marks.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

@@ -1,7 +1,7 @@
-"""Several processes that train one model: how they meet, and what they must agree on.
+"""Training in several processes: how they connect, and collective operations among them.
 
-All compute the same steps in the same order, each on its own images; the first one writes. What a process
-alone knows (a signal, its clock) may therefore decide nothing until the others know it too.
+All processes compute the same steps in the same order, each on its own images; only the first one writes. A decision
+that depends on something local to a process (a signal, its clock) must therefore be shared with the others first.
 """
 
 import os
@@ -18,48 +18,48 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ipcl_jax.errors import ConfigError
 
-SILENCE = 30  # seconds after which a process that says nothing counts as dead
+HEARTBEAT_TIMEOUT = 30  # seconds without a heartbeat after which a process counts as dead
 
 
 def initialize(
     *, coordinator: str | None = None, processes: int | None = None, process: int | None = None, patience: int = 300
 ) -> None:
-    """Connects to the other processes; to be called before any device is used.
+    """Connects to the other processes; call it before any device is used.
 
     Args:
-        coordinator: HOST:PORT of the first process, or else $JAX_COORDINATOR_ADDRESS.
-        processes: how many there are, or else $JAX_NUM_PROCESSES.
-        process: which one this is, from 0, or else $JAX_PROCESS_ID. What is given nowhere is found out from Slurm and
-            its like.
+        coordinator: HOST:PORT of the first process; by default $JAX_COORDINATOR_ADDRESS.
+        processes: number of processes; by default $JAX_NUM_PROCESSES.
+        process: index of this one, from 0; by default $JAX_PROCESS_ID. JAX detects what is given nowhere from Slurm
+            or another cluster manager.
         patience: seconds to wait for the others.
 
     Raises:
-        ConfigError: if it can't be found out, or the others don't come.
+        ConfigError: if one of these is unknown, or the others don't connect in time.
     """
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # a CPU's default knows one process
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # a CPU's default supports one process only
     try:
         coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
         process = _number("JAX_PROCESS_ID") if process is None else process
         if coordinator and process:
-            _reach(coordinator, patience)
+            _wait_for_coordinator(coordinator, patience)
         jax.distributed.initialize(
             coordinator,
             _number("JAX_NUM_PROCESSES") if processes is None else processes,
             process,
             initialization_timeout=patience,
-            heartbeat_timeout_seconds=SILENCE,
-            shutdown_timeout_seconds=SILENCE,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+            shutdown_timeout_seconds=HEARTBEAT_TIMEOUT,
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(
-            f"The processes of --distributed can't meet: {error}\n"
+            f"The processes of --distributed can't connect: {error}\n"
             "Start all of them, by Slurm's srun, or each with --hosts.coordinator HOST:PORT (of the first), "
             "--hosts.processes (how many) and --hosts.process (which one, from 0)."
         ) from error
 
 
-def _reach(address: str, patience: float) -> None:
-    """Waits until the first process listens, since JAX would end a process that waits in vain without a word."""
+def _wait_for_coordinator(address: str, patience: float) -> None:
+    """Waits until the first process listens; JAX itself would end this process at its timeout without a message."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise ValueError(f"{address!r} is not HOST:PORT.")
@@ -70,7 +70,7 @@ def _reach(address: str, patience: float) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise ValueError(f"nobody answers at {address} ({error}).") from error
+                raise ValueError(f"no process answers at {address} ({error}).") from error
             time.sleep(0.5)
 
 
@@ -89,30 +89,30 @@ def is_first() -> bool:
 
 
 def shard() -> tuple[int, int]:
-    """Which part of each batch is this process's, and of how many."""
+    """Returns which shard of each batch this process loads, and the number of shards."""
     return jax.process_index(), jax.process_count()
 
 
 def barrier(where: str) -> None:
-    """Waits until all processes have come here."""
+    """Waits until all processes have reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
 
 
 def broadcast(number: int) -> int:
-    """The number of the first process, in all of them."""
+    """Returns the first process's number in all processes."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def all_gather(rows: np.ndarray) -> np.ndarray:
-    """The rows of all processes, one after the other."""
+    """Concatenates the rows of all processes, in their order."""
     return rows if jax.process_count() == 1 else multihost_utils.process_allgather(rows, tiled=True)
 
 
 def replicate(tree, mesh: Mesh):
-    """Arrays that lie in parts on the devices of several processes, whole in each; others as they are."""
+    """Copies arrays that are sharded over several processes to every host; with one process, returns `tree` itself."""
     if jax.process_count() == 1:
         return tree
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -120,41 +120,41 @@ def replicate(tree, mesh: Mesh):
 
 
 class Agreement:
-    """The largest of what the processes wish, from step to step.
+    """Computes the maximum of a number over all processes, one step late, so that no step waits for it.
 
-    Asking costs a sum over the devices of a number each, and waits for none: the answer is
-    that to the question before. A process alone has its wish at once.
+    Each call starts a reduction of one number per device, and returns the result of the call before. With one
+    process, a call returns its own number at once.
 
     Args:
-        mesh: over which the run is spread.
+        mesh: the devices of the run.
     """
 
     def __init__(self, mesh: Mesh):
         self._split = NamedSharding(mesh, PartitionSpec("data"))
         self._largest = jax.jit(lambda x: x.max(), out_shardings=NamedSharding(mesh, PartitionSpec()))
-        self._asked = None
+        self._pending: jax.Array | None = None
 
-    def __call__(self, wish: int) -> int:
-        """Asks all processes; every one must, at the same step.
+    def __call__(self, number: int) -> int:
+        """Contributes a number; all processes must call this at the same step.
 
         Args:
-            wish: a number from 0.
+            number: at least 0; 0 asks for nothing.
 
         Returns:
-            The largest wish of all at the call before (0 at the first).
+            The maximum over all processes at the call before; 0 at the first call.
         """
         if jax.process_count() == 1:
-            return wish
-        wishes = np.full(jax.local_device_count(), wish, np.int32)
-        asked = self._largest(jax.make_array_from_process_local_data(self._split, wishes))
-        answer = 0 if self._asked is None else int(self._asked)
-        # A wish that is fulfilled now was uttered once more meanwhile.
-        self._asked = None if answer else asked
+            return number
+        numbers = np.full(jax.local_device_count(), number, np.int32)
+        maximum = self._largest(jax.make_array_from_process_local_data(self._split, numbers))
+        answer = 0 if self._pending is None else int(self._pending)
+        # A process repeats its number until it is answered, so the one just contributed is a duplicate.
+        self._pending = None if answer else maximum
         return answer
 
 
 def abandon(reason: str, code: int = 1) -> NoReturn:
-    """Ends this process at once: what would wait for the others on the way out might wait for ever."""
+    """Prints an error and exits without clean-up, which could wait for the other processes for ever."""
     print(f"error: {reason}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -162,15 +162,16 @@ def abandon(reason: str, code: int = 1) -> NoReturn:
 
 
 def make_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
-    """Devices along one axis, `data`, process by process, so that each has its rows of a batch side by side.
+    """Makes a mesh with one axis, `data`, ordered by process, so that a process's rows of a batch are contiguous.
 
     Args:
-        devices: which; by default all, of all processes.
+        devices: by default all devices of all processes.
     """
-    devices = sorted(jax.devices() if devices is None else devices, key=lambda device: (device.process_index, device.id))
+    devices = jax.devices() if devices is None else devices
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Batches are split over the devices by image."""
+    """Returns the sharding of a batch: split over the devices by image."""
     return NamedSharding(mesh, PartitionSpec("data"))

@@ -1,4 +1,4 @@
-"""Files: where they can be, read with an error that names them, and written whole or not at all."""
+"""Paths, JSON files, and atomic writes."""
 
 import contextlib
 import json
@@ -14,13 +14,13 @@ from ipcl_jax.errors import ConfigError
 _LONGEST = 255  # bytes of a file's name, on most file systems
 
 
-def at_home(path: str | os.PathLike) -> Path:
-    """A path whose `~` is the user's home folder; a name that only looks like it, such as `~1.png`, stays."""
+def expand_home(path: str | os.PathLike) -> Path:
+    """Expands `~` to the user's home directory; leaves names such as `~1.png` unchanged."""
     return Path(os.path.expanduser(path))
 
 
 def read_json(path: Path) -> dict:
-    """An object from a JSON file.
+    """Reads a JSON file that contains an object.
 
     Raises:
         ConfigError: if the file can't be read, or holds something else.
@@ -35,17 +35,17 @@ def read_json(path: Path) -> dict:
 
 
 def check_writable(path: Path, hint: str = "give another --out") -> Path:
-    """Refuses a place where nothing can be written, before there is something to write.
+    """Raises ConfigError if a file or folder can't be created at `path`, missing parent folders included.
 
     Args:
-        path: of a file or folder that shall be made, with the folders that it lies in.
-        hint: what to do.
+        path: of the file or folder.
+        hint: how to fix it, for the message.
 
     Returns:
-        The nearest folder that is there.
+        The nearest parent folder that exists.
 
     Raises:
-        ConfigError: if the nearest folder that is there can't be written to, or is none.
+        ConfigError: if the nearest existing parent is not writable, or not a folder.
     """
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir():
@@ -57,32 +57,31 @@ def check_writable(path: Path, hint: str = "give another --out") -> Path:
 
 @contextlib.contextmanager
 def atomic(path: Path, *, parents: bool = True, durable: bool = True) -> Iterator[Path]:
-    """A file or folder that gets its name once it is whole, so that nothing is ever found half written.
+    """Writes a file or folder atomically: to a hidden path beside it, which is renamed when the block ends.
 
-    A file that is replaced hands on its permissions; a new one has those of any new file. Where `path` is a
-    link, what it leads to is written.
+    A file that is replaced keeps its permissions; a new file gets the default ones. If `path` is a symbolic link,
+    its target is written.
 
     Args:
         path: of the file or folder.
-        parents: make the folders that it lies in, where they aren't there.
-        durable: it is on disk before it gets its name, so that a power cut leaves the old one or the new; it
-            takes some milliseconds a file.
+        parents: create missing parent folders.
+        durable: flush to disk before renaming, so that a power cut leaves either the old or the new version; takes
+            some milliseconds a file.
 
     Yields:
-        Where to write: a hidden path beside it. After an error nothing is left of it, and what had the name
-        before still has it.
+        The hidden path to write to. After an error it is removed, and what was at `path` before is unchanged.
     """
     if path.is_symlink():
         path = Path(os.path.realpath(path))
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(_hidden(path.name, f".{os.getpid()}-{secrets.token_hex(4)}.part"))
+    part = path.with_name(_hidden_name(path.name, f".{os.getpid()}-{secrets.token_hex(4)}.part"))
     try:
         yield part
         if part.is_file():
-            _permit(part, path)
+            _set_permissions(part, path)
         if durable:
-            to_disk(part)
+            sync_to_disk(part)
         part.replace(path)
         if durable:
             _sync(path.parent)
@@ -92,8 +91,8 @@ def atomic(path: Path, *, parents: bool = True, durable: bool = True) -> Iterato
         part.unlink(missing_ok=True)
 
 
-def to_disk(path: Path) -> None:
-    """Returns once a file, or all that is in a folder, is on disk and outlasts a power cut."""
+def sync_to_disk(path: Path) -> None:
+    """Flushes a file, or everything in a folder, to disk, so that it survives a power cut."""
     if path.is_dir():
         for where, _, names in os.walk(path):
             for name in names:
@@ -103,17 +102,17 @@ def to_disk(path: Path) -> None:
         _sync(path)
 
 
-def _hidden(name: str, ending: str) -> str:
-    """A hidden name, from as much of a name as one may be long."""
+def _hidden_name(name: str, ending: str) -> str:
+    """Makes a hidden file's name from another name and an ending; truncates the former to the longest allowed."""
     return f".{os.fsencode(name)[: _LONGEST - 1 - len(ending)].decode(errors='ignore')}{ending}"
 
 
-def _permit(part: Path, path: Path) -> None:
-    """Gives a file the permissions of the one that it replaces, else those that any new file has."""
+def _set_permissions(part: Path, path: Path) -> None:
+    """Gives a file the permissions of the one that it replaces, or else those of a new file."""
     if path.is_file():
         mode = path.stat().st_mode
-    else:  # some libraries make files that no one else may read
-        new = part.with_name(_hidden("new", f"-{secrets.token_hex(8)}.part"))
+    else:  # some libraries create files that only their owner can read
+        new = part.with_name(_hidden_name("new", f"-{secrets.token_hex(8)}.part"))
         try:
             new.touch()
             mode = new.stat().st_mode
@@ -124,7 +123,7 @@ def _permit(part: Path, path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    if path.is_dir() and os.name != "posix":  # Windows opens no folders
+    if path.is_dir() and os.name != "posix":  # Windows can't open folders
         return
     handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
@@ -133,6 +132,6 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def in_words(error: Exception) -> str:
-    """What an error says, or else what it is."""
+def error_text(error: Exception) -> str:
+    """Returns an error's message, or its type's name if it has none."""
     return str(error) or type(error).__name__

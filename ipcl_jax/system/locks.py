@@ -1,7 +1,7 @@
-"""One process, and one thread of it, at a time in a folder or at a file.
+"""Exclusive locks of folders and files, among processes and among threads.
 
-The locks are those of the operating system (`flock`): a process that is killed lets go of them. Where there
-are none (Windows, some network file systems), a warning is logged and work goes on without.
+They are locks of the operating system (`flock`), which releases those of a process that is killed. Where it
+has none (Windows, some network file systems), a warning is logged and nothing is locked.
 """
 
 import contextlib
@@ -14,40 +14,40 @@ from pathlib import Path
 _LOG = logging.getLogger(__name__)
 
 
-class Held(BlockingIOError):
-    """Another process or thread holds the lock; the message says which, where that is known."""
+class LockHeld(BlockingIOError):
+    """Another process or thread holds the lock; the message names the process if it is known."""
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Holds a folder, which no other process or thread can meanwhile.
+def folder_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Locks a folder within the `with` block.
 
     Args:
-        folder: it must be there.
-        wait: for another one to let go of it.
+        folder: it must exist.
+        wait: until a lock held by another process or thread is released.
 
     Raises:
-        Held: a BlockingIOError, if another one holds it and this one shall not wait.
+        LockHeld: a BlockingIOError, if another process or thread holds the lock and `wait` is False.
     """
     handle = _open(folder, os.O_RDONLY)
     try:
         if not _lock(handle, wait=wait):
-            raise Held(f"Another process holds {folder}.")
+            raise LockHeld(f"Another process holds {folder}.")
         yield
     finally:
         _close(handle)
 
 
 @contextlib.contextmanager
-def alone_at(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Holds the name of a file; while it does, a hidden file `.NAME.lock` beside it says which process that is.
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Locks a file's name within the `with` block, by a hidden file `.NAME.lock` beside it that names this process.
 
     Args:
-        path: the file, which need not be there; its folder must be.
-        wait: for another one to let go of it; that this one waits is logged as a warning.
+        path: of the file, which need not exist; its folder must.
+        wait: until a lock held by another process or thread is released; logs a warning first.
 
     Raises:
-        Held: a BlockingIOError, if another process or thread holds it and this one shall not wait.
+        LockHeld: a BlockingIOError, if another process or thread holds the lock and `wait` is False.
     """
     lock = path.with_name(f".{path.name}.lock")
     while True:
@@ -57,10 +57,10 @@ def alone_at(path: Path, *, wait: bool = True) -> Iterator[None]:
                 holder = os.pread(handle, 200, 0).decode(errors="replace") if handle else ""
                 held = f"Another process ({holder or 'unknown'}) is writing {path}"
                 if not wait:
-                    raise Held(held)
+                    raise LockHeld(held)
                 _LOG.warning("%s; waiting for it to end.", held)
                 _lock(handle, wait=True)
-            if not _is(handle, lock):  # its last holder has removed it since it was opened
+            if not _same_file(handle, lock):  # its last holder has removed it since it was opened
                 continue
             try:
                 lock.write_text(f"{os.getpid()} on {socket.gethostname()}", encoding="utf-8")
@@ -73,7 +73,7 @@ def alone_at(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _open(path: Path, flags: int) -> int | None:
-    """A file that can be locked; None on a system without `flock`."""
+    """Opens a file to be locked; returns None on a system without `flock`."""
     return os.open(path, flags, 0o666) if os.name == "posix" else None
 
 
@@ -83,10 +83,11 @@ def _close(handle: int | None) -> None:
 
 
 def _lock(handle: int | None, *, wait: bool) -> bool:
-    """Whether this process has the lock now; True too where there are no locks."""
+    """Locks an open file; returns False if another has the lock, and True also on a system without locks."""
     try:
         import fcntl
 
+        assert handle is not None  # as on every system that has fcntl
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
@@ -95,8 +96,8 @@ def _lock(handle: int | None, *, wait: bool) -> bool:
     return True
 
 
-def _is(handle: int | None, path: Path) -> bool:
-    """Whether an open file still has its name."""
+def _same_file(handle: int | None, path: Path) -> bool:
+    """Whether an open file is still the one at `path`."""
     try:
         return handle is None or os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Whether a file can be read: tried in a process of its own, which goes down with a library that crashes or hangs.
+"""Checks that a file can be read, in a subprocess, because a library may crash or hang.
 
-The C libraries behind HDF5 and MATLAB files do so on some damaged ones. Run as a script, this imports nothing of
-the package.
+The C libraries that read HDF5 and MATLAB files do so on some damaged files. The subprocess runs this module as a
+script, which imports nothing else of the package.
 """
 
 import subprocess
@@ -13,16 +13,16 @@ import psutil
 
 _SECONDS, _BYTES_A_SECOND = 30, 20e6  # on a slow machine, from a slow disk
 _COPIES = 4  # of what is read: as it is in the file, in float64 (twice as large), and in another order
-_SMALL = 1 << 24  # bytes; what is larger isn't read only to see whether it can be
+_SMALL = 1 << 24  # bytes; larger datasets are not read as a check alone
 
 
 def check_readable(path: Path, format: Literal["hdf5", "mat"], *, whole: bool = False) -> None:
-    """Refuses a file that a library can't read, crashes on, or reads forever.
+    """Raises ConfigError if a file can't be read, or makes the library that reads it crash or hang.
 
     Args:
         path: the file.
         format: HDF5, or MATLAB's version 5.
-        whole: read all values, and refuse more than fit into memory; else what describes them.
+        whole: read all values, and raise if they don't fit into memory; otherwise read metadata and small datasets.
 
     Raises:
         ConfigError: naming the file and what is wrong.
@@ -30,7 +30,7 @@ def check_readable(path: Path, format: Literal["hdf5", "mat"], *, whole: bool = 
     from ipcl_jax.errors import ConfigError
 
     seconds = _SECONDS + path.stat().st_size / _BYTES_A_SECOND
-    command = [sys.executable, "-P", __file__, format, str(path), str(free_room() if whole else 0)]
+    command = [sys.executable, "-P", __file__, format, str(path), str(free_memory() if whole else 0)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
@@ -44,16 +44,20 @@ def check_readable(path: Path, format: Literal["hdf5", "mat"], *, whole: bool = 
     raise ConfigError(f"{path} can't be read: {reason}")
 
 
-def free_room() -> int:
-    """Bytes that can be read from a file, as memory is free now."""
+def free_memory() -> int:
+    """Returns how many bytes can be read from a file with the memory that is free now."""
     return psutil.virtual_memory().available // _COPIES
 
 
-def check_room(needed: int, room: int) -> None:
-    """Refuses to read more bytes than there is room for.
+def check_memory(needed: int, room: int) -> None:
+    """Raises MemoryError if `needed` bytes are more than `room`.
+
+    Args:
+        needed: bytes to be read.
+        room: from `free_memory`.
 
     Raises:
-        MemoryError: if they are more.
+        MemoryError: with the size that the file declares.
     """
     if needed > room:
         raise MemoryError(
@@ -76,7 +80,7 @@ def _read_hdf5(path: str, room: int) -> None:
         visit("/", file)
         file.visititems(visit)
         if room:
-            check_room(sum(item.nbytes for item in datasets), room)
+            check_memory(sum(item.nbytes for item in datasets), room)
         for item in datasets:
             if room or item.nbytes < _SMALL:
                 item[()]
@@ -87,12 +91,12 @@ def _read_hdf5(path: str, room: int) -> None:
 def _read_mat(path: str, room: int) -> None:
     import scipy.io
 
-    check_room(_unpacked(path), room)
+    check_memory(_unpacked(path), room)
     scipy.io.loadmat(path, simplify_cells=True)
 
 
 def _unpacked(path: str) -> int:
-    """Bytes of a file of MATLAB's version 5 (MathWorks, MAT-File Format, 1999) once it is unpacked."""
+    """Counts the bytes of a MATLAB version 5 file after decompression (MathWorks, MAT-File Format, 1999)."""
     import struct
     import zlib
 
@@ -103,7 +107,7 @@ def _unpacked(path: str) -> int:
     while at + 8 <= len(content):
         kind, size = struct.unpack_from(order + "II", content, at)
         part = content[at + 8 : at + 8 + size]
-        if kind == 15:  # packed
+        if kind == 15:  # miCOMPRESSED
             unpack = zlib.decompressobj()
             while piece := unpack.decompress(part, 1 << 24):
                 total, part = total + len(piece), unpack.unconsumed_tail
@@ -116,7 +120,7 @@ def _unpacked(path: str) -> int:
 if __name__ == "__main__":
     try:
         {"hdf5": _read_hdf5, "mat": _read_mat}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
-    except BlockingIOError:  # HDF5 locks what it writes
+    except BlockingIOError:  # HDF5 locks a file while writing it
         sys.exit("another process is writing it")
     except Exception as error:  # damaged files raise almost anything
         sys.exit(str(error) or type(error).__name__)

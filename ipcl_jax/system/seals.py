@@ -1,4 +1,4 @@
-"""Checksums of a folder's files, kept in it."""
+"""Checksums of a checkpoint's files, stored beside them."""
 
 import contextlib
 import json
@@ -11,20 +11,20 @@ SEAL = "sha256.json"
 
 
 def seal(folder: Path) -> None:
-    """Notes the sha256 of each file of a complete checkpoint in it."""
-    with contextlib.suppress(FileNotFoundError):  # a newer one has taken its place
+    """Writes the sha256 of each file of a complete checkpoint into its folder."""
+    with contextlib.suppress(FileNotFoundError):  # the checkpoint was deleted for a newer one
         with atomic(folder / SEAL, parents=False) as part:
             part.write_text(json.dumps(_digests(folder), indent=1) + "\n", encoding="utf-8")
 
 
-def damage_of(folder: Path) -> str:
-    """What is wrong with a sealed checkpoint, whose files are not those of its checksums.
+def find_damage(folder: Path) -> str:
+    """Compares a checkpoint's files with its checksums.
 
     Returns:
-        Which file is damaged or missing; empty if none is, or the checkpoint has no seal.
+        Which file is damaged or missing; empty if none is, or the checkpoint has no checksums.
 
     Raises:
-        OSError: if a file can't be read, which says nothing about what it holds.
+        OSError: if a file can't be read, which does not show that it is damaged.
     """
     if not (folder / SEAL).exists():
         return ""

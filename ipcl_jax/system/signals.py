@@ -1,18 +1,22 @@
-"""How processes end: SIGTERM and Ctrl-C as a wish that the loop fulfils between two steps, and helpers with their parent."""
+"""Clean stops on SIGTERM and Ctrl-C, and worker processes that end with their parent."""
 
 import functools
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
 
 class Interruption:
-    """Within its `with` block, notes a signal instead of dying of it.
+    """Records SIGTERM or SIGINT within its `with` block, so that a loop can stop cleanly between two steps.
 
-    The first SIGTERM or SIGINT sets `received`; a second one acts as usual, so a run that
-    hangs can still be stopped.
+    The first signal only sets `received`; a second one has its usual effect, so a run that hangs can still be
+    stopped.
 
     Attributes:
         received: the signal, or None.
@@ -20,7 +24,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> "Interruption":
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -41,9 +45,9 @@ class Interruption:
 
 @functools.cache
 def end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however that ended; it would wait for work forever.
+    """Ends this process when its parent ends in any way; otherwise a worker would wait for work for ever.
 
-    In a process that multiprocessing did not start, nothing happens.
+    Does nothing in a process that multiprocessing did not start.
     """
     parent = multiprocessing.parent_process()
     if parent is None:

@@ -1,25 +1,25 @@
-"""A trace of some steps: what the host and each device did, and when."""
+"""Profiler traces of some steps of a run."""
 
 from pathlib import Path
 
 import jax
 
-WARM = 5  # steps before a trace begins: compilation, and caches that fill
+WARM = 5  # steps before a trace begins, for compilation and for caches to fill
 
 
 class Trace:
-    """Traces steps of a run into a folder, for Perfetto and XProf; use it in a `with` statement.
+    """Writes a trace of host and devices, for Perfetto and XProf; use it in a `with` statement.
 
     Args:
-        folder: where; nothing is made there without steps.
-        steps: how many, once WARM have been done.
+        folder: where to write; not created if `steps` is 0.
+        steps: number of steps to trace, after the first WARM.
     """
 
     def __init__(self, folder: Path, steps: int):
         self._folder, self._steps, self._seen, self._open = folder, steps, 0, False
 
     def before_step(self) -> bool:
-        """To be called before each step; True if this ended the trace."""
+        """Starts or ends the trace when due; call it before each step. True if this ended the trace."""
         self._seen += 1
         if self._steps and self._seen == WARM + 1:
             self._folder.mkdir(parents=True, exist_ok=True)

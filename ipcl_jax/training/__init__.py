@@ -1,6 +1,6 @@
-"""Pure functions of state and batch: the objective, the optimizer, the step."""
+"""Training as pure functions of state and batch: the objective, the optimizer, the step."""
 
-from ipcl_jax.training.state import EARLIER, Bank, TrainState, init_state, state_sharding
+from ipcl_jax.training.state import RENAMED_FIELDS, Bank, TrainState, init_state, state_sharding
 from ipcl_jax.training.step import (
     Steps,
     collect_step,
@@ -14,7 +14,7 @@ from ipcl_jax.training.step import (
 )
 
 __all__ = [
-    "EARLIER",
+    "RENAMED_FIELDS",
     "Bank",
     "Steps",
     "TrainState",

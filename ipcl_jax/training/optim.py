@@ -1,8 +1,8 @@
 """Optimizers and schedules.
 
-A schedule is a function of the *batch* (traced or not); an optimizer is built inside the
-step from that batch's learning rate and momentum, so both may change at every batch while
-the optimizer itself moves only once in `accumulate` batches.
+A schedule is a function of the *batch* number (traced or not). The optimizer is built inside the step from that batch's
+learning rate and momentum, so both may change at every batch, while parameters are updated only once in `accumulate`
+batches.
 """
 
 from typing import NamedTuple
@@ -18,47 +18,46 @@ from ipcl_jax.errors import InputError
 
 TRUST = 0.001  # eta of LARS
 # Ranger's settings of RAdam and Lookahead.
-RANGER_EPSILON, RANGER_PERIOD, RANGER_PULL = 1e-5, 6, 0.5
+RANGER_EPSILON, RANGER_PERIOD, RANGER_ALPHA = 1e-5, 6, 0.5
 
 
 def make_optimizer(
     options: Optim, learning_rate: float | Array, momentum: float | Array
 ) -> optax.GradientTransformation:
-    """The rule by which a gradient g moves a parameter p.
+    """Makes an optimizer.
 
-    With learning rate lr, momentum m and weight decay wd:
+    With gradient g, parameter p, learning rate lr, momentum m and weight decay wd:
 
     - `sgd`, as PyTorch computes it: v <- m v + g + wd p, p <- p - lr v.
     - `madgrad`, as its authors' code computes it at step k from 0, with d = g + wd p and
       a = (lr + 1e-6) sqrt(k + 1): s <- s + a d, G <- G + a d^2,
       p <- m p + (1 - m) (p0 - s / (cbrt(G) + 1e-6)).
     - `lars`, with d = g + wd p: v <- m v + lr (0.001 |p| / |d|) d, p <- p - v. Parameters with fewer
-      than two dimensions (biases, norms' scales) are not adapted: 1 stands for the bracket.
+      than two dimensions (biases, norms' scales) are not adapted: the bracket is 1 for them.
       Differs: the paper divides by |g| + wd |p|, which is |d| only where g and p are parallel; most
       published code divides by |d|.
     - `adamw`, as PyTorch computes it, with beta1 = m, beta2 = 0.999 and epsilon 1e-8.
     - `radam_lookahead`: rectified Adam with beta1 = m, beta2 = 0.999, epsilon 1e-5 and decoupled
-      weight decay, p <- p - lr (step + wd p), whose sixth step each time is followed by Lookahead:
-      slow <- slow + 0.5 (p - slow), p <- slow. This is the first Ranger with its own settings
-      (k = 6, alpha = 0.5); later ones also centralise gradients, which is left out here.
-      Differs: epsilon joins the root of the bias-corrected second moment, in Ranger of the raw one.
+      weight decay, p <- p - lr (step + wd p), where every sixth step is followed by Lookahead:
+      slow <- slow + 0.5 (p - slow), p <- slow. This is the first version of Ranger with its settings
+      (k = 6, alpha = 0.5); the gradient centralisation of later versions is left out.
+      Differs: epsilon is added to the root of the bias-corrected second moment, in Ranger to that of the raw one.
 
-    Momentum stands for beta1 because both are the share of the past in the direction of the step;
-    PyTorch's OneCycleLR cycles beta1 of its Adams, too.
+    The schedule's momentum is used as beta1, since both weight past gradients; PyTorch's OneCycleLR, too, varies the
+    beta1 of its Adams.
 
-    Lookahead's slow weights are part of the optimizer's state. The model's parameters are the fast
-    ones, in evaluation as well: the running statistics of batch norm belong to them, Ranger too
-    hands out these, every sixth step both are the same, and so they are in effect at the end of a
-    schedule that falls to nothing.
+    Lookahead's slow weights are part of the optimizer's state. The model's parameters are the fast weights, in
+    evaluation as well: batch norm's running statistics belong to these, Ranger uses them too, and both are the same at
+    every sixth step and, nearly, at the end of a schedule that falls to 0.
 
     Args:
-        options: name, weight decay (decay_norms=False spares parameters with fewer than two
-            dimensions) and clipping, which comes first.
+        options: name, weight decay (decay_norms=False excludes parameters with fewer than two dimensions) and clipping,
+            which is applied first.
         learning_rate: of this batch.
         momentum: of this batch.
 
     Returns:
-        A transformation whose state does not depend on the two numbers.
+        A transformation whose state does not depend on learning rate and momentum.
 
     Source: torch.optim.SGD and AdamW; Defazio & Jelassi 2021 (MADGRAD); You et al. 2017 (LARS);
     Loshchilov & Hutter 2019 (AdamW); Liu et al. 2020 (RAdam); Zhang et al. 2019 (Lookahead); Wright
@@ -76,8 +75,8 @@ def make_optimizer(
         return optax.chain(clip, decay, adapt, descend, optax.trace(decay=momentum))
     if options.name == "adamw":
         return optax.chain(clip, optax.scale_by_adam(b1=momentum), decay, descend)
-    # Ranger and PyTorch rectify where the moving average is longer than 5. With beta2 = 0.999 its length
-    # is 4.996 at the fifth step and 5.994 at the sixth, and float32 blurs it by 0.04: 5.5 tells them apart.
+    # Ranger and PyTorch rectify where the length of the moving average is above 5. With beta2 = 0.999 it is 4.996 at
+    # the fifth step and 5.994 at the sixth, with an error of 0.04 in float32; so 5.5 separates them.
     radam = optax.scale_by_radam(b1=momentum, eps=RANGER_EPSILON, threshold=5.5)
     return optax.chain(clip, _lookahead(optax.chain(radam, decay, descend)))
 
@@ -94,9 +93,9 @@ class SlowWeights(NamedTuple):
 
 
 def _lookahead(fast: optax.GradientTransformation) -> optax.GradientTransformation:
-    # Optax's own moves a pair of fast and slow parameters; here the slow ones are state, so that
-    # nothing else need know of them.
-    pair = optax.lookahead(fast, RANGER_PERIOD, RANGER_PULL)
+    # Optax's own updates a pair of fast and slow parameters; here the slow ones are in the optimizer's state, so that
+    # the rest of the code is independent of them.
+    pair = optax.lookahead(fast, RANGER_PERIOD, RANGER_ALPHA)
 
     def init(params: dict) -> SlowWeights:
         return SlowWeights(params, pair.init(optax.LookaheadParams(fast=params, slow=params)))
@@ -115,25 +114,25 @@ def _lookahead(fast: optax.GradientTransformation) -> optax.GradientTransformati
 def learning_rate(
     options: Schedule, peak: float, batch: Array | int, n_batches: int, per_epoch: int | None = None
 ) -> Array:
-    """Learning rate of a batch.
+    """Computes the learning rate of a batch.
 
     Args:
         options: the schedule.
-        peak: its highest value.
+        peak: the highest learning rate.
         batch: number of the batch from 0.
         n_batches: batches N in the whole run.
-        per_epoch: batches in an epoch; `warmup_cosine` alone needs to know.
+        per_epoch: batches in an epoch, for `warmup_cosine` only.
 
     Returns:
         A scalar of the default float type.
 
     Raises:
-        InputError: if `warmup_cosine` isn't told per_epoch.
+        InputError: for `warmup_cosine` without per_epoch.
 
     Source: for `cosine`, Loshchilov & Hutter 2017 without restarts, which is
-    torch.optim.lr_scheduler.CosineAnnealingLR: batch i of N at peak / 2 (1 + cos(pi i / N)), the last
-    batch one short of 0. `warmup_cosine`: batch i of the first W at peak i / W, then the cosine over
-    the N - W that are left, which is optax.warmup_cosine_decay_schedule from 0 to 0.
+    torch.optim.lr_scheduler.CosineAnnealingLR: batch i of N at peak / 2 (1 + cos(pi i / N)), which
+    would reach 0 at batch N, after the last. `warmup_cosine`: batch i of the first W at peak i / W, then the cosine
+    over the remaining N - W, which is optax.warmup_cosine_decay_schedule from 0 to 0.
     """
     if options.name == "cosine":
         return _half_cosine(peak, 0.0, 0, n_batches, jnp.asarray(batch, float))
@@ -144,11 +143,11 @@ def learning_rate(
         fall = _half_cosine(peak, 0.0, corner, n_batches, batch)
         return jnp.where(batch < corner, peak * (batch / corner), fall)
     start = peak / options.div_factor
-    return _course(options, batch, n_batches, start, peak, start / options.final_div_factor)
+    return _one_cycle(options, batch, n_batches, start, peak, start / options.final_div_factor)
 
 
 def momentum(options: Schedule, batch: Array | int, n_batches: int) -> Array:
-    """Momentum of a batch: in a one-cycle high while the learning rate is low, and the other way round.
+    """Computes the momentum of a batch: in a one-cycle high while the learning rate is low, and vice versa.
 
     Args:
         options: the schedule.
@@ -161,11 +160,11 @@ def momentum(options: Schedule, batch: Array | int, n_batches: int) -> Array:
     low, high = options.momentum
     if options.name not in ("one_cycle", "one_cycle_torch"):
         return jnp.asarray(high, float)
-    return _course(options, batch, n_batches, high, low, high)
+    return _one_cycle(options, batch, n_batches, high, low, high)
 
 
 def temperature(options: Objective, batch: Array | int, n_batches: int) -> float | Array:
-    """Temperature of a batch.
+    """Computes the temperature of a batch.
 
     Args:
         options: the objective.
@@ -173,8 +172,8 @@ def temperature(options: Objective, batch: Array | int, n_batches: int) -> float
         n_batches: batches N in the whole run.
 
     Returns:
-        options.temperature itself if nothing changes it; else a scalar of the default float type,
-        on a half cosine from temperature to temperature_end, the last batch one short of the end.
+        options.temperature if it is constant; otherwise a scalar of the default float type, on a half cosine from
+        temperature to temperature_end, which it would reach at batch N, after the last.
     """
     if options.temperature_end is None:
         return options.temperature
@@ -182,14 +181,14 @@ def temperature(options: Objective, batch: Array | int, n_batches: int) -> float
     return _half_cosine(options.temperature, options.temperature_end, 0, n_batches, batch)
 
 
-def _course(
+def _one_cycle(
     options: Schedule, batch: Array | int, n_batches: int, start: float, middle: float, end: float
 ) -> Array:
-    """start -> middle -> end along two half cosines, with the corner at pct_start of the run.
+    """Computes start -> middle -> end along two half cosines that meet at pct_start of the run; or else a constant.
 
-    Source: `one_cycle` after the paper (the corner at batch a1 = int(N pct_start), the last batch
-    one short of the end); `one_cycle_torch` after torch.optim.lr_scheduler.OneCycleLR (the corner at
-    N pct_start - 1, the last batch at the end).
+    Source: `one_cycle` after the paper (the middle at batch a1 = int(N pct_start), the end at batch N, after the last);
+    `one_cycle_torch` after torch.optim.lr_scheduler.OneCycleLR (the middle at N pct_start - 1, the end at the last
+    batch).
     """
     if options.name == "constant":
         return jnp.asarray(middle, float)
@@ -204,9 +203,8 @@ def _course(
 
 
 def _half_cosine(start: float, end: float, first: float, last: float, batch: Array) -> Array:
-    # end + (start - end) / 2 (1 + cos(pi done)), in squares, and with what is left counted from the
-    # last batch: differences of nearly equal float32 numbers would cost the smallest learning
-    # rates their digits.
+    # end + (start - end) / 2 (1 + cos(pi done)), written with squares and with the remaining share computed from the
+    # last batch: differences of nearly equal float32 numbers would make the smallest learning rates imprecise.
     length = last - first if last > first else 1
     done = jnp.clip((batch - first) / length, 0.0, 1.0)
     left = jnp.clip((last - batch) / length, 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Everything that a run changes, as one pytree."""
+"""The state of a training run, as one pytree."""
 
 import flax.struct
 import jax
@@ -19,10 +19,10 @@ Batch = dict[str, Array]
 
 @flax.struct.dataclass
 class Bank:
-    """What the images of the current epoch embedded to: the reference set of the kNN read-out.
+    """Embeddings of the current epoch's images: the reference set of the kNN read-out.
 
-    One row a step: `embeddings [steps, B, D]` holds prototypes, `index [steps, B]` the image's place
-    in its source, `label [steps, B]` its class (-1 without).
+    One row per step: `embeddings [steps, B, D]` holds prototypes, `index [steps, B]` the image's index in its source
+    (-1 before it is filled), `label [steps, B]` its class (-1 without).
     """
 
     embeddings: Array
@@ -30,47 +30,47 @@ class Bank:
     label: Array
 
     def put(self, row: Array, embeddings: Array, batch: Batch) -> "Bank":
-        """The bank with one step's images in their place."""
+        """Returns the bank with the row of one step replaced."""
         new = Bank(embeddings, batch["index"], batch["label"])
         return jax.tree.map(lambda bank, value: bank.at[row].set(value.astype(bank.dtype)), self, new)
 
     def filled(self) -> "Bank":
-        """The rows that hold an image, on the host: `[n, D]`, `[n]` and `[n]`."""
+        """Returns the filled entries, on the host: `[n, D]`, `[n]` and `[n]`."""
         held = np.asarray(self.index) >= 0
         return jax.tree.map(lambda bank: np.asarray(bank)[held], self)
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that a run changes, as one pytree."""
+    """The state of a training run, as one pytree."""
 
-    step: Array  # int32: batches done
+    step: Array  # int32: number of batches so far
     params: dict
     batch_stats: dict  # empty for a model without batch norm
     opt_state: optax.OptState
-    grad_sum: dict | None  # None if every batch moves the optimizer
-    queue: Array | None  # [K, D] newest first; None where categories are learned
-    log_Z: Array | None  # zero until the first step fixes it; None as well
+    grad_sum: dict | None  # None if every batch updates the parameters
+    queue: Array | None  # [K, D] newest first; None for supervised models
+    log_Z: Array | None  # zero until the first step computes it; None for supervised models
     bank: Bank
 
     @property
     def variables(self) -> dict:
-        """What the model is applied with."""
+        """The model's variables, for `apply`."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-EARLIER = {"log_Z": ("Z", lambda Z: jnp.where(Z > 0, jnp.log(Z), 0.0))}
-"""Fields that version 0.1 saved otherwise; see `checkpoints.Checkpoints.restore`."""
+RENAMED_FIELDS = {"log_Z": ("Z", lambda Z: jnp.where(Z > 0, jnp.log(Z), 0.0))}
+"""Fields that version 0.1 saved under another name: that name, and the conversion; see `Checkpoints.restore`."""
 
 
 def init_state(config: Train, steps_per_epoch: int) -> TrainState:
-    """The state before the first step.
+    """Makes the state before the first step.
 
     Args:
         config: the run.
         steps_per_epoch: batches that one pass over the images gives.
 
     Returns:
-        A state with freshly drawn weights and queue; both depend on config.seed only.
+        A state with random weights and queue, which depend on config.seed only.
     """
     side, dim = config.views.size, config.model.out_dim
     variables = make_model(config.model).init(key_of(config.seed, "weights"), jnp.zeros((2, side, side, 3)))
@@ -90,7 +90,7 @@ def init_state(config: Train, steps_per_epoch: int) -> TrainState:
 
 
 def state_sharding(state: TrainState, mesh: Mesh) -> TrainState:
-    """Every device holds the whole state, except that the bank lies where its images were.
+    """Returns the state's sharding: replicated, except that the bank is sharded by image, like batches.
 
     Args:
         state: a state, or its shapes.
@@ -99,6 +99,6 @@ def state_sharding(state: TrainState, mesh: Mesh) -> TrainState:
     Returns:
         A sharding for every leaf.
     """
-    whole, by_image = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (None, "data")))
-    shardings = jax.tree.map(lambda _: whole, state)
+    replicated, by_image = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (None, "data")))
+    shardings = jax.tree.map(lambda _: replicated, state)
     return shardings.replace(bank=jax.tree.map(lambda _: by_image, state.bank))

@@ -1,8 +1,7 @@
 """The training step: one pure function of state and batch, compiled once.
 
-A run is determined by its config, its images and the step number, from which the key of a
-step's views follows. Everything that moves is in `TrainState`. Nothing here reads
-files or prints.
+A run is determined by its config and its images; the key of a step's views is derived from the step number. All state
+is in `TrainState`. Nothing here reads files or prints.
 """
 
 import dataclasses
@@ -27,17 +26,17 @@ from ipcl_jax.training.state import Batch, TrainState, init_state, state_shardin
 
 
 def step_key(config: Train, step: Array) -> Array:
-    """The PRNG key of a step's views."""
+    """Returns the PRNG key of a step's views."""
     return jax.random.fold_in(key_of(config.seed, "views"), step)
 
 
 def views_of_step(config: Train, step: Array, batch: Batch) -> Array:
-    """The views `[B*n, S, S, 3]` that a step trains on."""
+    """Makes the views `[B*n, S, S, 3]` that a step trains on."""
     return make_views(step_key(config, step), batch["canvas"], batch["size"], config.views)
 
 
 def embed(config: Train, variables: dict, images: Array, *, train: bool = False) -> tuple[Array, dict]:
-    """The network in the run's precision.
+    """Computes embeddings in the run's precision.
 
     Args:
         config: the run.
@@ -46,8 +45,7 @@ def embed(config: Train, variables: dict, images: Array, *, train: bool = False)
         train: normalise by this batch where the model has batch norm.
 
     Returns:
-        Embeddings `[B, D]`, float32 in either precision, and the running statistics after it (none without
-        `train`).
+        Embeddings `[B, D]`, float32 in either precision, and the updated running statistics (empty without `train`).
     """
     dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
     network = make_model(config.model).clone(dtype=dtype)
@@ -62,8 +60,8 @@ def learn(
 ) -> tuple[TrainState, dict[str, Array]]:
     """Trains on the views of one batch.
 
-    Gradients of loss / accumulate are summed; the batch that closes a group moves the optimizer
-    with its own learning rate and momentum. Queue, log Z and running statistics move at every batch.
+    Gradients of loss / accumulate are summed; the last batch of a group updates the parameters, with its own learning
+    rate and momentum. Queue, log Z and running statistics are updated at every batch.
 
     Args:
         state: before the batch.
@@ -73,7 +71,7 @@ def learn(
         n_images: number N of training images.
 
     Returns:
-        The state after it, and scalars: loss, lr, momentum, grad_norm (of this batch's loss).
+        The state after the batch, and scalars: loss, lr, momentum, grad_norm (of this batch's loss).
 
     Source: Konkle & Alvarez 2022, Methods; the reference's training script.
     """
@@ -89,6 +87,7 @@ def learn(
         if objective.name == "categories":
             loss, log_Z = category_loss(embeddings, batch["label"], n_views=n_views), None
         else:
+            assert state.queue is not None and state.log_Z is not None  # see init_state
             loss, log_Z = ipcl_loss(
                 embeddings, state.queue, state.log_Z, n_views=n_views, n_images=n_images,
                 temperature=optim.temperature(objective, state.step, n_batches),
@@ -98,7 +97,7 @@ def learn(
 
     (loss, (embeddings, log_Z, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     grad_norm = optax.tree.norm(grads)
-    params, opt_state, grad_sum = _descend(state, grads, lr, momentum, config)
+    params, opt_state, grad_sum = _apply_gradients(state, grads, lr, momentum, config)
 
     own = prototypes(embeddings, n_views, normalize=objective.norm_prototype)
     new = own if objective.store_prototype else embeddings
@@ -115,27 +114,27 @@ def learn(
     return state, {"loss": loss, "lr": lr, "momentum": momentum, "grad_norm": grad_norm}
 
 
-def _descend(
+def _apply_gradients(
     state: TrainState, grads: dict, lr: Array, momentum: Array, config: Train
 ) -> tuple[dict, optax.OptState, dict | None]:
-    """Parameters, optimizer state and gradient sum after a batch's gradients."""
+    """Applies or accumulates gradients: returns the new parameters, optimizer state and gradient sum."""
     optimizer = optim.make_optimizer(config.optim, lr, momentum)
 
-    def move(params: dict, opt_state: optax.OptState, total: dict) -> tuple[dict, optax.OptState]:
+    def update(params: dict, opt_state: optax.OptState, total: dict) -> tuple[dict, optax.OptState]:
         updates, opt_state = optimizer.update(total, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
     if config.accumulate == 1:
-        return *move(state.params, state.opt_state, grads), None
+        return *update(state.params, state.opt_state, grads), None
 
     total = jax.tree.map(lambda total, g: total + g / config.accumulate, state.grad_sum, grads)
     return jax.lax.cond(
         (state.step + 1) % config.accumulate == 0,
         lambda params, opt_state, total: (
-            *move(params, opt_state, total),
+            *update(params, opt_state, total),
             jax.tree.map(jnp.zeros_like, total),
         ),
-        lambda *unmoved: unmoved,
+        lambda *unchanged: unchanged,
         state.params, state.opt_state, total,
     )
 
@@ -152,16 +151,16 @@ def train_step(
         n_images: number N of training images.
 
     Returns:
-        The state after it, and its metrics.
+        The state after the batch, and metrics.
     """
     views = views_of_step(config, state.step, batch)
     return learn(state, views, batch, config=config, n_images=n_images)
 
 
 def collect_step(state: TrainState, batch: Batch, *, config: Train) -> TrainState:
-    """What `train_step` does to bank and running statistics, without learning anything.
+    """Updates bank and running statistics as `train_step` does, but not the parameters.
 
-    An epoch of it puts the untrained network on the same read-out as a trained one.
+    After an epoch of it, the read-out of the untrained network can be computed like that of a trained one.
     """
     views = views_of_step(config, state.step, batch)
     embeddings, batch_stats = embed(config, state.variables, views, train=True)
@@ -175,41 +174,41 @@ def collect_step(state: TrainState, batch: Batch, *, config: Train) -> TrainStat
 
 
 def embed_step(variables: dict, number: int, batch: Batch, *, config: Train) -> tuple[Array, Array]:
-    """Embeds test images: whole, and as two augmented views each. Nothing is changed by it.
+    """Embeds held-out images: the centre view and two augmented views of each.
 
     Args:
         variables: of the model.
-        number: of the batch; with the run's seed it decides the views, which are the same each time.
+        number: of the batch; with the run's seed it determines the views, which are the same each time.
         batch: `canvas` and `size`.
         config: the run.
 
     Returns:
-        `[B, D]` of the whole images, and `[B, 2, D]` of the views.
+        `[B, D]` of the centre views, and `[B, 2, D]` of the augmented ones.
     """
     key = jax.random.fold_in(key_of(config.seed, "held-out views"), number)
     canvas, sizes = batch["canvas"], batch["size"]
     pair = make_views(key, canvas, sizes, dataclasses.replace(config.views, per_image=2))
     images = jnp.concatenate([center_views(canvas, sizes, config.views), pair])
     embeddings, _ = embed(config, variables, images)
-    whole, pair = embeddings[: len(canvas)], embeddings[len(canvas) :]
-    return whole, pair.reshape(len(canvas), 2, -1)
+    centre, pair = embeddings[: len(canvas)], embeddings[len(canvas) :]
+    return centre, pair.reshape(len(canvas), 2, -1)
 
 
 # --- several devices ---------------------------------------------------------------------
 
 
 class Steps(NamedTuple):
-    """A run's functions, each jitted over all devices."""
+    """The jitted functions of a run."""
 
     init: Callable  # () -> state
     train: Callable  # state, batch -> state, metrics; the state is donated
     collect: Callable  # state, batch -> state; the state is donated
-    embed: Callable  # variables, number, batch -> whole, pair
+    embed: Callable  # variables, number, batch -> centre, pair
     state: TrainState  # shapes, dtypes and shardings, to restore into
 
 
 def compile_steps(config: Train, mesh: Mesh, *, n_images: int, steps_per_epoch: int) -> Steps:
-    """Jits what a run needs (compilation itself waits for the first call).
+    """Jits the functions of a run; they compile at their first call.
 
     Args:
         config: the run.
@@ -220,16 +219,16 @@ def compile_steps(config: Train, mesh: Mesh, *, n_images: int, steps_per_epoch: 
     init = functools.partial(init_state, config, steps_per_epoch)
     shapes = jax.eval_shape(init)
     sharding, by_image = state_sharding(shapes, mesh), batch_sharding(mesh)
-    whole = NamedSharding(mesh, PartitionSpec())
+    replicated = NamedSharding(mesh, PartitionSpec())
     train = functools.partial(train_step, config=config, n_images=n_images)
     collect = functools.partial(collect_step, config=config)
     embed = functools.partial(embed_step, config=config)
-    moving = dict(in_shardings=(sharding, by_image), donate_argnums=0)
+    inputs = (sharding, by_image)
     return Steps(
         init=jax.jit(init, out_shardings=sharding),
-        train=jax.jit(train, out_shardings=(sharding, whole), **moving),
-        collect=jax.jit(collect, out_shardings=sharding, **moving),
-        embed=jax.jit(embed, in_shardings=(whole, whole, by_image), out_shardings=whole),
+        train=jax.jit(train, in_shardings=inputs, out_shardings=(sharding, replicated), donate_argnums=0),
+        collect=jax.jit(collect, in_shardings=inputs, out_shardings=sharding, donate_argnums=0),
+        embed=jax.jit(embed, in_shardings=(replicated, replicated, by_image), out_shardings=replicated),
         state=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding
         ),

@@ -383,10 +383,10 @@ def test_a_line_of_pixels_is_enlarged_right(length, side):
 
 def test_views_that_hold_no_number_are_bent_like_others():
     """A NaN in the first pixel used to spare a view its rotation."""
-    from ipcl_jax.augment.optics import bend
+    from ipcl_jax.augment.optics import warp
 
     rgb = jnp.asarray(np.random.default_rng(0).uniform(size=(32, 3, 32)), jnp.float32)
-    bent = jax.jit(lambda rgb: bend(rgb, jnp.float32(90), distortion=0.0, outside=0.5))
+    bent = jax.jit(lambda rgb: warp(rgb, jnp.float32(90), distortion=0.0, outside=0.5))
     expected, found = np.asarray(bent(rgb)), np.asarray(bent(rgb.at[0, 0, 0].set(jnp.nan)))
     assert np.isnan(found).sum() in (1, 2, 3, 4)
     np.testing.assert_array_equal(found[~np.isnan(found)], expected[~np.isnan(found)])

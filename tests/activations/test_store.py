@@ -242,7 +242,7 @@ def test_a_disk_that_runs_full_costs_no_rows(tmp_path, monkeypatch):
         write(file, 1)
         file.save()
         with monkeypatch.context() as patched:
-            patched.setattr("ipcl_jax.activations.store.to_disk", lambda path: full())
+            patched.setattr("ipcl_jax.activations.store.sync_to_disk", lambda path: full())
             write(file, 1)
             file.save()
     with begin(tmp_path / "a.h5") as file:

@@ -116,7 +116,7 @@ def test_bending_is_scipys_and_torchs(side, angle, distortion):
         [torch_views.bend(torch.from_numpy(x).double(), angle, distortion, outside) for x in planes]
     )
     assert np.abs(by_torch - by_scipy).max() < 1e-9  # both in float64, at places of their own
-    bend = lambda x, a: optics.bend(x, a, distortion=distortion, outside=outside)  # noqa: E731
+    bend = lambda x, a: optics.warp(x, a, distortion=distortion, outside=outside)  # noqa: E731
     for got in eager_jitted_and_batched(bend, planes, angle):
         assert got.dtype == np.float32 and got.min() >= 0 and got.max() <= 1 + SUMS
         assert np.abs(got - by_scipy).max() < PLACES
@@ -126,7 +126,7 @@ def test_bending_is_scipys_and_torchs(side, angle, distortion):
 def test_angles_are_counter_clockwise_and_zero_is_nothing(side):
     planes = planes_of(side)
     turned = lambda angle: eager_jitted_and_batched(  # noqa: E731
-        lambda x, a: optics.bend(x, a, distortion=0.0, outside=0.5), planes, angle
+        lambda x, a: optics.warp(x, a, distortion=0.0, outside=0.5), planes, angle
     )[1]
     np.testing.assert_array_equal(turned(0), planes)
     for quarters in (1, 2, -1):
@@ -153,7 +153,7 @@ def test_the_window_is_the_formula_in_float64(side, edge, distortion):
     expected = np.stack(
         [torch_views.fade(torch.from_numpy(x).double(), edge, distortion, 0.45) for x in planes]
     )
-    fade = lambda x: optics.fade(x, edge=edge, distortion=distortion, outside=0.45)  # noqa: E731
+    fade = lambda x: optics.apply_window(x, edge=edge, distortion=distortion, outside=0.45)  # noqa: E731
     for got in eager_jitted_and_batched(fade, planes):
         assert got.dtype == np.float32 and got.min() >= 0 and got.max() <= 1 + SUMS
         assert np.abs(got - expected).max() < SUMS
@@ -162,7 +162,7 @@ def test_the_window_is_the_formula_in_float64(side, edge, distortion):
 def test_within_the_window_nothing_changes_and_beyond_is_gray():
     side, edge = 64, 0.25
     white = jnp.ones((side, 3, side))
-    share = np.asarray(optics.fade(white, edge=edge, distortion=0.0, outside=0.0))[:, 0]
+    share = np.asarray(optics.apply_window(white, edge=edge, distortion=0.0, outside=0.0))[:, 0]
     line = (np.arange(side) - 31.5) / 32
     radius = np.hypot(line[:, None], line)
     assert (share[radius <= 1 - edge] == 1).all() and (share[radius >= 1] == 0).all()

@@ -21,7 +21,7 @@ from ipcl_jax import extract, load_encoder, load_stimuli, save_encoder
 from ipcl_jax.activations.encoder import init_encoder
 from ipcl_jax.config import Model
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.system.locks import alone_at
+from ipcl_jax.system.locks import file_lock
 
 COUNT = 41
 
@@ -313,7 +313,7 @@ def test_home_is_home(model, few, tmp_path, monkeypatch):
 
 
 def test_a_second_writer_is_told_who_writes(model, few, tmp_path):
-    with alone_at(tmp_path / "acts.h5"):
+    with file_lock(tmp_path / "acts.h5"):
         text = run(model, few, "--out", tmp_path / "acts.h5", code=2)
     said = text.splitlines()[-1]
     assert f"Another process ({os.getpid()} on " in said and "again when that one is done" in said

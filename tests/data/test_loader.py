@@ -412,7 +412,7 @@ PASSING.append(MemoryError())
 
 @pytest.mark.parametrize("error", PASSING, ids=repr)
 def test_an_error_that_passes_costs_no_image(error, monkeypatch):
-    monkeypatch.setattr(loader, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(loader, "_RETRY_PAUSES", (0.0, 0.0))
     source = Failing(10, error, times=2)
     with TrainBatches(source, batch_size=10, canvas=(8, 16), seed=3, threads=1) as batches:
         batch = next(batches)
@@ -423,7 +423,7 @@ def test_an_error_that_passes_costs_no_image(error, monkeypatch):
 
 @pytest.mark.parametrize("error", PASSING, ids=repr)
 def test_an_error_that_stays_ends_the_run_as_what_it_is(error, monkeypatch):
-    monkeypatch.setattr(loader, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(loader, "_RETRY_PAUSES", (0.0, 0.0))
     source = Failing(10, error, times=10**6)
     with pytest.raises(type(error)) as raised:
         _train(source, steps=1, batch_size=10)
@@ -434,7 +434,7 @@ def test_an_error_that_stays_ends_the_run_as_what_it_is(error, monkeypatch):
 
 
 def test_an_error_that_stays_ends_the_run_from_a_process_too(monkeypatch):
-    monkeypatch.setattr(loader, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(loader, "_RETRY_PAUSES", (0.0, 0.0))
     source = Failing(10, OSError(errno.EIO, "Input/output error"), times=10**6)
     with (
         TrainBatches(source, batch_size=10, canvas=(8, 16), seed=3, threads=1, workers=1) as batches,
@@ -465,8 +465,8 @@ def test_a_file_that_is_gone_is_an_unreadable_image():
         ({"shard": (-1, 2)}, "shard is"),
         ({"indices": [10]}, "images 0 to 9"),
         ({"indices": [-1]}, "images 0 to 9"),
-        ({"indices": [True, False]}, "whole numbers"),
-        ({"indices": [0.5]}, "whole numbers"),
+        ({"indices": [True, False]}, "of integers"),
+        ({"indices": [0.5]}, "of integers"),
         ({"start_step": -1}, "start_step is -1"),
         ({"workers": -1}, "workers -1"),
     ],

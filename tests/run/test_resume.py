@@ -108,7 +108,7 @@ def test_a_run_of_version_0_1_goes_on(tmp_path):
     mesh = distributed.make_mesh()
     shapes = training.compile_steps(config, mesh, n_images=12, steps_per_epoch=3).state
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        found = checkpoints.restore(shapes, earlier=training.EARLIER)
+        found = checkpoints.restore(shapes, earlier=training.RENAMED_FIELDS)
     np.testing.assert_allclose(found.log_Z, 21.5, rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, found.params, state.params)
 

@@ -177,10 +177,10 @@ def test_a_signal_to_one_stops_both_at_one_step(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("", "can't meet.*--hosts.coordinator"),
+        ("", "can't connect.*--hosts.coordinator"),
         (
             "--hosts.coordinator localhost:1 --hosts.processes 2 --hosts.process 1",
-            "nobody answers at localhost:1",
+            "no process answers at localhost:1",
         ),
         (
             "--hosts.coordinator localhost --hosts.processes 2 --hosts.process 1",

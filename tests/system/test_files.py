@@ -9,7 +9,7 @@ import pytest
 
 from command_line import refused
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.system.files import at_home, atomic, check_writable, read_json
+from ipcl_jax.system.files import atomic, check_writable, expand_home, read_json
 
 
 def test_a_file_or_a_folder_is_whole_or_not_there(tmp_path):
@@ -45,8 +45,8 @@ def test_what_is_no_json_object_is_named(tmp_path):
 
 def test_a_tilde_is_the_home_only_where_it_can_be(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert at_home("~/a") == tmp_path / "a"
-    assert str(at_home("~1.png")) == "~1.png"
+    assert expand_home("~/a") == tmp_path / "a"
+    assert str(expand_home("~1.png")) == "~1.png"
 
 
 @pytest.fixture

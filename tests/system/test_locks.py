@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ipcl_jax.system.locks import Held, alone_at, alone_in
+from ipcl_jax.system.locks import LockHeld, file_lock, folder_lock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from ipcl_jax.system.locks import alone_at
-with alone_at(Path(sys.argv[1])):
+from ipcl_jax.system.locks import file_lock
+with file_lock(Path(sys.argv[1])):
     print("holds it", flush=True)
     time.sleep(100)
 """
@@ -30,13 +30,13 @@ def hold(path: Path) -> subprocess.Popen:
 def test_who_holds_a_file_is_said_and_a_killed_process_lets_go(tmp_path):
     path = tmp_path / "a.h5"
     with hold(path) as other:
-        with pytest.raises(Held, match=rf"Another process \({other.pid} on .+\) is writing .*a\.h5"):
-            with alone_at(path, wait=False):
+        with pytest.raises(LockHeld, match=rf"Another process \({other.pid} on .+\) is writing .*a\.h5"):
+            with file_lock(path, wait=False):
                 pass
-        with alone_at(tmp_path / "b.h5", wait=False):  # another file
+        with file_lock(tmp_path / "b.h5", wait=False):  # another file
             pass
         other.send_signal(signal.SIGKILL)
-    with alone_at(path, wait=False):
+    with file_lock(path, wait=False):
         assert os.listdir(tmp_path) == [".a.h5.lock"]
     assert os.listdir(tmp_path) == []
 
@@ -45,7 +45,7 @@ def test_threads_wait_for_one_another(tmp_path, caplog):
     inside, most = [], []
 
     def work():
-        with alone_at(tmp_path / "a"):
+        with file_lock(tmp_path / "a"):
             inside.append(1)
             most.append(len(inside))
             threading.Event().wait(0.01)
@@ -61,11 +61,11 @@ def test_threads_wait_for_one_another(tmp_path, caplog):
 
 
 def test_an_error_lets_go(tmp_path):
-    for lock in (alone_at, alone_in):
+    for lock in (file_lock, folder_lock):
         for _ in range(2):
             with pytest.raises(KeyError), lock(tmp_path, wait=False):
                 raise KeyError
-        with lock(tmp_path), pytest.raises(Held), lock(tmp_path, wait=False):
+        with lock(tmp_path), pytest.raises(LockHeld), lock(tmp_path, wait=False):
             pass
 
 
@@ -74,7 +74,7 @@ def test_where_there_are_no_locks_work_goes_on_with_a_word(tmp_path, monkeypatch
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", none)
-    for lock in (alone_at, alone_in):
+    for lock in (file_lock, folder_lock):
         with lock(tmp_path, wait=False):
             pass
         assert "can't be locked here" in caplog.text
