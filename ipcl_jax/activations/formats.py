@@ -1,4 +1,4 @@
-"""Copies of a finished file of activations in formats other than HDF5, for the tools that want them."""
+"""Conversion of a finished file of activations to formats other than HDF5."""
 
 import json
 import zipfile
@@ -18,24 +18,24 @@ Format = Literal["h5", "npz", "mat"]
 ENDINGS: dict[str, Format] = {
     ".h5": "h5", ".hdf5": "h5", ".hdf": "h5", ".npz": "npz", ".mat": "mat",
 }  # fmt: skip
-"""Formats by the ending of a file's name, in small letters."""
+"""Formats by file name extension, in lower case."""
 
-_CHUNK = 64 << 20  # bytes that are copied at a time
-_MAT_LIMIT = 2**31  # bytes of a variable in MATLAB's format 5
+_CHUNK = 64 << 20  # bytes copied at a time
+_MAT_LIMIT = 2**31  # largest variable in MATLAB's format 5, in bytes
 
 
 def format_of(path: Path, format: str | None = None) -> str:
-    """The format that a file's name asks for.
+    """Returns the format that belongs to a file's name.
 
     Args:
-        path: the file; small and capital letters count the same.
-        format: what is asked for besides; needed only where the name has no ending.
+        path: the file; the case of its extension doesn't matter.
+        format: the format, for a name without an extension.
 
     Returns:
-        One of `Format`; HDF5 for a name without an ending.
+        `format` for a name without an extension (by default `h5`); otherwise the extension's, one of `Format`.
 
     Raises:
-        ConfigError: for an ending that isn't known, or that says another format.
+        ConfigError: for an unknown extension, or one of another format than `format`.
     """
     ending = path.suffix.lower()
     if not ending:
@@ -52,32 +52,33 @@ def format_of(path: Path, format: str | None = None) -> str:
     return ENDINGS[ending]
 
 
-def check_format(format: str, largest: int) -> None:
-    """Refuses a format that can't be written, before activations are computed.
+def check_format(format: str, largest: int) -> Format:
+    """Raises ConfigError if activations can't be written in a format.
 
     Args:
         format: one of `Format`.
-        largest: bytes of the largest layer in float32, which MATLAB gets in place of float16.
+        largest: bytes of the largest layer in float32 (MATLAB has no float16).
 
     Raises:
         ConfigError: for an unknown format, or layers too large for it.
     """
-    if format not in get_args(Format):
-        raise ConfigError(f"No format {format!r}.{near_miss(format, get_args(Format))}")
+    known: tuple[Format, ...] = get_args(Format)
+    for checked in known:
+        if format == checked:
     if format == "mat" and largest >= _MAT_LIMIT:
         raise ConfigError(
-            f"A layer would take {largest / 1e9:.1f} GB, and MATLAB's format 5 ends at 2 GB. "
+            f"A layer would take {largest / 1e9:.1f} GB, and MATLAB's format 5 is limited to 2 GB. "
             "Write .h5, which MATLAB reads too: h5read('acts.h5', '/fc7')."
         )
 
 
 def export(source: Path, target: Path, format: Format) -> None:
-    """Copies a file of activations, in bounded memory (except `mat`), whole or not at all.
+    """Converts a file of activations by an atomic write, in bounded memory (except `mat`).
 
     Args:
-        source: HDF5, as `features.FeatureFile` writes it.
-        target: the copy; it must not be there yet.
-        format: `npz` (one array a layer, and `attributes` as JSON text), or
+        source: HDF5 file, as `store.FeatureFile` writes it.
+        target: file to write; it must not exist yet.
+        format: `npz` (one array per layer, and `attributes` as JSON text), or
             `mat` (MATLAB 5; dots in layer names become underscores, and names a cell array).
     """
     with atomic(target) as part, h5py.File(source) as file:
@@ -95,7 +96,7 @@ def _strings(dataset: h5py.Dataset) -> np.ndarray:
 
 
 def _chunks(dataset: h5py.Dataset) -> Iterator[tuple[int, np.ndarray]]:
-    """First row and rows, one piece after the other."""
+    """Yields the number of the first row and the rows, chunk by chunk."""
     rows = max(1, _CHUNK // max(1, dataset.nbytes // len(dataset)))
     for start in range(0, len(dataset), rows):
         yield start, dataset[start : start + rows]
@@ -109,7 +110,7 @@ def _to_npz(file: h5py.File, path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
 
         def member(name: str):
-            return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)  # always of 1980
+            return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)  # dated 1980, so bytes are reproducible
 
         for name, dataset in file.items():
             with member(name) as stream:
@@ -130,7 +131,7 @@ def _to_mat(file: h5py.File, path: Path) -> None:
         variable = name.replace(".", "_")
         if _is_text(dataset):
             variables[variable] = _strings(dataset).astype(object)[:, None]  # a cell array
-        elif dataset.dtype == np.float16:  # MATLAB has none
+        elif dataset.dtype == np.float16:  # MATLAB has no float16
             variables[variable] = dataset[:].astype(np.float32)
         else:
             variables[variable] = dataset[:]
