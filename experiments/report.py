@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from ipcl_jax.activations.encoder import Encoder
-from ipcl_jax.activations.stimuli import Reader, Sourced
+from ipcl_jax.activations.stimuli import Reader, SourceStimuli
 from ipcl_jax.commands.opening import (
     THREADS,
     OpenedModel,
@@ -218,7 +218,7 @@ def examine(
         points=flatten(rows_of(queries, shown), options.seed),
         thumbnails=read_images(held_out, asked[shown], canvas=THUMBNAIL),
         labels=labels[shown],
-        rdms=rdms_of(opened, Sourced(held_out, asked[shown]), options, console),
+        rdms=rdms_of(opened, SourceStimuli(held_out, asked[shown]), options, console),
         categories=[train.classes[label] for label in labels[shown]],
         filters=first_kernel(encoder),
     )  # fmt: skip
@@ -247,7 +247,7 @@ def rows_of(features: Rows, places: np.ndarray) -> np.ndarray:
     return np.asarray(features[ascending])[np.searchsorted(ascending, places)]
 
 
-def rdms_of(model: OpenedModel, stimuli: Sourced, options: Report, console: Console) -> dict[str, np.ndarray]:
+def rdms_of(model: OpenedModel, stimuli: SourceStimuli, options: Report, console: Console) -> dict[str, np.ndarray]:
     """RDMs (1 - r) of layers, `[N, N]` each."""
     blocks = [name for name in model.encoder.layer_names if "." not in name]
     layers = options.layers or tuple(blocks[place] for place in spread(len(blocks), 6))

@@ -15,7 +15,7 @@ from ipcl_jax.activations.compute import stream
 from ipcl_jax.activations.encoder import Encoder
 from ipcl_jax.activations.extract import plan
 from ipcl_jax.activations.provenance import code_version, image_digests
-from ipcl_jax.activations.stimuli import Reader, Sourced
+from ipcl_jax.activations.stimuli import Reader, SourceStimuli
 from ipcl_jax.activations.store import READABLE, FeatureFile, Layer
 from ipcl_jax.data.loader import TOLERATED
 from ipcl_jax.data.sources import Source
@@ -75,7 +75,7 @@ def cached_features(
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
     folder = at_home(folder) if folder else cache_folder() / "features"
-    stimuli, identity, weights = Sourced(source), source.identity(), encoder.digest()
+    stimuli, identity, weights = SourceStimuli(source), source.identity(), encoder.digest()
     names = check_layers(tuple(layers), encoder.layer_names)
     paths: dict[str, Path] = {}
     requests: dict[str, dict[str, str]] = {}
@@ -118,7 +118,7 @@ def cached_features(
     return {name: Features(file[name], file[READABLE][:]) for name, file in found.items()}
 
 
-def _compute(missing: dict[str, FeatureFile], encoder: Encoder, stimuli: Sourced, reader: Reader) -> None:
+def _compute(missing: dict[str, FeatureFile], encoder: Encoder, stimuli: SourceStimuli, reader: Reader) -> None:
     """Computes the missing rows of files, all layers of a batch together."""
     problems: dict[int, str] = {}
     total = len(stimuli.names)

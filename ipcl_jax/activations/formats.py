@@ -24,7 +24,7 @@ _CHUNK = 64 << 20  # bytes copied at a time
 _MAT_LIMIT = 2**31  # largest variable in MATLAB's format 5, in bytes
 
 
-def format_of(path: Path, format: str | None = None) -> str:
+def format_of(path: Path, format: Format | None = None) -> Format:
     """Returns the format that belongs to a file's name.
 
     Args:
@@ -52,7 +52,7 @@ def format_of(path: Path, format: str | None = None) -> str:
     return ENDINGS[ending]
 
 
-def check_format(format: str, largest: int) -> Format:
+def check_format(format: Format, largest: int) -> None:
     """Raises ConfigError if activations can't be written in a format.
 
     Args:
@@ -62,12 +62,11 @@ def check_format(format: str, largest: int) -> Format:
     Raises:
         ConfigError: for an unknown format, or layers too large for it.
     """
-    known: tuple[Format, ...] = get_args(Format)
-    for checked in known:
-        if format == checked:
+    if format not in get_args(Format):
+        raise ConfigError(f"No format {format!r}.{near_miss(format, get_args(Format))}")
     if format == "mat" and largest >= _MAT_LIMIT:
         raise ConfigError(
-            f"A layer would take {largest / 1e9:.1f} GB, and MATLAB's format 5 is limited to 2 GB. "
+            f"A layer would take {largest / 1e9:.1f} GB, and MATLAB's format 5 ends at 2 GB. "
             "Write .h5, which MATLAB reads too: h5read('acts.h5', '/fc7')."
         )
 

@@ -316,7 +316,7 @@ def test_a_second_writer_is_told_who_writes(model, few, tmp_path):
     with alone_at(tmp_path / "acts.h5"):
         text = run(model, few, "--out", tmp_path / "acts.h5", code=2)
     said = text.splitlines()[-1]
-    assert f"Another process ({os.getpid()} on " in said and "again when that one is done" in said
+    assert f"Another process ({os.getpid()} on " in said and "again when that process is done" in said
     assert "remove" not in text and os.listdir(tmp_path) == []
 
 
