@@ -39,7 +39,7 @@ from ipcl_jax.errors import ConfigError, require
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.base import Rows
 from ipcl_jax.readout.kernels import layer_kernels
-from ipcl_jax.readout.knn import NOWHERE, nearest, vote
+from ipcl_jax.readout.knn import EXCLUDED, nearest, vote
 from ipcl_jax.readout.rsa import to_rdm
 from ipcl_jax.report.gallery import pairs, read_images
 from ipcl_jax.report.model_page import Findings, write_findings
@@ -181,7 +181,7 @@ def examine(
             f"{len(asked)} of {len(held_out)} held-out images can be read; a map takes {FEWEST} or more."
         )
     queries, labels = tests.queries()
-    groups = np.zeros(len(asked), int), np.where(references.used, 1, NOWHERE)
+    groups = np.zeros(len(asked), int), np.where(references.used, 1, EXCLUDED)
     similarities, rows = nearest(queries, references.values, k=options.k, groups=groups)
     n_classes = len(train.classes)
     ranked = vote(similarities, references.labels[rows], options.temperature, n_classes=n_classes)

@@ -88,7 +88,6 @@ class FeatureFile:
         self.part, self._journal = (path.with_name(path.name + end) for end in (".part", ".part.json"))
         self._names, self._layers, self._digests, self._in_cache = list(names), layers, digests, in_cache
         self._attributes = {**attributes, "code": code_version()}
-        self._readable = readable
         self._request: dict[str, Any] = {
             **self._attributes,
             "layers": [f"{name} {list(layer.shape)} {layer.dtype}" for name, layer in layers.items()],
@@ -290,7 +289,7 @@ class FeatureFile:
         with atomic(self.part) as part:
             create(
                 part, names=self._names, layers=self._layers, attributes=self._attributes, request=self._request,
-                readable=self._readable,
+                readable=self._request["readable"],
             )  # fmt: skip
         try:
             self._save_journal()

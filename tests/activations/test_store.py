@@ -203,7 +203,7 @@ def test_a_file_that_is_open_elsewhere_is_not_called_damaged(tmp_path):
     finished(tmp_path / "a.h5")
     with open(tmp_path / "a.h5") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)  # as HDF5 does
-        for ours in (True, False):
+        for in_cache in (True, False):
             with pytest.raises(ConfigError, match="open for writing|another process is writing it") as caught:
                 begin(tmp_path / "a.h5", in_cache=in_cache)
             assert "emove" not in str(caught.value)
