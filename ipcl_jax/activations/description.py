@@ -10,7 +10,9 @@ from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, SMALLEST_IMAGE, Model
 from ipcl_jax.errors import ConfigError, InputError
 
 LARGEST_IMAGE = 4096  # side in pixels
-_DEFAULTS: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "size": 224, "name": "", "source": "", "steps": 0}
+_DEFAULTS: dict[str, Any] = {
+    "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "size": 224, "name": "", "source": "", "steps": 0,
+}  # fmt: skip
 
 
 def check_image_fields(

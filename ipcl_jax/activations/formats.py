@@ -109,7 +109,7 @@ def _to_npz(file: h5py.File, path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
 
         def member(name: str):
-            return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)  # dated 1980, so bytes are reproducible
+            return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)  # always of 1980
 
         for name, dataset in file.items():
             with member(name) as stream:

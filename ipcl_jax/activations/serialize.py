@@ -114,7 +114,7 @@ def _load_safetensors(path: Path) -> Encoder:
         try:
             description = json.loads(header[_HEADER])
             variables = _unflatten(read_safetensors(path))
-        except (ValueError, TypeError, RecursionError) as error:  # not JSON, or a variable whose name is another's prefix
+        except (ValueError, TypeError, RecursionError) as error:  # not JSON, or names that conflict
             raise InputError(str(error)) from error
         return build_encoder(variables, description)
 
@@ -127,8 +127,8 @@ def _load_run(folder: Path) -> Encoder:
     newest = folder / "checkpoints" / str(max(steps))
     if reason := damage_of(newest):
         raise ConfigError(
-            f"Checkpoint {newest.name} of the run in {folder} is damaged: {reason}. The command that trained it takes "
-            "the one before and goes on from there."
+            f"Checkpoint {newest.name} of the run in {folder} is damaged: {reason}. The command that trained it "
+            "resumes from the checkpoint before it."
         )
     with _prefix_errors(f"Checkpoint {newest.name} of the run in {folder} can't be read"):
         try:

@@ -75,13 +75,13 @@ def open_stimuli(images: Sequence[str], *, split: Split = "val", dir: str | None
         if not (name.startswith("tfds:") or name == "sample" or _HDF5.fullmatch(name)) or at_home(name).exists():
             continue
         if len(images) > 1:
-            raise ConfigError(f"{name} is a set of its own and can't be combined with other images.")
+            raise ConfigError(f"{name} is a set of its own, which can't be combined with other images.")
         if name.startswith("tfds:"):
             return SourceStimuli(TfdsSource(name.removeprefix("tfds:"), split, dir=dir))
         if match := _HDF5.fullmatch(name):
             return _HDF5Stimuli(at_home(match["file"]), match["dataset"], match["rows"])
         return SourceStimuli(SampleSource(split))
-    parts = [_files_of(name, alone=len(images) == 1) for name in images]
+    parts = [_files_of(name, single=len(images) == 1) for name in images]
     paths = [path for part in parts for path in part[0]]
     names = [name for part in parts for name in part[1]]
     seen: dict[Path, str] = {}
@@ -92,12 +92,12 @@ def open_stimuli(images: Sequence[str], *, split: Split = "val", dir: str | None
     return _FileStimuli(paths, names, searched=", ".join(part[2] for part in parts))
 
 
-def _files_of(given: str, *, alone: bool) -> tuple[list[Path], list[str], str]:
+def _files_of(given: str, *, single: bool) -> tuple[list[Path], list[str], str]:
     """Returns paths and names of the images that one argument names, and what was searched."""
     path = at_home(given)
     if path.is_dir():
         found = find_images(path, path)
-        names = found if alone else [os.path.join(given, name) for name in found]
+        names = found if single else [os.path.join(given, name) for name in found]
         return [path / name for name in found], names, f"the folder {path}"
     if path.is_file():
         suffix = path.suffix.lower()
@@ -105,14 +105,14 @@ def _files_of(given: str, *, alone: bool) -> tuple[list[Path], list[str], str]:
             return read_list(path)
         if suffix in (".h5", ".hdf5", ".hdf"):
             raise ConfigError(f"{path} is an HDF5 file; name the dataset too: {path}:DATASET.{_datasets(path)}")
-        return [path], [path.name if alone else given], "the files given"
+        return [path], [path.name if single else given], "the files given"
     if glob.has_magic(given):
         found = sorted(glob.glob(os.path.expanduser(given), recursive=True), key=natural_key)
         found = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
         if not found:
             raise ConfigError(f"No images: the pattern {given} has none.{_USAGE}")
         return [Path(name) for name in found], found, f"the pattern {given}"
-    if alone:
+    if single:
         raise ConfigError(f"No images: {given} is neither a file nor a folder.{_USAGE}")
     return [path], [given], "the files given"
 
@@ -196,13 +196,13 @@ class _FileStimuli:
             raise ConfigError(f"No images: {searched} has none.{_USAGE}")
         if odd := [name for name in names if not _is_text(name)]:
             raise ConfigError(
-                f"{len(odd)} of {len(names)} names are not text in UTF-8, such as {os.fsencode(odd[0])!r}; they would "
-                "name rows of what is written. Rename these files (convmv does it for a whole disk)."
+                f"{len(odd)} of {len(names)} names are not text in UTF-8, such as {os.fsencode(odd[0])!r}; they can't "
+                "be stored as names of rows. Rename these files (convmv can rename all files of a disk)."
             )
-        if lost := [str(path) for path in paths if not path.is_file()]:
-            more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        if missing := [str(path) for path in paths if not path.is_file()]:
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise ConfigError(
-                f"{len(lost)} of {len(paths)} images do not exist: {', '.join(lost[:3])}{more}, of {searched}."
+                f"{len(missing)} of {len(paths)} images do not exist: {', '.join(missing[:3])}{more}, of {searched}."
             )
         self._paths, self.names = paths, list(names)
 

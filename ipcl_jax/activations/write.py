@@ -157,7 +157,7 @@ class Extraction:
             )
 
     def _digests(self, stimuli: StimulusSet, count: int) -> np.ndarray:
-        self.say(f"Comparing {count} images with those that are done.")
+        self.say(f"Comparing {count} images with those that were extracted.")
         return image_digests(stimuli, count, threads=self.reader.threads)
 
     def _list_unreadable(self, stimuli: StimulusSet, rows: list[int], path: Path) -> None:
@@ -180,8 +180,8 @@ class Extraction:
                 place, reason = next(iter(batch.problems.items()))
                 raise ConfigError(
                     f"{stimuli.names[batch.first + place]} can't be read: {reason}\n"
-                    "What was extracted before it is kept. Mend it and give the same command to go on, "
-                    "or start anew with --skip-unreadable."
+                    "Rows of the images before it are kept. Replace it and give the same command to resume, "
+                    "or start again with --skip-unreadable."
                 )
             file.write(values, batch.sha256, list(batch.problems), first=batch.first)
             self.reader.progress(file.rows, len(stimuli.names))

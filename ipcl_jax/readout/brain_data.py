@@ -237,8 +237,13 @@ def _to_rdms(array: np.ndarray) -> np.ndarray | None:
 
 
 def _choose(
-    path: Path, arrays: dict[str, np.ndarray], name: str | None, usual: Sequence[str], fits: Callable[[np.ndarray], bool]
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    name: str | None,
+    usual: Sequence[str],
+    fits: Callable[[np.ndarray], bool],
 ) -> str:
+    """Returns the key of the array named `name`, or of the only one that fits."""
     if name and name in arrays:
         return name
     if name is None:
@@ -250,7 +255,7 @@ def _choose(
 
 
 def _not_found(path: Path, arrays: dict, name: str | None, usual: Sequence[str]) -> ConfigError:
-    what = f"no array {name!r}" if name else f"no array that is plainly the one (named {', '.join(usual)})"
+    what = f"no array {name!r}" if name else f"no single array of that kind (named {', '.join(usual)})"
     listing = ", ".join(f"{key} {_describe(array)}" for key, array in arrays.items())
     return ConfigError(f"{path} has {what}; give {path}:NAME. It has: {listing or 'nothing'}.")
 

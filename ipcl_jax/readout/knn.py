@@ -1,7 +1,7 @@
 """k-nearest-neighbour read-out: the most similar training images vote for a test image's class.
 
-The search is exact. References can be on disk; they are copied to the device in blocks, and the best neighbours so far
-are kept.
+The search is exact. References can be on disk; they are copied to the device in blocks, and the best neighbours
+so far are kept.
 
 Source: Wu et al. 2018 (weighted kNN); Konkle & Alvarez 2022, Methods; the reference's `knn_eval.py`.
 """

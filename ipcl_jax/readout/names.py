@@ -114,7 +114,8 @@ def find_rows(
             raise _mismatch(where, found, stimuli)
     if elsewhere := _names_elsewhere(arrays, count, stimuli):
         raise ConfigError(
-            f"{where} has no names of images in its own group, and {elsewhere} is in another group; copy the names to its own."
+            f"{where} has no names of images in its own group, and {elsewhere} is in another group; copy it to the "
+            "array's group."
         )
     if count != len(stimuli):
         raise ConfigError(

@@ -157,7 +157,7 @@ def test_a_file_from_before_code_was_recorded_is_of_other_code(tmp_path):
 SECOND = """
 import sys
 from pathlib import Path
-from test_features import begin
+from test_store import begin
 begin(Path(sys.argv[1]))
 """
 

@@ -111,7 +111,7 @@ def test_subjects_with_voxels_of_their_own(responses, tmp_path):
     "arrays, message",
     [
         ({"rdms": np.zeros((2, 4, 4))}, "is of 4 images, and there are 5 stimuli"),
-        ({"rdms": np.zeros((5, 4))}, "no array that is plainly the one"),
+        ({"rdms": np.zeros((5, 4))}, "no single array of that kind"),
         ({"a": np.zeros((5, 5)), "b": np.zeros((5, 5))}, r"It has: a \[5, 5\] float64, b"),
         ({"rdms": np.eye(5)}, "not zero on its diagonal"),
         ({"rdms": np.arange(25.0).reshape(5, 5)}, "not symmetric"),
