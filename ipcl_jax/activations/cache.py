@@ -94,7 +94,7 @@ def cached_features(
     digests = functools.cache(lambda count: image_digests(stimuli, count, threads=reader.threads))
     with contextlib.ExitStack() as opened:
         files = {}
-        for name in sorted(paths, key=paths.__getitem__):  # locks are taken in one order, so none can deadlock
+        for name in sorted(paths, key=paths.__getitem__):  # in one order, so that two processes can't deadlock
             file = FeatureFile(
                 paths[name], names=stimuli.names, layers={name: stored[name]}, attributes=requests[name],
                 digests=digests, readable=True, in_cache=True, wait=True,

@@ -189,7 +189,7 @@ def _datasets(path: Path) -> str:
 
 
 class _FileStimuli:
-    """Image files."""
+    """Image files as stimuli."""
 
     def __init__(self, paths: Sequence[Path], names: Sequence[str], *, searched: str = "the files given"):
         if not paths:
@@ -241,7 +241,7 @@ class SourceStimuli:
 
 
 class _HDF5Stimuli:
-    """Rows of an HDF5 dataset; the name of a row is its number."""
+    """Rows of an HDF5 dataset as stimuli; the name of a row is its number."""
 
     def __init__(self, path: Path, dataset: str, rows: str | None):
         if not path.is_file():
@@ -332,7 +332,7 @@ def _no_progress(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Reader:
-    """How stimuli are read.
+    """Options for reading stimuli.
 
     Attributes:
         transform: the transform of each image; its results are all of one size.

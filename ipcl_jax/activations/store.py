@@ -147,7 +147,7 @@ class FeatureFile:
             return
         end = self.rows + count
         images = self._names[self.rows : end]
-        with _errors_name(self.part):
+        with _name_file_in_errors(self.part):
             for name, layer in self._layers.items():
                 rows = np.asarray(values[name])[done:]
                 self._file[name][self.rows : end] = rounded(
@@ -166,7 +166,7 @@ class FeatureFile:
 
     def save(self) -> None:
         """Writes the rows so far, and the journal, to disk."""
-        with _errors_name(self.part):
+        with _name_file_in_errors(self.part):
             self._file.flush()
             to_disk(self.part)
             self._save_journal()
@@ -325,7 +325,7 @@ def _read_journal(journal: Path, count: int) -> tuple[dict, int]:
 
 
 @contextlib.contextmanager
-def _errors_name(path: Path) -> Iterator[None]:
+def _name_file_in_errors(path: Path) -> Iterator[None]:
     """Raises OSErrors again with the file's path, in one line."""
     try:
         yield

@@ -53,7 +53,7 @@ def _not_finite(features: Array, groups: Array | None) -> Array:
 
 
 def check_rdms(rdms: np.ndarray, where: str, error: type[InputError] = InputError) -> None:
-    """Raises an error for what is no dissimilarity matrix.
+    """Raises an error if matrices are not RDMs.
 
     Args:
         rdms: `[..., N, N]` floats.
@@ -91,7 +91,7 @@ def check_fitted(readout: object, attribute: str) -> None:
 
 
 def check_count(name: str, value: Any, most: int | None = None, of: str = "") -> int:
-    """Returns an argument as an int, or raises InputError if it is no integer from 1.
+    """Returns an argument as an int, or raises InputError if it isn't an integer above 0.
 
     Args:
         name: name of the argument, for the message.
