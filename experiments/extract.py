@@ -103,8 +103,8 @@ def extract(options: Extract, console: Console) -> None:
         if not extraction.write(stimuli, out, options.format):
             console.print(f"{out} is complete already: {count} images.")
             return
-    shapes = ", ".join(f"{name} {[count, *layer.shape]}" for name, layer in extraction.kept.items())
-    console.print(f"Wrote {out}: {shapes if len(extraction.kept) < 5 else f'{len(extraction.kept)} layers'}")
+    shapes = ", ".join(f"{name} {[count, *layer.shape]}" for name, layer in extraction.stored.items())
+    console.print(f"Wrote {out}: {shapes if len(extraction.stored) < 5 else f'{len(extraction.stored)} layers'}")
 
 
 def table(extraction: Extraction, n_images: int | None) -> Table:
@@ -112,7 +112,7 @@ def table(extraction: Extraction, n_images: int | None) -> Table:
     title = f"{extraction.encoder}, {extraction.reader.transform.size} pixels"
     table = Table("layer", "shape", "bytes an image", "on disk", title=title)
     rows = [
-        (name, " x ".join(map(str, layer.shape)), layer.bytes) for name, layer in extraction.kept.items()
+        (name, " x ".join(map(str, layer.shape)), layer.bytes) for name, layer in extraction.stored.items()
     ]
     for name, shape, size in [*rows, ("together", "", sum(size for *_, size in rows))]:
         total = "–" if n_images is None else f"{size * n_images / 1e6:,.1f} MB"

@@ -24,7 +24,7 @@ from ipcl_jax.commands.opening import THREADS, Preprocessing, images_of, open_bo
 from ipcl_jax.config import Data
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.models.checks import check_layers
-from ipcl_jax.readout.knn import NOWHERE, Normalize, Score, knn_scores, stratified_folds
+from ipcl_jax.readout.knn import EXCLUDED, Normalize, Score, knn_scores, stratified_folds
 from ipcl_jax.system.files import atomic, check_writable, expand_home
 
 
@@ -84,7 +84,7 @@ def measure(options: KNN, console: Console) -> dict:
     if options.protocol == "held-out":
         references, tests = images(train), images(held_out)
         queries, labels = tests.queries()
-        apart = np.zeros(len(queries), int), np.where(references.used, 1, NOWHERE)
+        apart = np.zeros(len(queries), int), np.where(references.used, 1, EXCLUDED)
         runs = [knn_scores(queries, labels, references.values, references.labels, groups=apart, **kinds)]
     else:
         references = images(train, held_out)

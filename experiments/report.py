@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from ipcl_jax.activations.encoder import Encoder
-from ipcl_jax.activations.stimuli import Reader, Sourced
+from ipcl_jax.activations.stimuli import Reader, SourceStimuli
 from ipcl_jax.commands.opening import (
     THREADS,
     OpenedModel,
@@ -39,7 +39,7 @@ from ipcl_jax.errors import ConfigError, require
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.base import Rows
 from ipcl_jax.readout.kernels import layer_kernels
-from ipcl_jax.readout.knn import NOWHERE, nearest, vote
+from ipcl_jax.readout.knn import EXCLUDED, nearest, vote
 from ipcl_jax.readout.rsa import to_rdm
 from ipcl_jax.report.gallery import pairs, read_images
 from ipcl_jax.report.model_page import Findings, write_findings
@@ -73,9 +73,9 @@ class Report:
     layers: tuple[str, ...] = ()
     """Layers whose RDMs are drawn; by default six, from the first to the last."""
     chosen: tuple[int, ...] = ()
-    """Held-out images whose neighbours are shown, by their place from 0; by default six, spread evenly."""
+    """LockHeld-out images whose neighbours are shown, by their place from 0; by default six, spread evenly."""
     shown: int = 300
-    """Held-out images on the map and in RDMs, spread evenly."""
+    """LockHeld-out images on the map and in RDMs, spread evenly."""
     transform: Preprocessing = "stimulus"
     """Shorter side to the model's size, or (validation) to 8/7 of it, before the centre is cut out."""
     size: int | None = None
@@ -181,7 +181,7 @@ def examine(
             f"{len(asked)} of {len(held_out)} held-out images can be read; a map takes {FEWEST} or more."
         )
     queries, labels = tests.queries()
-    groups = np.zeros(len(asked), int), np.where(references.used, 1, NOWHERE)
+    groups = np.zeros(len(asked), int), np.where(references.used, 1, EXCLUDED)
     similarities, rows = nearest(queries, references.values, k=options.k, groups=groups)
     n_classes = len(train.classes)
     ranked = vote(similarities, references.labels[rows], options.temperature, n_classes=n_classes)
@@ -218,7 +218,7 @@ def examine(
         points=flatten(rows_of(queries, shown), options.seed),
         thumbnails=read_images(held_out, asked[shown], canvas=THUMBNAIL),
         labels=labels[shown],
-        rdms=rdms_of(opened, Sourced(held_out, asked[shown]), options, console),
+        rdms=rdms_of(opened, SourceStimuli(held_out, asked[shown]), options, console),
         categories=[train.classes[label] for label in labels[shown]],
         filters=first_kernel(encoder),
     )  # fmt: skip
@@ -247,7 +247,7 @@ def rows_of(features: Rows, places: np.ndarray) -> np.ndarray:
     return np.asarray(features[ascending])[np.searchsorted(ascending, places)]
 
 
-def rdms_of(model: OpenedModel, stimuli: Sourced, options: Report, console: Console) -> dict[str, np.ndarray]:
+def rdms_of(model: OpenedModel, stimuli: SourceStimuli, options: Report, console: Console) -> dict[str, np.ndarray]:
     """RDMs (1 - r) of layers, `[N, N]` each."""
     blocks = [name for name in model.encoder.layer_names if "." not in name]
     layers = options.layers or tuple(blocks[place] for place in spread(len(blocks), 6))

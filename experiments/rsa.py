@@ -13,7 +13,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import h5py
 import numpy as np
@@ -73,7 +73,7 @@ class RSA:
     """Shorter side to the model's size, or (validation) to 8/7 of it, before the centre is cut out."""
     size: int | None = None
     """Side of the images in pixels; by default that of the model's training."""
-    split: str = "val"
+    split: Literal["val", "train"] = "val"
     """Images of TFDS data or the sample."""
     dir: str | None = None
     """Folder of TFDS data."""

@@ -1,1 +1,1 @@
-"""Models and what their layers compute for images: in memory, on disk, in the cache."""
+"""Models, and the activations of their layers: in memory, on disk and in the cache."""

@@ -1,4 +1,4 @@
-"""Activations that read-outs share: computed once for a model, a layer and a set of images, and kept on disk."""
+"""A cache on disk of activations that read-outs share, by model, layer and set of images."""
 
 import contextlib
 import functools
@@ -15,7 +15,7 @@ from ipcl_jax.activations.compute import stream
 from ipcl_jax.activations.encoder import Encoder
 from ipcl_jax.activations.extract import plan
 from ipcl_jax.activations.provenance import code_version, image_digests
-from ipcl_jax.activations.stimuli import Reader, Sourced
+from ipcl_jax.activations.stimuli import Reader, SourceStimuli
 from ipcl_jax.activations.store import READABLE, FeatureFile, Layer
 from ipcl_jax.data.loader import TOLERATED
 from ipcl_jax.data.sources import Source
@@ -28,11 +28,11 @@ DTYPES = ("float32", "float16")
 
 
 class Features(NamedTuple):
-    """A layer of all images of a source.
+    """Activations of one layer for all images of a source.
 
     Attributes:
-        values: `[N, ...]` on disk; read what is needed of it.
-        readable: `[N]` bool; rows of images that can't be read are NaN.
+        values: `[N, ...]` on disk; index it to read rows.
+        readable: `[N]` bool: whether the image could be read. Other rows are NaN.
     """
 
     values: h5py.Dataset
@@ -48,36 +48,38 @@ def cached_features(
     dtype: str = "float32",
     folder: str | Path | None = None,
 ) -> dict[str, Features]:
-    """Layers of all images of a source, from the cache where they are there already.
+    """Returns activations of all images of a source, computing those that the cache lacks.
 
-    They are known by the model's weights and normalisation, the transform, the layer, the dtype, the files' names,
-    sizes and times of change, and the version of the code. Before they are handed out, all images are read and
-    compared with the sha256 of those that they were computed from; if one has changed, all are computed anew. What
-    was interrupted goes on. Where another process or thread computes the same, this one waits for it.
+    The cache's key is made of the model's weights and normalisation, the transform, the layer, the dtype, the images'
+    file names, sizes and modification times, and the version of the code. On a cache hit all images are read, and
+    their sha256 is compared with the stored one; if any has changed, all activations are computed again. An
+    interrupted computation is resumed. If another process or thread computes the same, this one waits for it.
 
     Args:
         encoder: the model.
         source: the images.
-        layers: their names.
+        layers: names of the layers.
         reader: how the images are read.
-        dtype: in which they are kept, float32 or float16.
-        folder: of the cache; by default `features` in `cache_folder()`.
+        dtype: of the stored activations, float32 or float16.
+        folder: the cache's folder; by default `features` in `cache_folder()`.
 
     Returns:
-        Each layer by its name.
+        `Features` of each layer, by name.
 
     Raises:
         InputError: for unknown layers or another dtype, if more than 1 % of the images can't be read, if a value isn't
-            a finite number or beyond what the dtype can hold (a `BeyondRange`), if images change meanwhile, or if
-            the disk has too little room.
-        OSError: if it runs full nevertheless, or an image can't be read for a reason that may pass.
+            a finite number or is out of the dtype's range (`BeyondRange`), if images change during the computation,
+            or if the disk has too little free space.
+        OSError: if the disk becomes full nevertheless, or an image can't be read for a reason that may be temporary.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
     folder = expand_home(folder) if folder else cache_folder() / "features"
-    stimuli, identity, weights = Sourced(source), source.identity(), encoder.digest()
+    stimuli, identity, weights = SourceStimuli(source), source.identity(), encoder.digest()
     names = check_layers(tuple(layers), encoder.layer_names)
-    paths, requests, kept = {}, {}, {}
+    paths: dict[str, Path] = {}
+    requests: dict[str, dict[str, str]] = {}
+    stored: dict[str, Layer] = {}
     for name, (shape, _) in plan(encoder, names, size=reader.transform.size).items():
         requests[name] = {
             "model": encoder.name,
@@ -86,16 +88,16 @@ def cached_features(
             "images": source.name,
             "images_sha256": hashlib.sha256(identity.encode()).hexdigest(),
         }
-        known_by = json.dumps([name, dtype, code_version(), requests[name]])
-        paths[name] = folder / f"{hashlib.sha256(known_by.encode()).hexdigest()[:32]}.h5"
-        kept[name] = Layer(shape, np.dtype(dtype))
+        key = json.dumps([name, dtype, code_version(), requests[name]])
+        paths[name] = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.h5"
+        stored[name] = Layer(shape, np.dtype(dtype))
     digests = functools.cache(lambda count: image_digests(stimuli, count, threads=reader.threads))
     with contextlib.ExitStack() as opened:
         files = {}
-        for name in sorted(paths, key=paths.get):  # two that want the same files wait for them in one order
+        for name in sorted(paths, key=paths.__getitem__):  # in one order, so that two processes can't deadlock
             file = FeatureFile(
-                paths[name], names=stimuli.names, layers={name: kept[name]}, attributes=requests[name],
-                digests=digests, readable=True, ours=True, wait=True,
+                paths[name], names=stimuli.names, layers={name: stored[name]}, attributes=requests[name],
+                digests=digests, readable=True, in_cache=True, wait=True,
             )  # fmt: skip
             files[name] = opened.enter_context(file)
         missing = {name: file for name, file in files.items() if not file.complete}
@@ -106,7 +108,7 @@ def cached_features(
                     raise InputError(
                         f"Images of {source.name} changed while their activations were computed; try again."
                     )
-            except InputError:  # going on with it would end there again
+            except InputError:  # resuming would fail again
                 for file in missing.values():
                     file.discard()
                 raise
@@ -116,8 +118,8 @@ def cached_features(
     return {name: Features(file[name], file[READABLE][:]) for name, file in found.items()}
 
 
-def _compute(missing: dict[str, FeatureFile], encoder: Encoder, stimuli: Sourced, reader: Reader) -> None:
-    """Computes the rows that files lack: all layers of a batch at once."""
+def _compute(missing: dict[str, FeatureFile], encoder: Encoder, stimuli: SourceStimuli, reader: Reader) -> None:
+    """Computes the missing rows of files, all layers of a batch together."""
     problems: dict[int, str] = {}
     total = len(stimuli.names)
     start = min(file.rows for file in missing.values())
@@ -129,6 +131,6 @@ def _compute(missing: dict[str, FeatureFile], encoder: Encoder, stimuli: Sourced
             raise ConfigError(
                 f"{len(problems)} of {total} images can't be read, more than {TOLERATED:.0%}:\n  {listing}"
             )
-        for name, file in missing.items():  # one may have been interrupted earlier than another
+        for name, file in missing.items():  # each skips the rows that it has
             file.write({name: values[name]}, batch.sha256, list(batch.problems), first=batch.first)
         reader.progress(batch.first + batch.count, total)

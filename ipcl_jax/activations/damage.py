@@ -1,4 +1,4 @@
-"""Which images of a set can't be read, and why."""
+"""A search for images that can't be read."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -14,38 +14,38 @@ if TYPE_CHECKING:
 
 
 def find_damage(stimuli: "StimulusSet", *, threads: int) -> dict[int, str]:
-    """Images that can't be read, without decoding those that look whole.
+    """Finds the images that can't be read, without decoding those that look complete.
 
-    A JPEG must have a header and end in its end marker, a PNG must have the checksums that it says; what
-    fails that, and any other format, is decoded.
+    A JPEG looks complete if it has a header and ends with the end marker, a PNG if its checksums are right. Other
+    files, and all of other formats, are decoded.
 
     Args:
         stimuli: the images.
-        threads: that look at them.
+        threads: number of threads that read them.
 
     Returns:
-        What is wrong, by the image's place.
+        The reason for each image that can't be read, by its index.
 
     Raises:
-        OSError: if a disk or a network fails, so that it can't be said what is damaged.
+        OSError: if a disk or a network fails, which says nothing about the images.
     """
-    if isinstance(stimuli[0], np.ndarray):  # not files; reading them all would take long and show nothing
+    if isinstance(stimuli[0], np.ndarray):  # reading all arrays would take long and find nothing
         return {}
     damage: dict[int, str] = {}
     total = len(stimuli.names)
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, total, 4096):  # a million tasks at once would fill the memory
-            places = range(start, min(start + 4096, total))
-            reasons = pool.map(lambda i: _damage(stimuli, i), places)
-            damage |= {i: reason for i, reason in zip(places, reasons, strict=True) if reason}
+        for start in range(0, total, 4096):  # a million tasks at once would take too much memory
+            indices = range(start, min(start + 4096, total))
+            reasons = pool.map(lambda i: _damage(stimuli, i), indices)
+            damage |= {i: reason for i, reason in zip(indices, reasons, strict=True) if reason}
     return damage
 
 
 def _damage(stimuli: "StimulusSet", i: int) -> str:
     try:
         image = stimuli[i]
-        looks_whole = image[:2] == b"\xff\xd8" and image[-2:] == b"\xff\xd9"
-        if looks_whole or image[:8] == b"\x89PNG\r\n\x1a\n":
+        complete_jpeg = image[:2] == b"\xff\xd8" and image[-2:] == b"\xff\xd9"
+        if isinstance(image, bytes) and (complete_jpeg or image[:8] == b"\x89PNG\r\n\x1a\n"):
             with open_image(image) as file:
                 file.verify()
         else:
@@ -58,7 +58,7 @@ def _damage(stimuli: "StimulusSet", i: int) -> str:
 
 
 def why_unreadable(stimuli: "StimulusSet", i: int, transform: Transform) -> str:
-    """What is wrong with an image; empty if it can be read. Raises what is not about it, as `find_damage`."""
+    """Returns the reason why an image can't be read; empty if it can. Raises OSError as `find_damage`."""
     try:
         transform(stimuli[i])
     except Exception as error:  # damaged files raise almost anything

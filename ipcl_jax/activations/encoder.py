@@ -1,7 +1,7 @@
-"""A model ready for use: its variables and what is needed to apply them, as one pytree.
+"""A trained model: its variables and what is needed to apply them, as one pytree.
 
-Released models and models trained here are the same thing, an `Encoder`. On disk it is
-a safetensors file (one tensor a variable, the description in the header), or a run's folder.
+Released models and models trained by this package are both an `Encoder`. On disk it is a safetensors file (one tensor
+per variable, the description in the header), or a run's folder.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from ipcl_jax.activations.description import checked_images, read_description
+from ipcl_jax.activations.description import check_image_fields, read_description
 from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, Model
 from ipcl_jax.errors import InputError
 from ipcl_jax.models import make_model
@@ -33,19 +33,19 @@ from ipcl_jax.models import make_model
 class Encoder:
     """A trained model.
 
-    A pytree: `jax.tree.map`, `jit`, `grad` and `vmap` go through its variables, and models of
-    one kind share a compiled `extract`. What a transformation returns is another model, so name,
-    source and steps do not survive one.
+    An encoder is a pytree whose leaves are its variables: `jax.tree.map`, `jit`, `grad` and `vmap` apply to them, and
+    models with the same configuration share a compiled `extract`. A transformation returns a different model, so
+    name, source and steps are dropped.
 
     Attributes:
         variables: `params` and `batch_stats`, as the Flax module takes them, float32.
-        model: the network.
-        mean: of each channel of [0, 1], subtracted from images.
-        std: of each channel of [0, 1], divides images after that.
+        model: configuration of the network.
+        mean: of each channel, in [0, 1]; subtracted from images.
+        std: of each channel, in [0, 1]; images are divided by it after that.
         size: side in pixels of the images it was trained on.
         name: such as `ipcl1`; empty for a model without one.
         source: sha256 of the file it was converted from; empty for one trained here.
-        steps: batches it was trained on, as far as known (torch's `num_batches_tracked`).
+        steps: number of batches it was trained on, 0 if unknown (torch's `num_batches_tracked`).
     """
 
     variables: dict
@@ -58,14 +58,14 @@ class Encoder:
     steps: int = 0
 
     def __post_init__(self):
-        """Checks what is static, since transformations make models of arrays that are none yet.
+        """Checks the static fields; the variables can be tracers in a transformation, so they are not checked.
 
         Raises:
-            InputError: for a model, mean, std or size that can't be one.
+            InputError: for an invalid model, mean, std or size.
         """
         if not isinstance(self.model, Model):
             raise InputError(f"model is a {type(self.model).__name__}, expected an ipcl_jax.config.Model.")
-        for name, value in checked_images(self.mean, self.std, self.size, self.model.arch).items():
+        for name, value in check_image_fields(self.mean, self.std, self.size, self.model.arch).items():
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
@@ -76,16 +76,16 @@ class Encoder:
 
     @property
     def module(self) -> nn.Module:
-        """The Flax module that `variables` belong to."""
+        """The Flax module that takes `variables`."""
         return make_model(self.model)
 
     @property
     def layer_names(self) -> tuple[str, ...]:
-        """Every layer that can be extracted, shallow to deep."""
+        """Names of all layers that can be extracted, shallow to deep."""
         return self.module.layer_names
 
     def digest(self) -> str:
-        """sha256 of names, shapes and values of all variables: equal for equal models, however stored."""
+        """Returns the sha256 of names, shapes and values of all variables; it doesn't depend on the file format."""
         state = hashlib.sha256()
         for name, array in sorted(flatten(self.variables).items()):
             state.update(f"{name} {array.shape} {array.dtype}\n".encode())
@@ -93,13 +93,13 @@ class Encoder:
         return state.hexdigest()
 
     def description(self) -> dict:
-        """Everything but the variables, as JSON can hold it; `build_encoder` reads it back.
+        """Returns everything except the variables as JSON-compatible values; `build_encoder` reads it.
 
         Returns:
             Every field by its name; `model` is a dict too.
 
         Raises:
-            InputError: if it couldn't be read back, such as a name that is a path.
+            InputError: if `build_encoder` couldn't read it, such as a name that is a path.
         """
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["variables"]
@@ -109,7 +109,7 @@ class Encoder:
 
 
 def build_encoder(variables: dict, description: dict) -> Encoder:
-    """The encoder of some variables.
+    """Builds an encoder from its variables and its description.
 
     Args:
         variables: `params` and `batch_stats`, of arrays.
@@ -119,7 +119,7 @@ def build_encoder(variables: dict, description: dict) -> Encoder:
         An encoder whose variables are on the default device.
 
     Raises:
-        InputError: if they don't belong together; every variable that is wrong is named.
+        InputError: if they don't fit together; the message names every variable that is wrong.
     """
     fields = read_description(description)
     problems, found = [], flatten(variables)
@@ -139,18 +139,18 @@ def build_encoder(variables: dict, description: dict) -> Encoder:
 
 @functools.lru_cache
 def expected_variables(model: Model) -> dict:
-    """Shapes and dtypes of a network's `params` and `batch_stats`, without computing anything."""
+    """Returns shapes and dtypes of a network's `params` and `batch_stats`, without computing them."""
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     shapes = jax.eval_shape(make_model(model).init, jax.random.key(0), images)
     return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
 
 
 def init_encoder(model: Model, *, seed: int = 0, **fields) -> Encoder:
-    """A network with freshly drawn weights.
+    """Builds an encoder with newly drawn weights.
 
     Args:
-        model: the network.
-        seed: of the weights.
+        model: configuration of the network.
+        seed: seed of the weights.
         fields: other fields of `Encoder`.
     """
     variables = jax.jit(make_model(model).init)(jax.random.key(seed), jnp.zeros((1, 224, 224, 3)))
@@ -159,11 +159,9 @@ def init_encoder(model: Model, *, seed: int = 0, **fields) -> Encoder:
 
 
 def flatten(tree: dict) -> dict:
-    """Variables by names such as `params/fc7_linear/kernel`."""
+    """Flattens variables to a dict with keys such as `params/fc7_linear/kernel`."""
     leaves = flatten_dict(tree, sep="/")
     return {
         name: leaf if isinstance(leaf, jax.ShapeDtypeStruct) else np.asarray(leaf)
         for name, leaf in leaves.items()
     }
-
-

@@ -1,4 +1,4 @@
-"""Copies of a finished file of activations in formats other than HDF5, for the tools that want them."""
+"""Conversion of a finished file of activations to formats other than HDF5."""
 
 import json
 import zipfile
@@ -18,24 +18,24 @@ Format = Literal["h5", "npz", "mat"]
 ENDINGS: dict[str, Format] = {
     ".h5": "h5", ".hdf5": "h5", ".hdf": "h5", ".npz": "npz", ".mat": "mat",
 }  # fmt: skip
-"""Formats by the ending of a file's name, in small letters."""
+"""Formats by file name extension, in lower case."""
 
-_CHUNK = 64 << 20  # bytes that are copied at a time
-_MAT_LIMIT = 2**31  # bytes of a variable in MATLAB's format 5
+_CHUNK = 64 << 20  # bytes copied at a time
+_MAT_LIMIT = 2**31  # largest variable in MATLAB's format 5, in bytes
 
 
-def format_of(path: Path, format: str | None = None) -> str:
-    """The format that a file's name asks for.
+def format_of(path: Path, format: Format | None = None) -> Format:
+    """Returns the format that belongs to a file's name.
 
     Args:
-        path: the file; small and capital letters count the same.
-        format: what is asked for besides; needed only where the name has no ending.
+        path: the file; the case of its extension doesn't matter.
+        format: the format, for a name without an extension.
 
     Returns:
-        One of `Format`; HDF5 for a name without an ending.
+        `format` for a name without an extension (by default `h5`); otherwise the extension's, one of `Format`.
 
     Raises:
-        ConfigError: for an ending that isn't known, or that says another format.
+        ConfigError: for an unknown extension, or one of another format than `format`.
     """
     ending = path.suffix.lower()
     if not ending:
@@ -52,12 +52,12 @@ def format_of(path: Path, format: str | None = None) -> str:
     return ENDINGS[ending]
 
 
-def check_format(format: str, largest: int) -> None:
-    """Refuses a format that can't be written, before activations are computed.
+def check_format(format: Format, largest: int) -> None:
+    """Raises ConfigError if activations can't be written in a format.
 
     Args:
         format: one of `Format`.
-        largest: bytes of the largest layer in float32, which MATLAB gets in place of float16.
+        largest: bytes of the largest layer in float32 (MATLAB has no float16).
 
     Raises:
         ConfigError: for an unknown format, or layers too large for it.
@@ -72,12 +72,12 @@ def check_format(format: str, largest: int) -> None:
 
 
 def export(source: Path, target: Path, format: Format) -> None:
-    """Copies a file of activations, in bounded memory (except `mat`), whole or not at all.
+    """Converts a file of activations by an atomic write, in bounded memory (except `mat`).
 
     Args:
-        source: HDF5, as `features.FeatureFile` writes it.
-        target: the copy; it must not be there yet.
-        format: `npz` (one array a layer, and `attributes` as JSON text), or
+        source: HDF5 file, as `store.FeatureFile` writes it.
+        target: file to write; it must not exist yet.
+        format: `npz` (one array per layer, and `attributes` as JSON text), or
             `mat` (MATLAB 5; dots in layer names become underscores, and names a cell array).
     """
     with atomic(target) as part, h5py.File(source) as file:
@@ -95,7 +95,7 @@ def _strings(dataset: h5py.Dataset) -> np.ndarray:
 
 
 def _chunks(dataset: h5py.Dataset) -> Iterator[tuple[int, np.ndarray]]:
-    """First row and rows, one piece after the other."""
+    """Yields the number of the first row and the rows, chunk by chunk."""
     rows = max(1, _CHUNK // max(1, dataset.nbytes // len(dataset)))
     for start in range(0, len(dataset), rows):
         yield start, dataset[start : start + rows]
@@ -130,7 +130,7 @@ def _to_mat(file: h5py.File, path: Path) -> None:
         variable = name.replace(".", "_")
         if _is_text(dataset):
             variables[variable] = _strings(dataset).astype(object)[:, None]  # a cell array
-        elif dataset.dtype == np.float16:  # MATLAB has none
+        elif dataset.dtype == np.float16:  # MATLAB has no float16
             variables[variable] = dataset[:].astype(np.float32)
         else:
             variables[variable] = dataset[:]

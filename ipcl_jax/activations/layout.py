@@ -1,4 +1,4 @@
-"""What a file of activations looks like: one dataset a layer, and three that say what its rows are."""
+"""Layout of a file of activations: one dataset per layer, and up to three that describe its rows."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,24 +11,24 @@ import numpy as np
 from ipcl_jax.errors import ConfigError, InputError
 
 NAMES, SHA256, READABLE = "names", "sha256", "readable"
-"""Datasets beside the layers, one entry a row: the images' names, the sha256 of their files, and, where
+"""Datasets besides the layers, with one entry per row: the images' names, the sha256 of their files, and, if
 unreadable images were allowed, whether they could be read."""
 
 
 class Layer(NamedTuple):
-    """What is stored of a layer for each image."""
+    """Shape and dtype of a layer's stored activations for one image."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
     @property
     def bytes(self) -> int:
-        """Bytes an image."""
+        """Bytes per image."""
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
 
-class Unfit(ConfigError):
-    """A file that is there is damaged, or holds something else; it is left as it is."""
+class UnusableFile(ConfigError):
+    """An existing file is damaged, or doesn't match the request; it is not changed."""
 
 
 def create(
@@ -40,15 +40,15 @@ def create(
     request: Mapping,
     readable: bool,
 ) -> None:
-    """Writes a file in which every dataset has its final place and size, and no row has values yet.
+    """Creates a file in which every dataset has its final offset and size, without values.
 
     Args:
         path: the HDF5 file.
-        names: of the images.
-        layers: what is stored of each, by name.
-        attributes: of the file and of each layer.
-        request: kept as JSON, for `read_request`.
-        readable: make a dataset `readable`.
+        names: names of the images.
+        layers: shape and dtype of each layer, by name.
+        attributes: HDF5 attributes of the file and of each layer.
+        request: stored as JSON, for `read_request`.
+        readable: create a dataset `readable`.
     """
     count = len(names)
     with h5py.File(path, "w") as file:
@@ -65,23 +65,23 @@ def create(
 
 
 def read_request(path: Path) -> dict:
-    """What was asked for when a file was made.
+    """Reads the request that a file was created for.
 
     Raises:
-        Unfit: if it is no such file.
-        ConfigError: if it is open for writing elsewhere.
+        UnusableFile: if it is no file of activations.
+        ConfigError: if another program has it open for writing.
         OSError: if the disk can't be read.
     """
     try:
         with h5py.File(path) as file:
             return dict(json.loads(file.attrs["request"]))
     except Exception as error:  # damaged files raise almost anything
-        _raise_others(path, error)
-        raise Unfit(f"{path} is there already, and is no file of activations; give another --out.") from None
+        _raise_unless_damaged(path, error)
+        raise UnusableFile(f"{path} is there already, and is no file of activations; give another --out.") from None
 
 
 def read_rows(path: Path, count: int) -> tuple[list[str], np.ndarray]:
-    """The names of all rows, and the sha256 of the first ones, `[count]` bytes.
+    """Reads the names of all rows, and the sha256 of the first `count`, `[count]` bytes.
 
     Raises:
         as `read_request`.
@@ -90,12 +90,12 @@ def read_rows(path: Path, count: int) -> tuple[list[str], np.ndarray]:
         with h5py.File(path) as file:
             return [name.decode() for name in file[NAMES][:]], file[SHA256][:count]
     except Exception as error:  # damaged files raise almost anything
-        _raise_others(path, error)
+        _raise_unless_damaged(path, error)
         raise damaged(path) from None
 
 
 def open_rows(path: Path) -> h5py.File:
-    """Opens a file to write rows.
+    """Opens a file for writing rows.
 
     Raises:
         as `read_request`.
@@ -103,17 +103,17 @@ def open_rows(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r+")
     except OSError as error:
-        _raise_others(path, error)
+        _raise_unless_damaged(path, error)
         raise damaged(path) from None
 
 
-def damaged(path: Path) -> Unfit:
-    """The error of a file whose content can't be read."""
-    return Unfit(f"{path} is damaged, or no file of activations. Remove it, or give another --out.")
+def damaged(path: Path) -> UnusableFile:
+    """Returns the error for a file whose content can't be read."""
+    return UnusableFile(f"{path} is damaged, or no file of activations. Remove it, or give another --out.")
 
 
-def _raise_others(path: Path, error: Exception) -> None:
-    """Raises what isn't due to a file's content: HDF5 gives it the system's number."""
+def _raise_unless_damaged(path: Path, error: Exception) -> None:
+    """Raises an error that isn't due to a file's content; such errors of HDF5 have an `errno`."""
     if isinstance(error, BlockingIOError):
         raise ConfigError(
             f"{path} is open for writing in another program; close it there, or wait."
@@ -123,7 +123,7 @@ def _raise_others(path: Path, error: Exception) -> None:
 
 
 def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype) -> h5py.Dataset:
-    """A dataset whose room is fixed now, so that later writes change nothing but its values."""
+    """Creates a dataset and allocates its storage, so that later writes change only its values."""
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -135,7 +135,7 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtyp
 
 
 class BeyondRange(InputError, OverflowError):
-    """A value can't be kept in the dtype that was chosen."""
+    """A value is out of the range of the chosen dtype."""
 
 
 def rounded(
@@ -143,25 +143,25 @@ def rounded(
 ) -> np.ndarray:
     """Rounds activations of a layer for storage.
 
-    Each value then differs from what was computed by at most 2^-11 (float16) of the largest one in its row.
+    In float16 each value changes by at most 2^-11 of the largest magnitude in its row.
 
     Args:
         rows: `[n, ...]` float32.
         dtype: float32 or float16.
-        layer: its name, for messages.
+        layer: name of the layer, for messages.
         images: n names, for messages.
-        unreadable: rows whose images can't be read; whatever they hold becomes NaN.
+        unreadable: rows whose images can't be read; their values become NaN.
 
     Returns:
-        `[n, ...]` of that dtype; the same array if nothing had to be changed.
+        `[n, ...]` of that dtype; `rows` itself if nothing changes.
 
     Raises:
         InputError: if a value isn't a finite number.
-        BeyondRange: if a row's largest value rounds to infinity, or is below the smallest number that `dtype` holds with
-            all its digits.
+        BeyondRange: if a row's largest magnitude rounds to infinity, or is above 0 and below the smallest normal
+            number of `dtype`.
     """
     flat, unreadable = rows.reshape(len(rows), -1), list(unreadable)
-    peaks = np.maximum(flat.max(1), -flat.min(1))  # largest magnitudes; NaN where there is one
+    peaks = np.maximum(flat.max(1), -flat.min(1))  # largest magnitudes; NaN in rows that have one
     peaks[unreadable] = 0
     if len(wrong := np.flatnonzero(~np.isfinite(peaks))):
         raise InputError(
@@ -180,7 +180,7 @@ def rounded(
                 )
     if not unreadable:
         return rows.astype(dtype, copy=False)
-    with np.errstate(all="ignore"):  # for what the lost rows hold
+    with np.errstate(all="ignore"):  # rows of unreadable images can hold anything
         kept_rows = rows.astype(dtype)
     kept_rows[unreadable] = np.nan
     return kept_rows

@@ -1,4 +1,4 @@
-"""Sparse random projections: fewer numbers a layer, with distances between images kept."""
+"""Sparse random projections, which reduce a layer's dimensions and approximately keep distances between images."""
 
 import math
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from jax import Array
 
 
 class Projection(NamedTuple):
-    """A sparse matrix `[N, D]` with k entries a row, +-scale each.
+    """A sparse matrix `[N, D]` with k entries per row, each +scale or -scale.
 
     Attributes:
-        columns: `[N, k]` int32, where the entries of a row are (one drawn twice counts twice).
-        values: `[N, k]` float32.
+        columns: `[N, k]` int32, column of each entry (the entries of a column drawn twice are summed).
+        values: `[N, k]` float32, value of each entry.
     """
 
     columns: Array
@@ -21,19 +21,19 @@ class Projection(NamedTuple):
 
 
 def make_projection(seed: int, n_values: int, n_components: int) -> Projection:
-    """Draws a projection, the same on every machine for the same three numbers.
+    """Draws a projection; the same arguments give the same one on every machine.
 
     Args:
-        seed: of the draw.
-        n_values: D, numbers a layer has for an image.
-        n_components: N, numbers that shall be left.
+        seed: seed of the draw.
+        n_values: D, number of a layer's values for an image.
+        n_components: N, number of components.
 
     Returns:
-        A projection with k = ceil(sqrt(D)) entries a row, under which the squared length of any
-        vector keeps its expected value, with a relative error of about sqrt(2 / N).
+        A projection with k = ceil(sqrt(D)) entries per row. The expected squared length of a projected vector is
+        that of the vector, and its relative error is about sqrt(2 / N).
 
     Source: Li, Hastie & Church 2006, Very sparse random projections, with a fixed number of
-    entries a row.
+    entries per row.
     """
     entries = math.ceil(math.sqrt(n_values))
     where, sign = jax.random.split(jax.random.fold_in(jax.random.key(seed), n_values))
@@ -47,10 +47,10 @@ def make_projection(seed: int, n_values: int, n_components: int) -> Projection:
 
 def project(features: Array, projection: Projection) -> Array:
     """Applies a projection, `[B, D] -> [B, N]`."""
-    transposed = jnp.asarray(features).T  # [D, B]: an entry gathers the whole batch from one place
+    transposed = jnp.asarray(features).T  # [D, B]: an entry gathers one contiguous row, the full batch
 
     def component(row: Projection) -> Array:
-        # Accelerators would by default drop digits of float32 products.
+        # Accelerators round float32 products to fewer digits by default.
         return jnp.matmul(row.values, transposed[row.columns], precision="highest")  # [B]
 
     return jax.lax.map(component, projection, batch_size=64).T

@@ -1,4 +1,4 @@
-"""What activations depend on besides the model and the request: the images, and the code that computes them."""
+"""Digests of what activations depend on besides the model and the request: the images and the code."""
 
 import functools
 import hashlib
@@ -15,12 +15,12 @@ CODE = (
     "activations/encoder.py", "activations/extract.py", "activations/layout.py", "activations/preprocess.py",
     "activations/projection.py", "activations/stimuli.py", "activations/store.py",
 )  # fmt: skip
-"""Files of this package, as patterns, that turn an image's bytes and a model's weights into numbers on disk."""
+"""Patterns of this package's files whose code computes activations from images and weights, and stores them."""
 
 SAME_NUMBERS = frozenset({"0.1.0, 87ccaa3008a757e8"})
-"""Earlier values of `code_version` whose code computed the same numbers, to the bit, when both were compared."""
+"""Earlier values of `code_version` whose code was found to compute bitwise the same activations."""
 
-_AT_ONCE = 4096  # a million tasks at once would fill the memory
+_TASKS = 4096  # submitted at a time; a million would take too much memory
 
 
 class Images(Protocol):
@@ -28,7 +28,7 @@ class Images(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """One for each image."""
+        """Name of each image."""
 
     def __getitem__(self, i: int) -> bytes | np.ndarray:
         """Image i: an encoded file, or its pixels."""
@@ -36,11 +36,11 @@ class Images(Protocol):
 
 @functools.cache
 def code_version() -> str:
-    """Tells apart versions of the code that computes activations.
+    """Returns the version of the code that computes activations.
 
     Returns:
-        The package's version, and the start of a sha256 of the files in `CODE`: it changes with every edit, so none
-        can be forgotten. Other packages (JAX, Pillow) aren't part of it.
+        The package's version, and the start of a sha256 of the files in `CODE`, which changes with every edit. It
+        doesn't include versions of other packages (JAX, Pillow).
 
     Raises:
         FileNotFoundError: if a pattern in `CODE` has no file.
@@ -55,22 +55,22 @@ def code_version() -> str:
             state.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
     try:
         name = version("ipcl_jax")
-    except PackageNotFoundError:  # run from its folder, without being installed
+    except PackageNotFoundError:  # run from its folder, not installed
         name = "not installed"
     return f"{name}, {state.hexdigest()[:16]}"
 
 
 def image_digests(images: Images, count: int, *, threads: int) -> np.ndarray:
-    """What the first images are now; reads all of them.
+    """Computes the sha256 of the first images, reading each file.
 
     Args:
         images: the images.
-        count: how many.
-        threads: that read.
+        count: number of images.
+        threads: number of threads that read.
 
     Returns:
-        `[count]` bytes, the hexadecimal sha256 of each file (of its pixels, if it is an array), as
-        `stimuli.StimulusBatch` has them; empty for a file that is gone or may not be read.
+        `[count]` bytes, the hexadecimal sha256 of each file (of the pixels, for an array), as in
+        `stimuli.StimulusBatch`; empty for a file that doesn't exist or can't be opened.
     """
 
     def digest(i: int) -> str:
@@ -78,11 +78,11 @@ def image_digests(images: Images, count: int, *, threads: int) -> np.ndarray:
             image = images[i]
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
             return ""
-        return hashlib.sha256(image).hexdigest()
+        return hashlib.sha256(image if isinstance(image, bytes) else image.data).hexdigest()
 
     found = np.zeros(count, "S64")
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, count, _AT_ONCE):
-            places = range(start, min(start + _AT_ONCE, count))
-            found[places.start : places.stop] = list(pool.map(digest, places))
+        for start in range(0, count, _TASKS):
+            indices = range(start, min(start + _TASKS, count))
+            found[indices.start : indices.stop] = list(pool.map(digest, indices))
     return found

@@ -1,5 +1,5 @@
-"""Encoders on disk: a safetensors file (one tensor a variable, the description in the header), a run's folder, or an
-Orbax checkpoint.
+"""Reading and writing of encoders: safetensors files (one tensor per variable, the description in the header), run
+folders and Orbax checkpoints.
 """
 
 import contextlib
@@ -23,17 +23,16 @@ from ipcl_jax.system.seals import find_damage
 
 SUFFIX = ".safetensors"
 
-
 _HEADER = "ipcl_jax"  # key of the description in a file's header
 
 
 def save_encoder(encoder: Encoder, path: str | Path, *, header: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file, whole or not at all.
+    """Writes a safetensors file by an atomic write.
 
     Args:
         encoder: the model.
-        path: the file; one that is there is replaced.
-        header: other entries of the file's header.
+        path: the file; an existing one is replaced.
+        header: more entries of the file's header.
 
     Raises:
         InputError: as `Encoder.description`.
@@ -44,15 +43,15 @@ def save_encoder(encoder: Encoder, path: str | Path, *, header: Mapping[str, str
 
 
 def load_encoder(path: str | Path) -> Encoder:
-    """Reads a model that this package wrote, or any safetensors file of a network that it knows.
+    """Loads a model that this package wrote, or a safetensors file of another origin.
 
     Args:
-        path: the folder of a run (its newest checkpoint is taken), a safetensors file by
-            `save_encoder`, or a folder by `experiments/convert.py --to orbax`. Any other safetensors file is
-            read as `convert_torch_checkpoint` reads it.
+        path: the folder of a run (its newest checkpoint is loaded), a safetensors file written by
+            `save_encoder`, or a folder written by `experiments/convert.py --to orbax`. Any other safetensors file is
+            read by `convert_torch_checkpoint`.
 
     Returns:
-        The encoder; its values are those on disk, bit for bit.
+        The encoder; its variables are bitwise those on disk.
 
     Raises:
         ConfigError: if there is no such model, or it is incomplete or damaged.
@@ -70,29 +69,29 @@ def load_encoder(path: str | Path) -> Encoder:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a safetensors file by their names.
+    """Reads the arrays of a safetensors file, by name.
 
     Raises:
-        ConfigError: if it is none, or damaged.
+        ConfigError: if it is no safetensors file, or damaged.
         OSError: if the disk can't be read.
     """
-    with _opened(path) as file:
+    with _open_safetensors(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def is_encoder(path: Path, **entries: str) -> bool:
-    """Whether a safetensors file says in its header that `save_encoder` wrote it, with these other entries.
+    """Whether a safetensors file was written by `save_encoder`, with these entries in its header.
 
     Raises:
         ConfigError, OSError: as `read_safetensors`.
     """
-    with _opened(path) as file:
+    with _open_safetensors(path) as file:
         header = file.metadata() or {}
     return _HEADER in header and entries.items() <= header.items()
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[safe_open]:
+def _open_safetensors(path: Path) -> Iterator[safe_open]:
     try:
         with safe_open(path, "numpy") as file:
             yield file
@@ -101,7 +100,7 @@ def _opened(path: Path) -> Iterator[safe_open]:
         ValueError,
         TypeError,
         AttributeError,
-    ) as error:  # the last two: no dtype of NumPy's
+    ) as error:  # the last two: a dtype that NumPy lacks
         hint = "" if path.suffix == SUFFIX else "; `convert_torch_checkpoint` reads files of PyTorch"
         raise ConfigError(f"{path} can't be read as a model: {error}{hint}") from error
 
@@ -109,13 +108,13 @@ def _opened(path: Path) -> Iterator[safe_open]:
 def _load_safetensors(path: Path) -> Encoder:
     if not is_encoder(path):
         return conversion().convert_torch_checkpoint(path)
-    with _opened(path) as file:
+    with _open_safetensors(path) as file:
         header = file.metadata()
-    with _named(f"{path} can't be read as a model"):
+    with _prefix_errors(f"{path} can't be read as a model"):
         try:
             description = json.loads(header[_HEADER])
-            variables = _tree(read_safetensors(path))
-        except (ValueError, TypeError, RecursionError) as error:  # not JSON; names that begin with another's
+            variables = _unflatten(read_safetensors(path))
+        except (ValueError, TypeError, RecursionError) as error:  # not JSON, or names that conflict
             raise InputError(str(error)) from error
         return build_encoder(variables, description)
 
@@ -128,10 +127,10 @@ def _load_run(folder: Path) -> Encoder:
     newest = folder / "checkpoints" / str(max(steps))
     if reason := find_damage(newest):
         raise ConfigError(
-            f"Checkpoint {newest.name} of the run in {folder} is damaged: {reason}. The command that trained it takes "
-            "the one before and goes on from there."
+            f"Checkpoint {newest.name} of the run in {folder} is damaged: {reason}. The command that trained it "
+            "resumes from the checkpoint before it."
         )
-    with _named(f"Checkpoint {newest.name} of the run in {folder} can't be read"):
+    with _prefix_errors(f"Checkpoint {newest.name} of the run in {folder} can't be read"):
         try:
             description = {
                 "model": config["model"], "mean": config["views"]["mean"], "std": config["views"]["std"],
@@ -145,15 +144,15 @@ def _load_run(folder: Path) -> Encoder:
 
 
 def _load_orbax(folder: Path) -> Encoder:
-    with _named(f"{folder} can't be read as a model"):
+    with _prefix_errors(f"{folder} can't be read as a model"):
         description = read_json(folder / "description" / "metadata")
         shapes = expected_variables(read_model(description.get("model")))
         return build_encoder(_restore(folder / "variables", shapes), description)
 
 
 @contextlib.contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Says of an InputError what it is about."""
+def _prefix_errors(what: str) -> Iterator[None]:
+    """Raises an InputError as a ConfigError whose message begins with `what`."""
     try:
         yield
     except InputError as error:
@@ -161,11 +160,11 @@ def _named(what: str) -> Iterator[None]:
 
 
 def _restore(folder: Path, shapes: dict) -> dict:
-    """The subtree of an Orbax checkpoint that has these names; nothing else is read.
+    """Restores the subtree of an Orbax checkpoint that has these names; other arrays are not read.
 
     Raises:
-        InputError: if Orbax can't make these arrays of the files that are there.
-        OSError, MemoryError: if they can't be read for a reason that is not theirs.
+        InputError: if the files are missing, damaged or of other arrays.
+        OSError, MemoryError: if reading fails for a reason that isn't the files' content.
     """
     arguments = ocp.args.PyTreeRestore(
         item=shapes,
@@ -177,9 +176,9 @@ def _restore(folder: Path, shapes: dict) -> dict:
             return checkpointer.restore(folder.absolute(), args=arguments)
     except (MemoryError, PermissionError):
         raise
-    except Exception as error:  # Orbax has no common class for what can be wrong with files
-        lacks = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
-        if isinstance(error, OSError) and not lacks:
+    except Exception as error:  # Orbax has no common class of errors for damaged files
+        is_missing = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        if isinstance(error, OSError) and not is_missing:
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(reason) from error
@@ -190,7 +189,7 @@ def export_orbax(encoder: Encoder, folder: str | Path) -> None:
 
     Args:
         encoder: the model.
-        folder: to write; it must not be there yet.
+        folder: the folder to write; it must not exist yet.
 
     Raises:
         InputError: as `Encoder.description`.
@@ -205,5 +204,5 @@ def export_orbax(encoder: Encoder, folder: str | Path) -> None:
         )
 
 
-def _tree(flat: dict[str, np.ndarray]) -> dict:
+def _unflatten(flat: dict[str, np.ndarray]) -> dict:
     return {"params": {}, "batch_stats": {}} | unflatten_dict(flat, sep="/")

@@ -1,4 +1,4 @@
-"""Sets of stimuli on disk, each with a name: what activations are extracted for, and in which order."""
+"""Sets of named stimuli on disk, in a fixed order, and how they are read."""
 
 import codecs
 import functools
@@ -19,7 +19,7 @@ import numpy as np
 from ipcl_jax.activations.preprocess import Transform
 from ipcl_jax.data.decode import MOST_PIXELS, unreadable
 from ipcl_jax.data.sample import SampleSource
-from ipcl_jax.data.sources import SUFFIXES, Source, TfdsSource, find_images, natural_key
+from ipcl_jax.data.sources import SUFFIXES, Source, Split, TfdsSource, find_images, natural_key
 from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.system.files import error_text, expand_home
 from ipcl_jax.system.probe import check_readable
@@ -27,7 +27,7 @@ from ipcl_jax.system.probe import check_readable
 _HDF5 = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf)):(?P<dataset>[^\[\]]+)(?:\[(?P<rows>.*)\])?")
 _LISTS = (".txt", ".lst")
 
-_WAYS = """
+_USAGE = """
 Ways to give images:
   a folder                 every image in it, however deep, in natural order
   a pattern                'faces/*.jpg', or '**/*.png' for any depth, in quotes; in natural order
@@ -43,60 +43,61 @@ class StimulusSet(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """One for each image: a path relative to the folder, a row, or a place in a dataset."""
+        """Name of each image: a path relative to the folder, a row, or an index in a dataset."""
 
     @property
     def categories(self) -> list[str]:
-        """One for each image: its folder or its class; empty where it has none."""
+        """Category of each image: its folder or its class; empty if it has none."""
 
     def __getitem__(self, i: int) -> bytes | np.ndarray:
         """Image i: an encoded file, or `[h, w, 3]` or `[h, w]` uint8."""
 
 
-def open_stimuli(images: Sequence[str], *, split: str = "val", dir: str | None = None) -> StimulusSet:
-    """The stimuli that a command line names.
+def open_stimuli(images: Sequence[str], *, split: Split = "val", dir: str | None = None) -> StimulusSet:
+    """Opens the stimuli that a command line names.
 
-    Folders and patterns give their images in natural order (2 before 10), files and lists in the order in which
-    they are given. Several of these are taken one after the other.
+    Folders and patterns give their images in natural order (2 before 10), files and lists in the order given. Several
+    of these are concatenated.
 
     Args:
         images: one or several of: a folder, files, a glob pattern, a list of paths in a text file; or one of
-            `FILE.h5:DATASET` with rows in brackets if not all, `tfds:NAME`, `sample`.
-        split: `val` or `train`, of TFDS and the sample.
-        dir: folder of TFDS data; None for TFDS's own choice.
+            `FILE.h5:DATASET` (followed by rows in brackets, by default all), `tfds:NAME`, `sample`.
+        split: `val` or `train`, for TFDS and the sample.
+        dir: folder of TFDS data; None for TFDS's default.
 
     Returns:
         A set with at least one image.
 
     Raises:
-        ConfigError: if something isn't there, or is named twice; the message says what was looked for.
+        ConfigError: if something doesn't exist, or is named twice; the message says what was searched.
     """
     for name in images:
         if not (name.startswith("tfds:") or name == "sample" or _HDF5.fullmatch(name)) or expand_home(name).exists():
             continue
         if len(images) > 1:
-            raise ConfigError(f"{name} is a set of its own and can't be put together with other images.")
+            raise ConfigError(f"{name} is a set of its own, which can't be combined with other images.")
         if name.startswith("tfds:"):
-            return Sourced(TfdsSource(name.removeprefix("tfds:"), split, dir=dir))
+            return SourceStimuli(TfdsSource(name.removeprefix("tfds:"), split, dir=dir))
         if match := _HDF5.fullmatch(name):
-            return _Rows(expand_home(match["file"]), match["dataset"], match["rows"])
-        return Sourced(SampleSource(split))
-    parts = [_files_of(name, alone=len(images) == 1) for name in images]
-    paths, names = ([x for part in parts for x in part[column]] for column in (0, 1))
+            return _HDF5Stimuli(expand_home(match["file"]), match["dataset"], match["rows"])
+        return SourceStimuli(SampleSource(split))
+    parts = [_files_of(name, single=len(images) == 1) for name in images]
+    paths = [path for part in parts for path in part[0]]
+    names = [name for part in parts for name in part[1]]
     seen: dict[Path, str] = {}
     for given, part in zip(images, parts, strict=True):
         for path in dict.fromkeys(part[0]):
             if (other := seen.setdefault(path.absolute(), given)) != given or images.count(given) > 1:
                 raise ConfigError(f"{path} is named twice, by {other} and by {given}.")
-    return _Files(paths, names, searched=", ".join(part[2] for part in parts))
+    return _FileStimuli(paths, names, searched=", ".join(part[2] for part in parts))
 
 
-def _files_of(given: str, *, alone: bool) -> tuple[list[Path], list[str], str]:
-    """Paths and names of the images that one word names, and what was searched."""
+def _files_of(given: str, *, single: bool) -> tuple[list[Path], list[str], str]:
+    """Returns paths and names of the images that one argument names, and what was searched."""
     path = expand_home(given)
     if path.is_dir():
         found = find_images(path, path)
-        names = found if alone else [os.path.join(given, name) for name in found]
+        names = found if single else [os.path.join(given, name) for name in found]
         return [path / name for name in found], names, f"the folder {path}"
     if path.is_file():
         suffix = path.suffix.lower()
@@ -104,32 +105,32 @@ def _files_of(given: str, *, alone: bool) -> tuple[list[Path], list[str], str]:
             return read_list(path)
         if suffix in (".h5", ".hdf5", ".hdf"):
             raise ConfigError(f"{path} is an HDF5 file; name the dataset too: {path}:DATASET.{_datasets(path)}")
-        return [path], [path.name if alone else given], "the files given"
+        return [path], [path.name if single else given], "the files given"
     if glob.has_magic(given):
         found = sorted(glob.glob(os.path.expanduser(given), recursive=True), key=natural_key)
         found = [name for name in found if Path(name).suffix.lower() in SUFFIXES]
         if not found:
-            raise ConfigError(f"No images: the pattern {given} has none.{_WAYS}")
+            raise ConfigError(f"No images: the pattern {given} has none.{_USAGE}")
         return [Path(name) for name in found], found, f"the pattern {given}"
-    if alone:
-        raise ConfigError(f"No images: {given} is neither a file nor a folder.{_WAYS}")
+    if single:
+        raise ConfigError(f"No images: {given} is neither a file nor a folder.{_USAGE}")
     return [path], [given], "the files given"
 
 
 def read_list(path: Path) -> tuple[list[Path], list[str], str]:
-    """The images that a text file names, one a line, relative to itself; lines that begin with # are skipped.
+    """Reads a list of image files: one path per line, relative to the list; lines that begin with # are skipped.
 
-    A path that isn't there is looked for once more with slashes for backslashes, in the other normal form of Unicode,
-    and with an image's ending.
+    If a path doesn't exist, it is searched again with slashes instead of backslashes, in the other normal form of
+    Unicode, and with the extensions of image files.
 
     Args:
-        path: text in UTF-8, or with a byte order mark in UTF-16.
+        path: a text file in UTF-8, or in UTF-16 with a byte order mark.
 
     Returns:
-        Paths, names (as the list has them), and what was searched.
+        Paths, names (as written in the list), and what was searched.
 
     Raises:
-        ConfigError: if it is no such list, or a line fits several files.
+        ConfigError: if it is no such list, or a line matches several files.
     """
     content = path.read_bytes()
     encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
@@ -138,12 +139,12 @@ def read_list(path: Path) -> tuple[list[Path], list[str], str]:
     except ValueError as error:
         raise ConfigError(f"{path} is no list of images in UTF-8: {error}.") from None
     names = [line for line in lines if line and not line.startswith("#")]
-    known = functools.cache(_images_by_name)  # a folder is read once, however many lines look into it
-    return [_listed(path, name, known) for name in names], names, f"the list {path}"
+    known = functools.cache(_images_by_name)  # each folder is read once
+    return [_find_listed(path, name, known) for name in names], names, f"the list {path}"
 
 
 def _images_by_name(folder: Path) -> dict[str, list[Path]]:
-    """A folder's images by their names, with and without an ending, in one form of Unicode (NFC)."""
+    """Returns a folder's images by their names, with and without extension, in Unicode's form NFC."""
     found: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir()):
         if entry.suffix.lower() in SUFFIXES:
@@ -152,8 +153,8 @@ def _images_by_name(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _listed(where: Path, name: str, known: Callable[[Path], dict[str, list[Path]]]) -> Path:
-    """The file that a line of a list means; the path as it is written if there is none."""
+def _find_listed(where: Path, name: str, known: Callable[[Path], dict[str, list[Path]]]) -> Path:
+    """Finds the file that a line of a list names; returns the path as written if there is none."""
     written = where.parent / expand_home(name)
     slashed = name.replace("\\", "/")
     for form in (name, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))):
@@ -171,7 +172,7 @@ def _listed(where: Path, name: str, known: Callable[[Path], dict[str, list[Path]
 
 
 def _datasets(path: Path) -> str:
-    """A list of a file's datasets that could hold images."""
+    """Describes a file's datasets that could hold images, for messages."""
     found = []
 
     def note(name: str, item: h5py.HLObject) -> None:
@@ -187,21 +188,21 @@ def _datasets(path: Path) -> str:
     return f" It has: {', '.join(found)}." if found else " It has no dataset that could hold images."
 
 
-class _Files:
-    """Image files."""
+class _FileStimuli:
+    """Image files as stimuli."""
 
     def __init__(self, paths: Sequence[Path], names: Sequence[str], *, searched: str = "the files given"):
         if not paths:
-            raise ConfigError(f"No images: {searched} has none.{_WAYS}")
+            raise ConfigError(f"No images: {searched} has none.{_USAGE}")
         if odd := [name for name in names if not _is_text(name)]:
             raise ConfigError(
-                f"{len(odd)} of {len(names)} names are not text in UTF-8, such as {os.fsencode(odd[0])!r}; they would "
-                "name rows of what is written. Rename these files (convmv does it for a whole disk)."
+                f"{len(odd)} of {len(names)} names are not text in UTF-8, such as {os.fsencode(odd[0])!r}; they can't "
+                "be stored as names of rows. Rename these files (convmv can rename all files of a disk)."
             )
-        if lost := [str(path) for path in paths if not path.is_file()]:
-            more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        if missing := [str(path) for path in paths if not path.is_file()]:
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise ConfigError(
-                f"{len(lost)} of {len(paths)} images do not exist: {', '.join(lost[:3])}{more}, of {searched}."
+                f"{len(missing)} of {len(paths)} images do not exist: {', '.join(missing[:3])}{more}, of {searched}."
             )
         self._paths, self.names = paths, list(names)
 
@@ -214,37 +215,37 @@ class _Files:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name can be written as UTF-8; bytes of another encoding are kept as lone surrogates."""
+    """Whether a name can be encoded as UTF-8; bytes of another encoding are decoded to lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-class Sourced:
-    """The images of a source that training reads too.
+class SourceStimuli:
+    """The images of a source of training or validation images.
 
     Args:
         source: from `sources.open_source`.
-        places: which of its images, in this order; by default all.
+        indices: which of its images, in this order; by default all.
     """
 
-    def __init__(self, source: Source, places: Sequence[int] | None = None):
-        self._source, self._places = source, range(len(source)) if places is None else places
-        self.names = [source.describe(i) for i in self._places]
+    def __init__(self, source: Source, indices: Sequence[int] | None = None):
+        self._source, self._indices = source, range(len(source)) if indices is None else indices
+        self.names = [source.describe(i) for i in self._indices]
 
     @property
     def categories(self) -> list[str]:
-        labels = self._source.labels()[np.asarray(self._places)]
+        labels = self._source.labels()[np.asarray(self._indices)]
         return [self._source.classes[label] if label >= 0 else "" for label in labels]
 
     def __getitem__(self, i: int) -> bytes | np.ndarray:
-        return self._source[self._places[i]][0]
+        return self._source[self._indices[i]][0]
 
 
-class _Rows:
-    """Rows of an HDF5 dataset; a row's name is its number."""
+class _HDF5Stimuli:
+    """Rows of an HDF5 dataset as stimuli; the name of a row is its number."""
 
     def __init__(self, path: Path, dataset: str, rows: str | None):
         if not path.is_file():
-            raise ConfigError(f"No images: there is no file {path}.{_WAYS}")
+            raise ConfigError(f"No images: there is no file {path}.{_USAGE}")
         check_readable(path, "hdf5")
         try:
             self._data = h5py.File(path)[dataset]
@@ -285,7 +286,7 @@ class _Rows:
 
 
 def _parse_rows(text: str | None, total: int) -> list[int]:
-    """Row numbers of `0:10,25,-1`; all without a text."""
+    """Parses row numbers such as `0:10,25,-1`; None stands for all rows."""
     if text is None:
         return list(range(total))
     rows: list[int] = []
@@ -308,14 +309,14 @@ def _parse_rows(text: str | None, total: int) -> list[int]:
 
 @dataclass(frozen=True)
 class StimulusBatch:
-    """Consecutive stimuli; the last batch is filled up by repeating its last image.
+    """Consecutive stimuli; the last batch is padded by repeating its last image.
 
     Attributes:
         pixels: `[B, S, S, 3]` uint8; zeros where an image can't be read.
-        sha256: of each image's file (of its pixels, if it is an array), hexadecimal.
-        problems: what is wrong with an image that can't be read, by its place in the batch.
-        first: place of the first image in the set.
-        count: images that are not filling.
+        sha256: of each image's file (of the pixels, for an array), hexadecimal.
+        problems: the reason why an image can't be read, by its index in the batch.
+        first: index of the first image in the set.
+        count: number of images without padding.
     """
 
     pixels: np.ndarray
@@ -326,18 +327,18 @@ class StimulusBatch:
 
 
 def _no_progress(done: int, total: int) -> None:
-    """Shows nothing."""
+    """Does nothing."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How stimuli are read.
+    """Options for reading stimuli.
 
     Attributes:
-        transform: what is done to each; makes all of one size.
-        batch_size: images at a time.
-        threads: that decode, each a batch of its own; by default as many as there are cores.
-        progress: called with how many images are done, and of how many.
+        transform: the transform of each image; its results are all of one size.
+        batch_size: images per batch.
+        threads: number of threads that decode, each a batch of its own; by default one per core.
+        progress: called with the number of images done, and of all images.
 
     Raises:
         InputError: for numbers below 1.
@@ -355,14 +356,14 @@ class Reader:
             )
 
     def batches(self, stimuli: StimulusSet, *, start: int = 0) -> Iterator[StimulusBatch]:
-        """Batches of one shape, in order, decoded ahead by threads.
+        """Yields batches of one shape, in order, decoded in advance by threads.
 
         Args:
             stimuli: the images.
             start: images to skip; a multiple of `batch_size` gives the same batches as from the start.
 
         Raises:
-            OSError: if a disk or a network fails; an image's damage is noted in the batch instead.
+            OSError: if a disk or a network fails. Damaged images raise nothing; they are listed in `problems`.
         """
         total, transform = len(stimuli.names), self.transform
 
@@ -374,7 +375,7 @@ class Reader:
             for k in range(count):
                 try:
                     image = stimuli[first + k]
-                    digests[k] = hashlib.sha256(image).hexdigest()
+                    digests[k] = hashlib.sha256(image if isinstance(image, bytes) else image.data).hexdigest()
                     pixels[k] = transform(image)
                 except Exception as error:  # damaged files raise almost anything
                     if not unreadable(error):

@@ -1,9 +1,8 @@
-"""Activations on disk: an HDF5 file that is written row by row and survives being killed.
+"""Writing of activations to an HDF5 file, row by row, so that a killed process can be resumed.
 
-While it is written the file is called `NAME.part`, with a journal `NAME.part.json` beside it that says what
-is asked for and how many rows are safe. Every dataset has its final place and size
-before the first row comes, so rows are the only thing that changes, and a file that was interrupted
-and resumed has the bytes of one that wasn't.
+While it is written, the file is `NAME.part`. A journal `NAME.part.json` beside it has the request and the number of
+rows that are on disk. Every dataset has its final offset and size before the first row is written, so writing changes
+only rows, and a file whose writing was interrupted and resumed is bytewise equal to one that wasn't interrupted.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ from ipcl_jax.activations.layout import (
     READABLE,
     SHA256,
     Layer,
-    Unfit,
+    UnusableFile,
     create,
     damaged,
     open_rows,
@@ -38,39 +37,39 @@ from ipcl_jax.system.files import atomic, check_writable, read_json, sync_to_dis
 from ipcl_jax.system.locks import LockHeld, file_lock
 from ipcl_jax.system.probe import check_readable
 
-_JOURNAL_SECONDS = 2.0  # what a kill can cost
-_STAYS = "It stays as it is; give another --out, or remove it."
+_JOURNAL_SECONDS = 2.0  # between updates of the journal: at most the work of this time is lost
+_NOT_CHANGED = "It stays as it is; give another --out, or remove it."
 
 
 class FeatureFile:
-    """A file of activations that is being written; use it in a `with` statement.
+    """A file of activations to write; use it in a `with` statement.
 
-    From its first row until it is closed, no other process or thread can write the same file.
+    It holds a lock, so that no other process or thread can write the same file, until it is closed.
 
     Args:
-        path: the HDF5 file when it is done; until then `NAME.part` is written.
-        names: of the images, in the order of the rows.
-        layers: what to store, by name.
-        attributes: what the activations depend on (model, preprocessing and so on), stored with
-            the file and with each layer, beside the version of the code (`code`). A file is only
-            ever continued with the same.
-        digests: gives the sha256 of the first n images as they are now, `[n]` bytes: rows that were computed
-            from other images are no rows of this file.
-        readable: keep a dataset `readable`.
-        ours: no one but this package writes there: what is there needn't be looked at with care, and what doesn't
-            fit is computed anew instead of refused.
-        wait: for another process or thread that writes the file; otherwise it is an error.
+        path: the finished HDF5 file; `NAME.part` is written until then.
+        names: names of the images, in the order of the rows.
+        layers: shape and dtype of each layer, by name.
+        attributes: what the activations depend on (model, preprocessing and so on), stored in
+            the file and in each layer, with the version of the code (`code`). An unfinished file is resumed only if
+            they are equal.
+        digests: returns the current sha256 of the first n images, `[n]` bytes. Stored rows must have been computed
+            from these images.
+        readable: store a dataset `readable`.
+        in_cache: the file is in the package's cache, written by no one else: an existing file isn't checked for
+            malformed content, and one that doesn't match is replaced instead of an error.
+        wait: wait for another process or thread that writes the file, instead of an error.
 
     Attributes:
-        path: as given, or what it leads to if it is a link.
-        rows: that are done.
-        complete: whether the file is there already, under its name.
-        part: the file while it is written.
+        path: as given, or the target of a symbolic link.
+        rows: number of rows that are written.
+        complete: whether the finished file exists already.
+        part: path of the file while it is written.
 
     Raises:
-        Unfit: if the file, or an unfinished one, is of another request, of other images or damaged.
-        ConfigError: if another process writes it, or the disk has too little room.
-        InputError: for text that HDF5 can't hold.
+        UnusableFile: if the file, finished or not, is damaged, or of another request or other images.
+        ConfigError: if another process writes it, or the disk has too little free space.
+        InputError: for text that HDF5 can't store.
     """
 
     def __init__(
@@ -82,14 +81,14 @@ class FeatureFile:
         attributes: Mapping[str, str | int],
         digests: Callable[[int], np.ndarray],
         readable: bool = False,
-        ours: bool = False,
+        in_cache: bool = False,
         wait: bool = False,
     ):
         self.path = path = Path(os.path.realpath(path)) if path.is_symlink() else path
         self.part, self._journal = (path.with_name(path.name + end) for end in (".part", ".part.json"))
-        self._names, self._layers, self._digests, self._ours = list(names), layers, digests, ours
+        self._names, self._layers, self._digests, self._in_cache = list(names), layers, digests, in_cache
         self._attributes = {**attributes, "code": code_version()}
-        self._request = {
+        self._request: dict[str, Any] = {
             **self._attributes,
             "layers": [f"{name} {list(layer.shape)} {layer.dtype}" for name, layer in layers.items()],
             "images": len(names),
@@ -100,17 +99,17 @@ class FeatureFile:
         self.rows = 0
         self._file: Any = None  # an h5py.File, while it is open
         self._lock = contextlib.ExitStack()
-        seen = _state_of(path)
+        seen = _file_id(path)
         self.complete = self._is_complete()
         if self.complete:
             return
         try:
-            self._hold(wait)
-            if _state_of(path) != seen and self._is_complete():  # by the one that was waited for
+            self._acquire_lock(wait)
+            if _file_id(path) != seen and self._is_complete():  # written while waiting for the lock
                 self.complete = True
                 self._lock.close()
                 return
-            if not self._goes_on():
+            if not self._can_resume():
                 self._create()
             self._file = open_rows(self.part)
         except BaseException:
@@ -129,73 +128,72 @@ class FeatureFile:
         """Appends rows.
 
         Args:
-            values: `[n, ...]` float32 of each layer, rounded here to the dtype on disk.
+            values: `[n, ...]` float32 of each layer; rounded to the dtype on disk.
             sha256: `n` digests.
-            unreadable: which of the `n` are not images; their values become NaN.
-            first: row that the first of them belongs to; those that are there already are skipped. By default the
-                next one.
+            unreadable: indices of images that could not be read; their values become NaN.
+            first: row number of the first; rows that are written already are skipped. By default the next row.
 
         Raises:
             InputError: if a value isn't a finite number.
-            BeyondRange: if one is too large for the dtype on disk, or the largest of a row too small.
-            OSError: if the disk is full; the rows before are kept.
+            BeyondRange: if a value is too large for the dtype on disk, or the largest of a row too small.
+            OSError: if the disk is full; earlier rows are kept.
         """
         done = self.rows - (self.rows if first is None else first)
         if done < 0:
             raise RuntimeError(f"Row {first} can't be written before row {self.rows}.")
-        lost = [i - done for i in unreadable if i >= done]
+        missing = [i - done for i in unreadable if i >= done]
         count = len(sha256) - done
         if count <= 0:
             return
         end = self.rows + count
         images = self._names[self.rows : end]
-        with _naming(self.part):
+        with _name_file_in_errors(self.part):
             for name, layer in self._layers.items():
                 rows = np.asarray(values[name])[done:]
                 self._file[name][self.rows : end] = rounded(
-                    rows, layer.dtype, layer=name, images=images, unreadable=lost
+                    rows, layer.dtype, layer=name, images=images, unreadable=missing
                 )
             self._file[SHA256][self.rows : end] = np.array(sha256[done:], "S64")
             if READABLE in self._file:
-                self._file[READABLE][self.rows : end] = ~np.isin(np.arange(count), lost)
+                self._file[READABLE][self.rows : end] = ~np.isin(np.arange(count), missing)
         self.rows = end
         if monotonic() - self._saved_at > _JOURNAL_SECONDS:
             self.save()
 
     def unreadable(self) -> list[int]:
-        """Rows so far whose images could not be read."""
+        """Returns the written rows whose images could not be read."""
         return np.flatnonzero(~self._file[READABLE][: self.rows]).tolist() if READABLE in self._file else []
 
     def save(self) -> None:
-        """Makes the rows so far safe."""
-        with _naming(self.part):
+        """Writes the rows so far, and the journal, to disk."""
+        with _name_file_in_errors(self.part):
             self._file.flush()
             sync_to_disk(self.part)
             self._save_journal()
         self._saved_at = monotonic()
 
     def finish(self) -> Path:
-        """Closes the file once all rows are written, so that it can be read; returns where it is, `part`."""
+        """Closes the file after all rows are written, and returns its path, `part`."""
         if self.rows != len(self._names):
             raise RuntimeError(f"{self.part} has {self.rows} of {len(self._names)} rows.")
         self._close_file()
         return self.part
 
     def publish(self) -> None:
-        """Gives the file, once all rows are written, its name."""
+        """Closes the file after all rows are written, and renames it from `part` to `path`."""
         self.finish()
         self.part.replace(self.path)
         sync_to_disk(self.path)
         self._journal.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Removes what was written."""
-        self._let_go()
+        """Removes the unfinished file and its journal."""
+        self._release()
         self.part.unlink(missing_ok=True)
         self._journal.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Makes the rows so far safe and lets go of the file; the same request goes on with them."""
+        """Saves the rows so far, closes the file and releases the lock; the same request resumes after these rows."""
         with self._lock:
             if self._file is not None and not self.rows:
                 self.discard()
@@ -213,57 +211,57 @@ class FeatureFile:
         try:
             self.save()
             self._file.close()
-        except RuntimeError:  # as HDF5 says of a file whose parts lie beyond its end
+        except RuntimeError:  # HDF5's error for a truncated file
             raise damaged(self.part) from None
         finally:
-            self._let_go()
+            self._release()
 
-    def _let_go(self) -> None:
-        """Closes the file, whatever state it is in."""
+    def _release(self) -> None:
+        """Closes the file without writing, whatever its state."""
         if self._file is not None:
             with contextlib.suppress(RuntimeError, OSError):
                 self._file.close()
             self._file = None
 
-    def _hold(self, wait: bool) -> None:
-        """Waits for its turn, or refuses a file that another process writes."""
+    def _acquire_lock(self, wait: bool) -> None:
+        """Acquires the lock, or raises ConfigError if another process has it and `wait` is False."""
         if not self._journal.exists():
             self._check_room()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.enter_context(file_lock(self.path, wait=wait))
         except LockHeld as error:
-            raise ConfigError(f"{error}. Give the same command again when that one is done.") from None
+            raise ConfigError(f"{error}. Give the same command again when that process is done.") from None
 
     def _is_complete(self) -> bool:
-        """Whether the file is there under its name, and is what is asked for."""
+        """Whether the finished file exists and matches the request."""
         rows = len(self._names)
-        if not (self.path.exists() and self._fits(self.path, lambda: (read_request(self.path), rows))):
+        if not (self.path.exists() and self._matches(self.path, lambda: (read_request(self.path), rows))):
             return False
         self.rows = rows
         if self._journal.exists() and not self.part.exists():
-            self._journal.unlink(missing_ok=True)  # killed just before this was done
+            self._journal.unlink(missing_ok=True)  # the process was killed before it removed the journal
         return True
 
-    def _goes_on(self) -> bool:
-        """Whether rows are there from which this can go on."""
+    def _can_resume(self) -> bool:
+        """Whether an unfinished file exists that can be resumed."""
         if not (self._journal.exists() and self.part.exists()):
             return False
-        if not self._fits(self.part, lambda: _noted(self._journal, len(self._names))):
+        if not self._matches(self.part, lambda: _read_journal(self._journal, len(self._names))):
             return False
-        self.rows = _noted(self._journal, len(self._names))[1]
+        self.rows = _read_journal(self._journal, len(self._names))[1]
         return True
 
-    def _fits(self, path: Path, read: Callable[[], tuple[dict, int]]) -> bool:
-        """Whether a file holds the first rows of this request; `read` gives its request, and how many."""
+    def _matches(self, path: Path, read: Callable[[], tuple[dict, int]]) -> bool:
+        """Whether a file holds the first rows of this request; `read` returns its request and number of rows."""
         try:
-            if not self._ours and path.is_file() and h5py.is_hdf5(path):
+            if not self._in_cache and path.is_file() and h5py.is_hdf5(path):
                 check_readable(path, "hdf5")
-            there, rows = read()
-            there = {"code": "an earlier version", **there}
-            if there["code"] in SAME_NUMBERS:
-                there["code"] = self._request["code"]
-            found = list(differing_fields(there, json.loads(json.dumps(self._request))).values())
+            stored, rows = read()
+            stored = {"code": "an earlier version", **stored}
+            if stored["code"] in SAME_NUMBERS:
+                stored["code"] = self._request["code"]
+            found = list(differing_fields(stored, json.loads(json.dumps(self._request))).values())
             names, digests = read_rows(path, rows)
             if not found and names != self._names:
                 if len(names) != len(self._names):
@@ -272,15 +270,17 @@ class FeatureFile:
                 found = [f"image {first}: {names[first]} there, {self._names[first]} here"]
             if found:
                 listing = "\n  ".join(found)
-                raise Unfit(f"{path} holds activations of another request:\n  {listing}\n{_STAYS}")
+                raise UnusableFile(
+                    f"{path} holds activations of another request:\n  {listing}\n{_NOT_CHANGED}"
+                )
             changed = np.flatnonzero(digests != np.asarray(self._digests(rows), "S64"))
             if len(changed):
-                raise Unfit(
+                raise UnusableFile(
                     f"{path} holds activations of other images: {len(changed)} of {rows} have changed since they were "
-                    f"computed, the first of them {self._names[changed[0]]}. {_STAYS}"
+                    f"computed, the first of them {self._names[changed[0]]}. {_NOT_CHANGED}"
                 )
-        except Unfit:
-            if not self._ours:
+        except UnusableFile:
+            if not self._in_cache:
                 raise
             return False
         return True
@@ -312,21 +312,21 @@ class FeatureFile:
             )
 
 
-def _noted(journal: Path, count: int) -> tuple[dict, int]:
-    """What a journal says was asked for, and how many rows are done."""
+def _read_journal(journal: Path, count: int) -> tuple[dict, int]:
+    """Reads the request, and the number of rows on disk, from a journal."""
     try:
-        noted = read_json(journal)
+        content = read_json(journal)
     except ConfigError as error:
-        raise Unfit(str(error)) from None
-    request, rows = noted.get("request"), noted.get("rows")
+        raise UnusableFile(str(error)) from None
+    request, rows = content.get("request"), content.get("rows")
     if not isinstance(request, dict) or not isinstance(rows, int) or not 0 <= rows <= count:
         raise damaged(journal)
     return request, rows
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Has errors of the disk name the file, in one line."""
+def _name_file_in_errors(path: Path) -> Iterator[None]:
+    """Raises OSErrors again with the file's path, in one line."""
     try:
         yield
     except OSError as error:
@@ -335,8 +335,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise
 
 
-def _state_of(path: Path) -> tuple[int, int] | None:
-    """Changes when a file is replaced; None if there is none."""
+def _file_id(path: Path) -> tuple[int, int] | None:
+    """Returns a file's inode and modification time, which change when it is replaced; None if there is no file."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -345,7 +345,7 @@ def _state_of(path: Path) -> tuple[int, int] | None:
 
 
 def _check_text(text: str) -> None:
-    """Refuses what HDF5 can't hold as text."""
+    """Raises InputError for text that HDF5 can't store."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Activations of a set of stimuli into a file that survives being killed, in the format that its name says."""
+"""Extraction of activations of a set of stimuli to a file; an interrupted extraction can be resumed."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from ipcl_jax.activations.compute import stream
 from ipcl_jax.activations.damage import find_damage, why_unreadable
 from ipcl_jax.activations.encoder import Encoder
 from ipcl_jax.activations.extract import Pool, plan
-from ipcl_jax.activations.formats import check_format, export, format_of
+from ipcl_jax.activations.formats import Format, check_format, export, format_of
 from ipcl_jax.activations.layout import Layer
 from ipcl_jax.activations.projection import Projection, make_projection
 from ipcl_jax.activations.provenance import image_digests
@@ -23,32 +23,32 @@ from ipcl_jax.errors import ConfigError
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.system.files import atomic
 
-SEEDS = 2**32  # JAX drops the digits of a larger one
+_SEEDS = 2**32  # JAX drops the higher digits of larger seeds
 
 
-def _silently(line: str) -> None:
-    """Says nothing."""
+def _no_message(line: str) -> None:
+    """Does nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction:
-    """What is computed and kept for each image.
+    """What to compute and store for each image.
 
     Attributes:
         encoder: the model.
-        reader: how images are read; its progress is that of the file's rows.
-        layers: names; `all` for every one.
-        pool: of convolutional layers over space; None keeps every place.
-        project: components of a sparse random projection, after pooling; None for none. A layer with no more numbers
-            than that is kept as it is.
-        seed: of the projection.
-        dtype: of the numbers on disk.
+        reader: how images are read; its `progress` is called with the number of rows in the file.
+        layers: names of layers; `all` for all of them.
+        pool: pooling of convolutional layers over space; None keeps all positions.
+        project: number of components of a sparse random projection, after pooling; None for no projection. A layer
+            with at most this many values is not projected.
+        seed: seed of the projection.
+        dtype: dtype on disk.
         compute: dtype of convolutions and matrix products.
-        skip_unreadable: give images that can't be read rows of NaN, and list them, instead of stopping.
-        say: is told in a line what happens.
+        skip_unreadable: store rows of NaN for images that can't be read, and list them, instead of an error.
+        say: called with messages of one line.
 
     Raises:
-        ConfigError, InputError: for layers that the model lacks, and numbers out of range.
+        ConfigError, InputError: for unknown layers, and numbers out of range.
     """
 
     encoder: Encoder
@@ -60,40 +60,42 @@ class Extraction:
     dtype: Literal["float32", "float16"] = "float32"
     compute: Literal["float32", "bfloat16"] = "float32"
     skip_unreadable: bool = False
-    say: Callable[[str], None] = field(default=_silently, repr=False)
+    say: Callable[[str], None] = field(default=_no_message, repr=False)
 
     def __post_init__(self) -> None:
         if self.project is not None and self.project < 1:
             raise ConfigError(f"--project is {self.project}; it must be at least 1.")
-        if not 0 <= self.seed < SEEDS:
-            raise ConfigError(f"--seed is {self.seed}; it must lie between 0 and {SEEDS - 1}.")
+        if not 0 <= self.seed < _SEEDS:
+            raise ConfigError(f"--seed is {self.seed}; it must lie between 0 and {_SEEDS - 1}.")
         everything = self.encoder.layer_names
         names = everything if tuple(self.layers) == ("all",) else tuple(self.layers)
         object.__setattr__(self, "layers", tuple(dict.fromkeys(check_layers(names, everything))))
 
     @cached_property
-    def _planned(self) -> dict[str, tuple[tuple[int, ...], bool]]:
+    def _planned(self) -> dict[str, tuple[tuple[int, ...], int | None]]:
+        """Shape of each layer before projection, and its number of components (None: not projected)."""
         size = self.reader.transform.size
-        return plan(self.encoder, self.layers, size=size, pool=self.pool, n_components=self.project)
+        planned = plan(self.encoder, self.layers, size=size, pool=self.pool, n_components=self.project)
+        return {name: (shape, self.project if projected else None) for name, (shape, projected) in planned.items()}
 
     @cached_property
-    def kept(self) -> dict[str, Layer]:
-        """What is kept of each layer for an image."""
+    def stored(self) -> dict[str, Layer]:
+        """Shape and dtype of each layer's stored activations for one image."""
         return {
-            name: Layer((self.project,) if projected else shape, np.dtype(self.dtype))
-            for name, (shape, projected) in self._planned.items()
+            name: Layer(shape if count is None else (count,), np.dtype(self.dtype))
+            for name, (shape, count) in self._planned.items()
         }
 
     @cached_property
     def _projections(self) -> dict[str, Projection | None]:
         return {
-            name: make_projection(self.seed, math.prod(shape), self.project) if projected else None
-            for name, (shape, projected) in self._planned.items()
+            name: None if count is None else make_projection(self.seed, math.prod(shape), count)
+            for name, (shape, count) in self._planned.items()
         }
 
     @property
     def attributes(self) -> dict[str, str | int]:
-        """What activations depend on, besides the images."""
+        """What activations depend on besides the images, as HDF5 attributes."""
         encoder = self.encoder
         digest = encoder.digest()
         projected = any(projection is not None for projection in self._projections.values())
@@ -108,36 +110,36 @@ class Extraction:
             "batch_size": self.reader.batch_size,
         }
 
-    def write(self, stimuli: StimulusSet, out: Path, format: str | None = None) -> bool:
-        """Computes what is not in the file yet; one that was interrupted is gone on with.
+    def write(self, stimuli: StimulusSet, out: Path, format: Format | None = None) -> bool:
+        """Computes the rows that the file lacks, and writes them; resumes an interrupted extraction.
 
         Args:
             stimuli: the images.
             out: the file.
-            format: of the file, where its name has no ending; see `formats.format_of`.
+            format: the file's format, if its name has no extension; see `formats.format_of`.
 
         Returns:
-            Whether there was anything to do.
+            False if the file was complete already.
 
         Raises:
-            ConfigError: if images can't be read, or the file is of another request, or can't be written.
+            ConfigError: if images can't be read, or the file can't be written or holds another request.
         """
-        format, names = format_of(out, format), stimuli.names
-        check_format(format, 4 * len(names) * max(math.prod(layer.shape) for layer in self.kept.values()))
+        names, format = stimuli.names, format_of(out, format)
+        check_format(format, 4 * len(names) * max(math.prod(layer.shape) for layer in self.stored.values()))
         if format != "h5" and out.exists():
             raise ConfigError(f"{out} is there already; give another --out, or remove it.")
         hdf5 = out if format == "h5" else out.with_name(f"{out.name}.h5")
         if not hdf5.exists():
-            self._refuse_damage(stimuli)
+            self._check_images(stimuli)
         with FeatureFile(
-            hdf5, names=names, layers=self.kept, attributes=self.attributes,
+            hdf5, names=names, layers=self.stored, attributes=self.attributes,
             digests=lambda count: self._digests(stimuli, count), readable=self.skip_unreadable,
         ) as file:  # fmt: skip
             if file.complete:
                 return False
             self._fill(stimuli, file)
-            if lost := file.unreadable():
-                self._list_unreadable(stimuli, lost, out.with_name(f"{out.name}.unreadable.txt"))
+            if unreadable := file.unreadable():
+                self._list_unreadable(stimuli, unreadable, out.with_name(f"{out.name}.unreadable.txt"))
             if format == "h5":
                 file.publish()
             else:
@@ -145,7 +147,7 @@ class Extraction:
                 file.discard()
         return True
 
-    def _refuse_damage(self, stimuli: StimulusSet) -> None:
+    def _check_images(self, stimuli: StimulusSet) -> None:
         damage = find_damage(stimuli, threads=self.reader.threads)
         if damage and not self.skip_unreadable:
             listing = "\n  ".join(f"{stimuli.names[i]}: {reason}" for i, reason in list(damage.items())[:20])
@@ -155,17 +157,17 @@ class Extraction:
             )
 
     def _digests(self, stimuli: StimulusSet, count: int) -> np.ndarray:
-        self.say(f"Comparing {count} images with those that are done.")
+        self.say(f"Comparing {count} images with those that were extracted.")
         return image_digests(stimuli, count, threads=self.reader.threads)
 
-    def _list_unreadable(self, stimuli: StimulusSet, places: list[int], path: Path) -> None:
-        lines = [f"{stimuli.names[i]}: {why_unreadable(stimuli, i, self.reader.transform)}\n" for i in places]
+    def _list_unreadable(self, stimuli: StimulusSet, rows: list[int], path: Path) -> None:
+        lines = [f"{stimuli.names[i]}: {why_unreadable(stimuli, i, self.reader.transform)}\n" for i in rows]
         with atomic(path) as part:
             part.write_text("".join(lines), encoding="utf-8")
         self.say(f"{len(lines)} images can't be read; their rows are NaN. They are listed in {path}")
 
     def _fill(self, stimuli: StimulusSet, file: FeatureFile) -> None:
-        """Stores the rows that are missing: a batch is computed while the one before is written."""
+        """Writes the missing rows; the next batch is computed while one is written."""
         if file.rows:
             self.say(f"Going on after {file.rows} images.")
         self.reader.progress(file.rows, len(stimuli.names))
@@ -178,8 +180,8 @@ class Extraction:
                 place, reason = next(iter(batch.problems.items()))
                 raise ConfigError(
                     f"{stimuli.names[batch.first + place]} can't be read: {reason}\n"
-                    "What was extracted before it is kept. Mend it and give the same command to go on, "
-                    "or start anew with --skip-unreadable."
+                    "Rows of the images before it are kept. Replace it and give the same command to resume, "
+                    "or start again with --skip-unreadable."
                 )
             file.write(values, batch.sha256, list(batch.problems), first=batch.first)
             self.reader.progress(file.rows, len(stimuli.names))

@@ -1,1 +1,1 @@
-"""Read-outs: what an embedding can tell, measured without training anything but a classifier."""
+"""Read-outs: measures of what a frozen model's embedding represents."""

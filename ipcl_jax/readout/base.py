@@ -1,4 +1,4 @@
-"""What every read-out asks of its features and labels."""
+"""Checks of features and labels, and other parts shared by all read-outs."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Protocol, TypeVar
@@ -12,18 +12,33 @@ from jax.typing import ArrayLike
 from ipcl_jax.errors import InputError
 
 
+class HasShape(Protocol):
+    """An array of any library."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(N, ...)`."""
+
+
+class Rows(HasShape, Protocol):
+    """An array `[N, ...]` in memory, on a device or on disk (`h5py.Dataset`, `np.memmap`)."""
+
+    def __getitem__(self, rows: slice | np.ndarray) -> ArrayLike:
+        """Returns some rows."""
+
+
 def check_features(features: Array, groups: Array | None = None, first: int = 0) -> None:
-    """Refuses features that are not finite numbers.
+    """Raises InputError for features that are not finite.
 
     Args:
         features: `[N, ...]`.
-        groups: `[N]`; rows of group -1 are never used, and may hold anything.
-        first: row of the first one, for the message.
+        groups: `[N]`; rows of group -1 are not used, so they are not checked.
+        first: row number of the first, for the message.
 
     Raises:
-        InputError: with how many images are concerned, and the first of them.
+        InputError: with the number of images whose features are not finite, and the row of the first.
     """
-    bad = np.asarray(_unsound(features, groups))
+    bad = np.asarray(_not_finite(features, groups))
     if bad.any():
         raise InputError(
             f"Features of {bad.sum()} images are not finite numbers; the first is in row {first + bad.argmax()}. "
@@ -32,37 +47,41 @@ def check_features(features: Array, groups: Array | None = None, first: int = 0)
 
 
 @jax.jit
-def _unsound(features: Array, groups: Array | None) -> Array:
+def _not_finite(features: Array, groups: Array | None) -> Array:
     bad = ~jnp.isfinite(features).reshape(len(features), -1).all(1)
     return bad if groups is None else bad & (groups >= 0)
 
 
 def check_rdms(rdms: np.ndarray, where: str, error: type[InputError] = InputError) -> None:
-    """Refuses what is no dissimilarity matrix.
+    """Raises an error if matrices are not RDMs.
 
     Args:
         rdms: `[..., N, N]` floats.
-        where: what they are, for the message.
-        error: the error to raise.
+        where: where they come from, for the message.
+        error: class of the error to raise.
 
     Raises:
         InputError: if they are not finite, symmetric, and zero on the diagonal.
     """
     if not np.isfinite(rdms).all():
         raise error(f"{where} holds dissimilarities that are not finite numbers.")
-    least = 1e-6 * np.abs(rdms).max(initial=0)
-    if (np.abs(rdms - rdms.swapaxes(-1, -2)) > least).any():
+    tolerance = 1e-6 * np.abs(rdms).max(initial=0)
+    if (np.abs(rdms - rdms.swapaxes(-1, -2)) > tolerance).any():
         raise error(f"{where} is not symmetric, so it holds no RDMs.")
-    if (np.abs(np.einsum("...ii->...i", rdms)) > least).any():
+    if (np.abs(np.einsum("...ii->...i", rdms)) > tolerance).any():
         raise error(f"{where} is not zero on its diagonal, so it holds no RDMs (similarities, perhaps?).")
 
 
 class NotFitted(InputError, AttributeError):
-    """A read-out is asked before `fit`; like scikit-learn's NotFittedError a ValueError and an AttributeError."""
+    """A read-out is used before `fit`; as scikit-learn's NotFittedError, a ValueError and an AttributeError."""
 
 
 def check_fitted(readout: object, attribute: str) -> None:
-    """Refuses a read-out without what `fit` leaves.
+    """Raises NotFitted for a read-out before `fit`.
+
+    Args:
+        readout: the read-out.
+        attribute: name of an attribute that `fit` sets.
 
     Raises:
         NotFitted: if it lacks the attribute.
@@ -72,28 +91,28 @@ def check_fitted(readout: object, attribute: str) -> None:
 
 
 def check_count(name: str, value: Any, most: int | None = None, of: str = "") -> int:
-    """Refuses what is no whole number from 1.
+    """Returns an argument as an int, or raises InputError if it isn't an integer above 0.
 
     Args:
-        name: of the argument.
-        value: of it.
-        most: the largest that can be.
-        of: what that is the number of.
+        name: name of the argument, for the message.
+        value: its value.
+        most: its largest valid value.
+        of: what there are `most` of, for the message.
 
     Raises:
         InputError: for another value.
     """
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < 1 or (most is not None and value > most):
+    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_int or value < 1 or (most is not None and value > most):
         expected = (
-            f"lie between 1 and the number of {of}, {most}" if most is not None else "be 1 or more, and whole"
+            f"lie between 1 and the number of {of}, {most}" if most is not None else "be 1 or more (a whole number)"
         )
         raise InputError(f"{name} is {value!r}; it must {expected}.")
     return int(value)
 
 
 def check_above_zero(name: str, value: Any) -> float:
-    """Refuses what is no finite number above 0.
+    """Returns an argument as a float, or raises InputError if it is no finite number above 0.
 
     Raises:
         InputError: for another value.
@@ -104,11 +123,11 @@ def check_above_zero(name: str, value: Any) -> float:
 
 
 def check_rows(features: Any, width: int | None = None) -> Any:
-    """Features that are an array of one row or more; what has a shape stays as it is, and may lie on disk.
+    """Returns features as an array, or raises InputError; arrays are returned as they are, also those on disk.
 
     Args:
         features: `[N, ...]`: an array in memory, on a device or on disk, or nested lists.
-        width: numbers that each row must have, taken together.
+        width: number of values that each row must have.
 
     Raises:
         InputError: for another shape or type.
@@ -126,48 +145,51 @@ def check_rows(features: Any, width: int | None = None) -> Any:
     return features
 
 
-def check_labels(features: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """Refuses labels that don't go with their features.
+def check_labels(features: HasShape, labels: ArrayLike) -> np.ndarray:
+    """Returns the labels of training images as an array, or raises InputError if they are invalid.
 
     Args:
         features: `[N, ...]`.
-        labels: `[N]` text, or whole numbers.
+        labels: `[N]` text, or integers.
 
     Returns:
-        The labels.
+        The labels, `[N]`.
 
     Raises:
-        InputError: if the numbers differ, a label is missing (NaN, None) or no class, or all are the same.
+        InputError: if features and labels differ in number, a label is missing (NaN, None) or neither text nor an
+            integer, or all labels are equal.
     """
-    labels = _classes(features, labels)
-    if len(np.unique(labels)) < 2:
-        raise InputError(f"All {len(labels)} images are of one class; a read-out needs two or more.")
-    return labels
+    checked = _as_labels(features, labels)
+    if len(np.unique(checked)) < 2:
+        raise InputError(f"All {len(checked)} images are of one class; a read-out needs two or more.")
+    return checked
 
 
-def check_asked(features: ArrayLike, labels: ArrayLike, classes: np.ndarray) -> np.ndarray:
-    """Refuses labels that a read-out's answers can't be compared with.
+def check_test_labels(features: HasShape, labels: ArrayLike, classes: np.ndarray) -> np.ndarray:
+    """Returns the labels of test images as an array, or raises InputError if predictions can't be compared with them.
 
     Args:
         features: `[M, ...]`.
-        labels: `[M]`; those that `fit` did not see are allowed, and no answer is right for them.
-        classes: that `fit` saw.
+        labels: `[M]`; classes that `fit` did not see are allowed, and every prediction for them is wrong.
+        classes: classes that `fit` saw.
 
     Returns:
-        The labels.
+        The labels, `[M]`.
 
     Raises:
-        InputError: if the numbers differ, a label is missing, or they are of another type than the classes.
+        InputError: if features and labels differ in number, a label is missing, or labels are of another type than
+            the classes.
     """
-    labels = _classes(features, labels)
-    if _family(labels) != _family(classes):
+    checked = _as_labels(features, labels)
+    kind, fitted = _kind(checked), _kind(classes)
+    if kind != fitted:
         raise InputError(
-            f"Labels are {_family(labels)} (such as {labels[0]}), and fit was given {_family(classes)} (such as {classes[0]})."
+            f"Labels are {kind} (such as {checked[0]}), and fit was given {fitted} (such as {classes[0]})."
         )
-    return labels
+    return checked
 
 
-def _classes(features: ArrayLike, labels: ArrayLike) -> np.ndarray:
+def _as_labels(features: HasShape, labels: ArrayLike) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.shape != (features.shape[0],):
         raise InputError(
@@ -183,84 +205,73 @@ def _classes(features: ArrayLike, labels: ArrayLike) -> np.ndarray:
         raise InputError(
             f"Label {bad} is {labels[bad]!r}, which is no class; expected text or whole numbers."
         )
-    if _family(labels) is None:
+    if _kind(labels) is None:
         raise InputError(f"Labels are of type {labels.dtype}; expected text or whole numbers.")
     return labels
 
 
-def _family(labels: np.ndarray) -> str | None:
-    families = {"U": "text", "S": "bytes"} | dict.fromkeys("biuf", "numbers")
-    return families.get(np.asarray(labels.tolist() if labels.dtype.kind == "O" else labels).dtype.kind)
-
-
-class Rows(Protocol):
-    """An array `[N, ...]` in memory, on a device or on disk (`h5py.Dataset`, `np.memmap`)."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """`(N, ...)`."""
-
-    def __getitem__(self, rows: slice | np.ndarray) -> ArrayLike:
-        """Some rows."""
+def _kind(labels: np.ndarray) -> str | None:
+    kinds = {"U": "text", "S": "bytes"} | dict.fromkeys("biuf", "numbers")
+    return kinds.get(np.asarray(labels.tolist() if labels.dtype.kind == "O" else labels).dtype.kind)
 
 
 class Classifier(ABC):
-    """A read-out of classes."""
+    """A read-out that predicts classes."""
 
     classes_: np.ndarray
 
     @abstractmethod
     def rank(self, X: Rows, n: int = 5) -> np.ndarray:
-        """The n likeliest classes of each image, `[M, n]`, best first."""
+        """Returns the n most probable classes of each image, `[M, n]`, best first."""
 
     def predict(self, X: Rows) -> np.ndarray:
-        """The likeliest class of each image, `[M]`."""
+        """Predicts the class of each image, `[M]`."""
         return self.rank(X, 1)[:, 0]
 
     def score(self, X: Rows, y: ArrayLike, *, top: int = 1) -> float:
-        """Share of images whose class is among the `top` likeliest.
+        """Returns the share of images whose class is among the `top` most probable.
 
         Args:
             X: `[M, ...]` features.
-            y: `[M]` their classes. One that `fit` did not see is allowed, and counts as not found.
-            top: how many to look among; more than there are classes are all of them.
+            y: `[M]` their classes. A class that `fit` did not see is allowed, and counts as wrong.
+            top: number of classes to consider; all of them if it is larger than their number.
 
         Raises:
-            InputError: if X and y don't go together, y is of another type than the classes, or `fit` comes first.
+            InputError: if X and y don't fit together, y is of another type than the classes, or before `fit`.
         """
         check_fitted(self, "classes_")
         X, top = check_rows(X), check_count("top", top)
-        y = check_asked(X, y, self.classes_)
-        return float((self.rank(X, top) == y[:, None]).any(1).mean())
+        labels = check_test_labels(X, y, self.classes_)
+        return float((self.rank(X, top) == labels[:, None]).any(1).mean())
 
 
 Values = TypeVar("Values", np.ndarray, Array)
 
 
-def centred(values: Values, axis: int = 0) -> Values:
-    """Values less their mean along an axis; exactly 0 where they are the same up to rounding.
+def centre(values: Values, axis: int = 0) -> Values:
+    """Subtracts the mean along an axis; the result is exactly 0 where values are equal up to rounding.
 
-    The mean of equal numbers is rounded (of 0.1, say), so that what is left of them is small but not 0, and a
-    division by its length would make numbers of any size of it.
+    The mean of equal numbers is rounded (of 0.1, for example), so their differences from it are small but not 0;
+    scaling these to unit length would make them arbitrarily large.
 
     Args:
-        values: floats of any shape, NumPy's or JAX's.
-        axis: along which the mean is taken.
+        values: floats of any shape, of NumPy or JAX.
+        axis: axis of the mean.
     """
-    apart = values - values.mean(axis, keepdims=True)
-    apart = apart - apart.mean(axis, keepdims=True)  # the first mean is rounded at the size of the values
-    return apart * (abs(apart).max(axis, keepdims=True) > rounding(values, axis))
+    centred = values - values.mean(axis, keepdims=True)
+    centred = centred - centred.mean(axis, keepdims=True)  # removes the rounding error of the first mean
+    return centred * (abs(centred).max(axis, keepdims=True) > rounding_error(values, axis))
 
 
-def rounding(values: Values, axis: int | tuple[int, ...]) -> Values:
-    """The difference that rounding can make between equal numbers of this size and type."""
+def rounding_error(values: Values, axis: int | tuple[int, ...]) -> Values:
+    """Returns a bound of the differences that rounding makes between equal numbers of this size and type."""
     return 4 * float(np.finfo(values.dtype).eps) * abs(values).max(axis, keepdims=True)
 
 
-def without_length(rows: Array) -> Array:
-    """Vectors along the last axis at unit length; one of zeros stays as it is.
+def to_unit_length(rows: Array) -> Array:
+    """Scales vectors along the last axis to unit length; vectors of zeros stay zeros.
 
-    Each is brought to the size of 1 before it is squared, so that neither small nor large ones are lost.
+    Each is first divided by its largest magnitude, so that squares neither underflow nor overflow.
     """
     largest = abs(rows).max(-1, keepdims=True)
     rows = rows / (largest + (largest == 0))

@@ -1,13 +1,13 @@
-"""Brain data from files: measured RDMs and responses, in the order of the stimuli.
+"""Reading of brain data from files: measured RDMs and responses, in the order of the stimuli.
 
 A file is HDF5 (`.h5`; `.mat` of version 7.3 and files by rsatoolbox are HDF5 too), `.npz`, or `.mat` of version 5.
-`FILE:NAME` chooses an array in it. What has names of images is ordered by them (see `image_names`); only what has
-none is taken in the order of the stimuli.
+`FILE:NAME` chooses an array in it. Arrays with names of images are ordered by them (see `names.find_rows`); arrays
+without names must be in the order of the stimuli.
 """
 
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,8 +33,8 @@ class MeasuredRDMs(NamedTuple):
 
     Attributes:
         rdms: `[S, N, N]` float64.
-        by_name: whether images were ordered by name, or else taken in the order of the stimuli.
-        notes: what was done to fit them to the stimuli, in words.
+        by_name: whether images were ordered by name, rather than assumed to be in the order of the stimuli.
+        notes: messages about how they were matched to the stimuli.
     """
 
     rdms: np.ndarray
@@ -46,9 +46,9 @@ class Responses(NamedTuple):
     """Responses of S subjects.
 
     Attributes:
-        subjects: name of each, and `[R, N, V]` float64: R repeats of N images in V voxels.
+        subjects: by name, `[R, N, V]` float64: R repeats of N images in V voxels.
         by_name: as in `MeasuredRDMs`.
-        notes: likewise.
+        notes: as in `MeasuredRDMs`.
     """
 
     subjects: dict[str, np.ndarray]
@@ -57,27 +57,27 @@ class Responses(NamedTuple):
 
 
 def read_rdms(spec: str, stimuli: Sequence[str]) -> MeasuredRDMs:
-    """Measured RDMs in the order of the stimuli.
+    """Reads measured RDMs in the order of the stimuli.
 
     Args:
-        spec: `FILE` or `FILE:NAME`. The array is `[N, N]`, `[S, N, N]`, or what is above the diagonal, row by row,
-            `[S, N (N - 1) / 2]`; without NAME it is called rdms, rdm or dissimilarities, or is
-            the only one of such a shape.
+        spec: `FILE` or `FILE:NAME`. The array is `[N, N]`, `[S, N, N]`, or the entries above the diagonal, row by row,
+            `[S, N (N - 1) / 2]`. Without NAME, it is the array named rdms, rdm or dissimilarities, or the only one
+            of such a shape.
         stimuli: names of the N images.
 
     Returns:
         The RDMs.
 
     Raises:
-        ConfigError: if there are none, or they aren't RDMs of these images.
+        ConfigError: if there is no such array, or it doesn't hold RDMs of these images.
     """
     path, arrays, name = _open(spec)
-    name = _choose(path, arrays, name, _RDMS, lambda array: _as_square(array) is not None)
-    rdms = _as_square(arrays[name])
+    name = _choose(path, arrays, name, _RDMS, lambda array: _to_rdms(array) is not None)
+    rdms = _to_rdms(arrays[name])
     where = f"{path}:{name}"
     if rdms is None:
         raise ConfigError(
-            f"{where} is {_shape(arrays[name])}, expected RDMs: [N, N], [S, N, N], or [S, N (N - 1) / 2]."
+            f"{where} is {_describe(arrays[name])}, expected RDMs: [N, N], [S, N, N], or [S, N (N - 1) / 2]."
         )
     found = find_rows(where, arrays, name, rdms.shape[-1], stimuli)
     if found.rows.shape[1] > 1:
@@ -91,20 +91,20 @@ def read_rdms(spec: str, stimuli: Sequence[str]) -> MeasuredRDMs:
 
 
 def read_responses(spec: str, stimuli: Sequence[str]) -> Responses:
-    """Measured responses in the order of the stimuli.
+    """Reads measured responses in the order of the stimuli.
 
     Args:
         spec: `FILE` or `FILE:NAME`. An array `[N, V]`, or `[R, N, V]` with R repeats, is one subject. A
-            group of such arrays (in `.npz` and `.mat` of version 5: names such as responses/one) has
-            a subject in each. Without NAME it is called responses, betas or voxels. Where names of images
-            are repeated (one row a trial), rows of one name become repeats.
+            group of such arrays (in `.npz` and `.mat` of version 5: names such as responses/one) has one array per
+            subject. Without NAME, it is named responses, betas or voxels. If names of images are repeated (one row
+            per trial), rows with the same name are repeats.
         stimuli: names of the N images.
 
     Returns:
         The responses.
 
     Raises:
-        ConfigError: if there are none, or they aren't responses to these images.
+        ConfigError: if there is no such array, or it doesn't hold responses to these images.
     """
     path, arrays, name = _open(spec)
     groups = {key.rpartition("/")[0] for key in arrays} - {""}
@@ -115,13 +115,13 @@ def read_responses(spec: str, stimuli: Sequence[str]) -> Responses:
     elif inside:
         chosen = {key.removeprefix(f"{wanted}/"): arrays[key] for key in inside}
     else:
-        raise _lost(path, arrays, name, _RESPONSES)
+        raise _not_found(path, arrays, name, _RESPONSES)
     subjects, found = {}, {}
     for subject, array in chosen.items():
         key = wanted if wanted in arrays else f"{wanted}/{subject}"
         where = f"{path}:{key}"
         if array.ndim not in (2, 3) or array.dtype.kind not in "fiu" or not array.size:
-            raise ConfigError(f"{where} is {_shape(array)}, expected responses: [N, V] or [R, N, V].")
+            raise ConfigError(f"{where} is {_describe(array)}, expected responses: [N, V] or [R, N, V].")
         array = np.asarray(array, np.float64).reshape(-1, *array.shape[-2:])
         found[key] = rows = find_rows(where, arrays, key, array.shape[1], stimuli)
         array = array[:, rows.rows.T].reshape(
@@ -130,20 +130,20 @@ def read_responses(spec: str, stimuli: Sequence[str]) -> Responses:
         if not np.isfinite(array).all():
             raise ConfigError(f"{where} holds responses that are not finite numbers; leave those voxels out.")
         subjects[subject] = array
-    without = [key for key, rows in found.items() if not rows.by_name]
-    if without and len(without) < len(found):
+    unnamed = [key for key, rows in found.items() if not rows.by_name]
+    if unnamed and len(unnamed) < len(found):
         raise ConfigError(
-            f"{path} has names of images for some subjects, and none for {', '.join(without[:3])}; give all names."
+            f"{path} has names of images for some subjects, and none for {', '.join(unnamed[:3])}; give all names."
         )
     notes = tuple(dict.fromkeys(note for rows in found.values() for note in rows.notes))
-    return Responses(subjects, not without, notes)
+    return Responses(subjects, not unnamed, notes)
 
 
 # --- files -------------------------------------------------------------------------------
 
 
 def _open(spec: str) -> tuple[Path, dict[str, np.ndarray], str | None]:
-    """A file's arrays by name (`group/array`), and the name that is asked for."""
+    """Reads a file's arrays, by name (`group/array`); returns its path, these arrays, and the name in `spec`."""
     match = _SPEC.fullmatch(spec)
     if not match:
         raise ConfigError(
@@ -199,7 +199,7 @@ def _from_hdf5(path: Path) -> dict[str, np.ndarray]:
 
 
 def _from_matlab(file: h5py.File, item: h5py.Dataset, value: np.ndarray) -> np.ndarray:
-    """MATLAB's arrays lie with their axes reversed, its text as numbers, its cells as references."""
+    """Converts an array of MATLAB: axes are stored reversed, text as numbers, and cells as references."""
     if item.dtype.kind == "O":
         return np.array(["".join(map(chr, file[reference][()].ravel())) for reference in value.T.ravel()])
     if item.attrs.get("MATLAB_class") == b"char":
@@ -219,11 +219,11 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, np.ndarray]:
     return arrays
 
 
-# --- what is in them ---------------------------------------------------------------------
+# --- arrays in them ------------------------------------------------------------------------
 
 
-def _as_square(array: np.ndarray) -> np.ndarray | None:
-    """RDMs `[S, N, N]`; None for an array that can't be any."""
+def _to_rdms(array: np.ndarray) -> np.ndarray | None:
+    """Returns an array of RDMs as `[S, N, N]`; None if its shape or dtype isn't one of RDMs."""
     if array.dtype.kind not in "fiu" or not 1 <= array.ndim <= 3 or not array.size:
         return None
     array = np.asarray(array, np.float64)
@@ -236,7 +236,14 @@ def _as_square(array: np.ndarray) -> np.ndarray | None:
     return np.stack([squareform(row) for row in np.atleast_2d(array)])
 
 
-def _choose(path: Path, arrays: dict, name: str | None, usual: Sequence[str], fits) -> str:
+def _choose(
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    name: str | None,
+    usual: Sequence[str],
+    fits: Callable[[np.ndarray], bool],
+) -> str:
+    """Returns the key of the array named `name`, or of the only one that fits."""
     if name and name in arrays:
         return name
     if name is None:
@@ -244,12 +251,12 @@ def _choose(path: Path, arrays: dict, name: str | None, usual: Sequence[str], fi
         named = [key for key in fitting if key.rpartition("/")[2].lower() in usual]
         if len(named or fitting) == 1:
             return (named or fitting)[0]
-    raise _lost(path, arrays, name, usual)
+    raise _not_found(path, arrays, name, usual)
 
 
-def _lost(path: Path, arrays: dict, name: str | None, usual: Sequence[str]) -> ConfigError:
-    what = f"no array {name!r}" if name else f"no array that is plainly the one (named {', '.join(usual)})"
-    listing = ", ".join(f"{key} {_shape(array)}" for key, array in arrays.items())
+def _not_found(path: Path, arrays: dict, name: str | None, usual: Sequence[str]) -> ConfigError:
+    what = f"no array {name!r}" if name else f"no single array of that kind (named {', '.join(usual)})"
+    listing = ", ".join(f"{key} {_describe(array)}" for key, array in arrays.items())
     return ConfigError(f"{path} has {what}; give {path}:NAME. It has: {listing or 'nothing'}.")
 
 
@@ -257,5 +264,5 @@ def _is_numeric(array: np.ndarray) -> bool:
     return array.dtype.kind in "fiu" and array.ndim >= 2
 
 
-def _shape(array: np.ndarray) -> str:
+def _describe(array: np.ndarray) -> str:
     return f"{list(array.shape)} {array.dtype}"

@@ -1,6 +1,6 @@
-"""A model as Brain-Score takes one: something that looks at images and has recordings taken from its layers.
+"""An adapter that passes a model to Brain-Score, which records from its layers.
 
-Nothing of Brain-Score is needed here. Where it is installed, this hands a model over:
+This module doesn't need Brain-Score. If it is installed, use:
 
     from brainscore_vision.model_helpers.activations.core import ActivationsExtractorHelper
     from brainscore_vision.model_helpers.brain_transformation import ModelCommitment
@@ -13,7 +13,7 @@ Nothing of Brain-Score is needed here. Where it is installed, this hands a model
         identifier=observer.identifier, activations_model=extractor, layers=list(observer.layers)
     )
 
-Its own parts then choose a layer for each region, place images in the visual field and score.
+Brain-Score then chooses a layer for each region, places images in the visual field and computes scores.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,14 +29,14 @@ from ipcl_jax.models.checks import check_layers
 
 
 class Observer:
-    """A model that looks at images.
+    """A model with the functions that Brain-Score calls.
 
     Args:
         encoder: the model.
-        layers: recorded from, shallow to deep; None for all.
-        visual_degrees: angle that the width of an image takes. Networks have none, so it is a convention; 8 is
-            the usual one.
-        batch_size: images at a time.
+        layers: layers to record from, shallow to deep; None for all.
+        visual_degrees: visual angle of an image's width, in degrees. It is a convention, since networks have no
+            visual angle; 8 is usual.
+        batch_size: images per batch.
 
     Raises:
         InputError: for unknown layers.
@@ -56,21 +56,21 @@ class Observer:
 
     @property
     def identifier(self) -> str:
-        """The model's name and the beginning of its weights' sha256: two models never share one."""
+        """The model's name and the start of its weights' sha256, which differ between models."""
         return f"{self.encoder.name or 'ipcl_jax'}-{self.encoder.digest()[:8]}"
 
     def visual_degrees(self) -> float:
-        """Angle that the width of an image takes."""
+        """Returns the visual angle of an image's width, in degrees."""
         return self._degrees
 
     def look_at(self, images: Sequence[Stimulus]) -> dict[str, np.ndarray]:
-        """Activations of images of any size, shown as the model saw those of its training.
+        """Computes activations for images of any size, preprocessed for the model.
 
         Args:
-            images: N of what `load_stimuli` takes, such as paths.
+            images: N images that `load_stimuli` accepts, such as paths.
 
         Returns:
-            For each layer `[N, D]` float32; units of a convolutional layer by row, column and channel.
+            For each layer `[N, D]` float32; a convolutional layer is flattened by row, column and channel.
 
         Raises:
             OSError, InputError: as `load_stimuli`.
@@ -87,11 +87,11 @@ class Observer:
         }
 
     def preprocess(self, images: Sequence[Stimulus]) -> np.ndarray:
-        """Images as the model wants them, `[N, S, S, 3]` float32."""
+        """Preprocesses images for the model, `[N, S, S, 3]` float32."""
         return load_stimuli(images, self.encoder)
 
     def get_activations(self, images: ArrayLike, layer_names: Iterable[str]) -> dict[str, np.ndarray]:
-        """Layers of preprocessed images by name: `[N, h, w, C]`, or `[N, D]` after ave_pool."""
+        """Computes layers of preprocessed images, by name: `[N, h, w, C]`, or `[N, D]` after ave_pool."""
         return {
             name: np.asarray(value)
             for name, value in extract(self.encoder, np.asarray(images), layer_names).items()

@@ -1,14 +1,15 @@
-"""Products of all pairs of images in a layer, from which every comparison of geometries starts.
+"""Kernels: matrices `[N, N]` of products of all pairs of N images in a layer, from which RDMs and CKA are computed.
 
-Of N images and a layer of D numbers only `[N, N]` is kept. A kernel is one of
+The features `[N, D]` need not be stored. A kernel is one of
 
     correlation   Pearson's r of two images' features
     cosine        their cosine
-    linear        their inner product, after one vector is taken from all images' features alike (distances
-                  and centred comparisons don't see it, and small differences keep their digits)
+    linear        their inner product, after the same vector is subtracted from all images' features (this changes
+                  neither distances nor centred comparisons, and reduces the rounding error of small differences)
 """
 
 import functools
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
@@ -22,7 +23,7 @@ from ipcl_jax.activations.encoder import Encoder
 from ipcl_jax.activations.extract import compute, plan
 from ipcl_jax.activations.stimuli import Reader, StimulusSet
 from ipcl_jax.errors import ConfigError, InputError, near_miss
-from ipcl_jax.readout.base import centred, check_features, check_rows, without_length
+from ipcl_jax.readout.base import centre, check_features, check_rows, to_unit_length
 
 Kernel = Literal["correlation", "cosine", "linear"]
 Metric = Literal["correlation", "euclidean", "cosine"]
@@ -31,7 +32,7 @@ MEMORY = 1 << 30  # bytes of features on the device at a time
 
 
 def kernel_of(metric: Metric) -> Kernel:
-    """The kernel that a dissimilarity is made of.
+    """Returns the kernel that a dissimilarity is computed from.
 
     Raises:
         InputError: for an unknown dissimilarity.
@@ -42,11 +43,11 @@ def kernel_of(metric: Metric) -> Kernel:
 
 
 def kernel_matrix(features: ArrayLike, kernel: Kernel) -> np.ndarray:
-    """A kernel of features at hand.
+    """Computes a kernel of features.
 
     Args:
         features: `[N, ...]`; each image's are flattened.
-        kernel: which.
+        kernel: the kernel.
 
     Returns:
         `[N, N]` float32, symmetric.
@@ -54,10 +55,10 @@ def kernel_matrix(features: ArrayLike, kernel: Kernel) -> np.ndarray:
     Raises:
         InputError: for features that are not finite.
     """
-    features = jnp.asarray(check_rows(features), jnp.float32)
-    features = features.reshape(len(features), -1)
-    check_features(features)
-    rows = _prepare(features, features.mean(0), kernel)
+    values = jnp.asarray(check_rows(features), jnp.float32)
+    values = values.reshape(len(values), -1)
+    check_features(values)
+    rows = _prepare(values, values.mean(0), kernel)
     return np.asarray(_product(rows, rows))
 
 
@@ -70,18 +71,19 @@ def layer_kernels(
     *,
     memory: int = MEMORY,
 ) -> dict[str, dict[Kernel, np.ndarray]]:
-    """Kernels of layers, built on the device; features don't leave it and are never kept all.
+    """Computes kernels of layers on the device, without storing all features.
 
-    As many images as fit stay on the device, and all that come after pass by in batches. Each such
-    round computes the model anew, which costs less than a disk full of features.
+    Features of as many images as fit are kept on the device, and compared with all later images, batch by batch.
+    Then the next images are kept, and so on. Activations are computed again each time, which is faster than storing
+    them on disk.
 
     Args:
         encoder: the model.
         stimuli: N images.
         reader: how they are read; `progress` counts pairs of batches.
-        layers: their names.
-        kernels: which.
-        memory: bytes that the images which stay may take.
+        layers: names of the layers.
+        kernels: the kernels.
+        memory: bytes for the features that are kept on the device.
 
     Returns:
         For each layer and kernel `[N, N]` float32, symmetric.
@@ -94,8 +96,8 @@ def layer_kernels(
     total = len(stimuli.names)
     numbers = sum(int(np.prod(shape)) for shape, _ in plan(encoder, layers, size=reader.transform.size).values())
     batches = -(-total // batch_size)
-    stay = min(batches, max(1, memory // (4 * numbers * len(kernels) * batch_size)))  # batches
-    rounds = range(0, batches, stay)
+    kept = min(batches, max(1, memory // (4 * numbers * len(kernels) * batch_size)))  # batches on the device
+    rounds = range(0, batches, kept)
     pairs, done = sum(batches - start for start in rounds), 0
     found = {layer: {kernel: np.empty((total, total), np.float32) for kernel in kernels} for layer in layers}
     shift = None
@@ -111,12 +113,12 @@ def layer_kernels(
                 check_features(value, first=batch.first)
             shift = shift or {name: value.mean(0) for name, value in features.items()}
             rows = _prepare_all(features, shift, kernels)
-            if number < start + stay:
+            if number < start + kept:
                 held.append((batch.first, batch.count, rows))
             columns = slice(batch.first, batch.first + batch.count)
             for first, count, other in held:
                 products = jax.device_get(_products(other, rows))
-                for layer, kernel in ((layer, kernel) for layer in layers for kernel in kernels):
+                for layer, kernel in itertools.product(layers, kernels):
                     block = products[layer][kernel][:count, : batch.count]
                     found[layer][kernel][first : first + count, columns] = block
                     found[layer][kernel][columns, first : first + count] = block.T
@@ -127,12 +129,12 @@ def layer_kernels(
 
 @functools.partial(jax.jit, static_argnames="kernel")
 def _prepare(features: Array, shift: Array, kernel: Kernel) -> Array:
-    """Rows `[N, D]` whose products are the kernel; an image without any variation has none."""
+    """Returns rows `[N, D]` whose products are the kernel; zeros for an image whose features are constant."""
     if kernel == "linear":
         return features - shift[None]
     if kernel == "correlation":
-        features = centred(features, axis=1)
-    return without_length(features)
+        features = centre(features, axis=1)
+    return to_unit_length(features)
 
 
 @functools.partial(jax.jit, static_argnames="kernels")

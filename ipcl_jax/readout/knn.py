@@ -1,7 +1,7 @@
-"""k-nearest-neighbour read-out: similar training images vote for a test image's class.
+"""k-nearest-neighbour read-out: the most similar training images vote for a test image's class.
 
-Neighbours are exact. References may lie on disk: they pass through the device in blocks, and what is kept of
-each block is its best.
+The search is exact. References can be on disk; they are copied to the device in blocks, and the best neighbours
+so far are kept.
 
 Source: Wu et al. 2018 (weighted kNN); Konkle & Alvarez 2022, Methods; the reference's `knn_eval.py`.
 """
@@ -28,24 +28,24 @@ from ipcl_jax.readout.base import (
     check_fitted,
     check_labels,
     check_rows,
-    without_length,
+    to_unit_length,
 )
 
 Normalize = Literal["all", "channels"]
 
 BLOCK = 1 << 28  # bytes of references, and of similarities, on the device at a time
-_GROUP = 32  # neighbouring references of which only the best is looked at first
-NOWHERE = -1  # group of references that are nobody's neighbours
+_GROUP = 32  # adjacent references of which first only the best is considered
+EXCLUDED = -1  # group of references that are never neighbours
 
 
 def unit_length(features: Array, normalize: Normalize = "all") -> Array:
-    """Features as vectors whose products are similarities; one of zeros stays as it is.
+    """Scales features to vectors whose inner products are similarities; zeros stay zeros.
 
     Args:
         features: `[N, ...]`.
         normalize: `all` scales each image's vector to unit length, so that products are cosines in [-1, 1];
-            `channels` scales the last axis, at each place of a convolutional layer by itself, so that
-            products are sums of the places' cosines.
+            `channels` scales the last axis, separately at each position of a convolutional layer, so that
+            products are sums of the positions' cosines.
 
     Returns:
         `[N, D]` float32.
@@ -53,7 +53,7 @@ def unit_length(features: Array, normalize: Normalize = "all") -> Array:
     features = features.astype(jnp.float32)
     if normalize == "all":
         features = features.reshape(len(features), -1)
-    return without_length(features).reshape(len(features), -1)
+    return to_unit_length(features).reshape(len(features), -1)
 
 
 def nearest(
@@ -65,20 +65,20 @@ def nearest(
     groups: tuple[ArrayLike, ArrayLike] | None = None,
     block: int = BLOCK,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k references most similar to each query, exactly.
+    """Finds the k references most similar to each query, exactly.
 
     Args:
         queries: `[M, ...]` features.
         references: `[N, ...]` features.
-        k: neighbours, at most N.
+        k: number of neighbours, at most N.
         normalize: see `unit_length`.
-        groups: of the queries `[M]` and of the references `[N]`, int from 0: those of the same number
-            are not neighbours. References of group -1 are nobody's.
-        block: bytes of references, and of similarities, that are on the device at a time.
+        groups: of the queries `[M]` and of the references `[N]`, int from 0: references in a query's own group
+            are not its neighbours. References in group -1 are never neighbours.
+        block: bytes of references, and of similarities, on the device at a time.
 
     Returns:
-        Similarities `[M, k]` float32, falling, and the references' rows `[M, k]` int32; of equally similar
-        ones the lower row comes first. Where fewer than k are left by `groups`, the rest is -inf and row -1.
+        Similarities `[M, k]` float32, in descending order, and the references' rows `[M, k]` int32; of equal
+        similarities the lower row comes first. If `groups` leaves fewer than k, the others are -inf and row -1.
 
     Raises:
         InputError: if k is larger than N or below 1, widths differ, or a feature isn't a finite number.
@@ -92,22 +92,22 @@ def nearest(
         raise InputError(f"Queries have shape {list(of_query)} each, and references {list(of_reference)}.")
     own, others = groups or (None, None)
     found = []
-    # Queries that don't fit beside a block of references make a round of their own.
+    # Queries are processed in blocks too, each of which passes over all references.
     for _, some, own_groups in _blocks(queries, own, 4 * block):
         some = unit_length(some, normalize)
         best = jnp.full((len(some), k), -jnp.inf), jnp.full((len(some), k), -1, jnp.int32)
         for first, part, their_groups in _blocks(references, others, block):
             unit = unit_length(part, normalize)
             chunk = max(1, min(len(some), block // (4 * max(len(unit), some.shape[1]))))
-            best = _improve(best, some, unit, first, own_groups, their_groups, chunk=chunk)
-            del part, unit  # before the next one comes
+            best = _update_best(best, some, unit, first, own_groups, their_groups, chunk=chunk)
+            del part, unit  # frees memory before the next block
         found.append(jax.device_get(best))
     similarities, rows = (np.concatenate(column) for column in zip(*found, strict=True))
     return similarities, np.where(np.isneginf(similarities), -1, rows)
 
 
 def _blocks(features: Rows, groups: ArrayLike | None, size: int) -> Iterator[tuple[int, Array, Array | None]]:
-    """First row, features and groups of each block, which is read while the one before is worked on."""
+    """Yields first row, features and groups of each block; the next one is read in a thread meanwhile."""
     total = features.shape[0]
     width = int(np.prod(features.shape[1:]))
     rows = max(1, size // (4 * width))
@@ -119,17 +119,17 @@ def _blocks(features: Rows, groups: ArrayLike | None, size: int) -> Iterator[tup
         return first, jnp.asarray(features[some]), own
 
     with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(read, 0)
+        following = reader.submit(read, 0)
         for first in range(0, total, rows):
-            block = coming.result()
+            block = following.result()
             if first + rows < total:
-                coming = reader.submit(read, first + rows)
+                following = reader.submit(read, first + rows)
             check_features(block[1], block[2], first)
             yield block
 
 
 @functools.partial(jax.jit, static_argnames="chunk", donate_argnums=0)
-def _improve(
+def _update_best(
     best: tuple[Array, Array],
     queries: Array,
     references: Array,
@@ -139,16 +139,16 @@ def _improve(
     *,
     chunk: int,
 ) -> tuple[Array, Array]:
-    """The best neighbours after another block of references, whose first row is `first`."""
+    """Updates the best neighbours with a block of references, whose first row is `first`."""
     k = best[0].shape[1]
 
     def one(query: tuple) -> tuple[Array, Array]:
         similarities, rows, vector, group = query
         found = jnp.matmul(references, vector, precision="highest")  # [N]
         if group is not None:
-            apart = (reference_groups == group) | (reference_groups == NOWHERE)
-            found = jnp.where(apart, -jnp.inf, found)
-        new, places = _largest(found, min(k, len(references)))
+            excluded = (reference_groups == group) | (reference_groups == EXCLUDED)
+            found = jnp.where(excluded, -jnp.inf, found)
+        new, places = _top_k(found, min(k, len(references)))
         both = jnp.concatenate([similarities, new]), jnp.concatenate([rows, first + places])
         values, order = jax.lax.top_k(both[0], k)  # earlier rows first where equal
         return values, both[1][order]
@@ -156,11 +156,11 @@ def _improve(
     return jax.lax.map(one, (*best, queries, query_groups), batch_size=chunk)
 
 
-def _largest(values: Array, k: int) -> tuple[Array, Array]:
-    """`jax.lax.top_k` of many numbers `[N]`, by way of groups.
+def _top_k(values: Array, k: int) -> tuple[Array, Array]:
+    """Computes `jax.lax.top_k` of many numbers `[N]`, split into groups.
 
-    The k largest lie in the k groups whose largest are largest (and of equal ones, in those that come
-    first), so only these groups are sorted.
+    The k largest numbers are in the k groups with the largest maxima (of groups with equal maxima, in the first), so
+    only these groups are sorted.
     """
     count = len(values)
     if count <= 4 * _GROUP * k:
@@ -171,21 +171,23 @@ def _largest(values: Array, k: int) -> tuple[Array, Array]:
     return largest, groups[places // _GROUP] * _GROUP + places % _GROUP
 
 
-def vote(similarities: Array, labels: Array, temperature: float, *, n_classes: int, n: int = 5) -> Array:
-    """Classes of each query, best first: each neighbour votes with exp(similarity / temperature).
+def vote(
+    similarities: Array | np.ndarray, labels: Array | np.ndarray, temperature: float, *, n_classes: int, n: int = 5
+) -> Array:
+    """Ranks the classes of each query: each neighbour votes with weight exp(similarity / temperature).
 
     Args:
-        similarities: `[M, k]` of the neighbours; -inf has no vote.
+        similarities: `[M, k]` of the neighbours; -inf has weight 0.
         labels: `[M, k]` int, their classes from 0.
         temperature: divides similarities.
         n_classes: number C of classes.
-        n: how many to rank.
+        n: number of classes to return.
 
     Returns:
-        `[M, min(n, C)]` int32; of classes with equal votes the lower number comes first.
+        `[M, min(n, C)]` int32, best first; of classes with equal votes the lower number comes first.
 
-    Differs: votes are counted relative to the nearest neighbour's. The ranking is the same, and no
-    vote is infinite where similarities are large, as sums over places can be.
+    Differs: weights are relative to the nearest neighbour's. The ranking is the same, and weights don't overflow for
+    large similarities, such as sums over positions.
 
     Raises:
         InputError: for a temperature that isn't above 0.
@@ -194,17 +196,19 @@ def vote(similarities: Array, labels: Array, temperature: float, *, n_classes: i
 
 
 @functools.partial(jax.jit, static_argnames=("n_classes", "n"))
-def _vote(similarities: Array, labels: Array, temperature: float, *, n_classes: int, n: int) -> Array:
+def _vote(
+    similarities: Array | np.ndarray, labels: Array | np.ndarray, temperature: float, *, n_classes: int, n: int
+) -> Array:
     relative = jnp.exp((similarities - similarities.max(1, keepdims=True)) / temperature)
 
-    def tally(votes: Array, labels: Array) -> Array:
+    def top_classes(votes: Array, labels: Array) -> Array:
         return jax.lax.top_k(jnp.zeros(n_classes).at[labels].add(votes), min(n, n_classes))[1]
 
-    return jax.vmap(tally)(relative, labels)
+    return jax.vmap(top_classes)(relative, jnp.asarray(labels))
 
 
 class Score(NamedTuple):
-    """How often the classes that neighbours vote for are right, as shares in [0, 1]."""
+    """Accuracy for one k and temperature, as shares of images in [0, 1]."""
 
     k: int
     temperature: float
@@ -223,24 +227,24 @@ def knn_scores(
     temperature: float | Sequence[float] = 0.07,
     **options,
 ) -> list[Score]:
-    """Accuracy of the read-out for every k and temperature; neighbours are looked for once.
+    """Computes the read-out's accuracy for every k and temperature, from one search of neighbours.
 
     Args:
         queries: `[M, ...]` features of the test images.
         labels: `[M]` int, their classes from 0.
         references: `[N, ...]` features of the training images.
-        reference_labels: `[N]` int, likewise.
+        reference_labels: `[N]` int, their classes.
         n_classes: number of classes.
-        k: neighbours that vote.
-        temperature: of their votes.
+        k: number or numbers of neighbours that vote.
+        temperature: temperature or temperatures of the votes.
         options: `normalize`, `groups` and `block` of `nearest`.
 
     Returns:
-        A score for each k and temperature, k by k.
+        A score for each k and temperature, in the order of k, then of temperature.
 
     Raises:
-        InputError: as `nearest`; for labels that aren't `[M]` and `[N]` ints, classes that don't exist among those
-            that vote, a temperature that isn't above 0, or an image that `groups` leave without neighbours.
+        InputError: as `nearest`; for labels that aren't `[M]` and `[N]` ints, neighbours of a class outside
+            0 to n_classes - 1, a temperature that isn't above 0, or an image for which `groups` leaves no neighbours.
     """
     counts, temperatures = (np.atleast_1d(value).tolist() for value in (k, temperature))
     counts = [check_count("k", count, references.shape[0], "references") for count in counts]
@@ -267,12 +271,12 @@ def knn_scores(
 
 
 def stratified_folds(labels: ArrayLike, n_folds: int, *, seed: int) -> np.ndarray:
-    """Deals images out to folds, each class as evenly as it goes.
+    """Assigns images to folds, each class as evenly as possible.
 
     Args:
         labels: `[N]` classes.
         n_folds: number of folds.
-        seed: of the draw.
+        seed: seed of the random assignment.
 
     Returns:
         `[N]` int32, the fold of each image.
@@ -287,15 +291,15 @@ def stratified_folds(labels: ArrayLike, n_folds: int, *, seed: int) -> np.ndarra
 
 @dataclass
 class KNNReadout(Classifier):
-    """The read-out as scikit-learn's classifiers are used.
+    """The k-nearest-neighbour read-out, with the interface of scikit-learn's classifiers.
 
         KNNReadout(k=200, temperature=0.07).fit(X, y).score(X2, y2)
 
     Args:
-        k: neighbours that vote.
+        k: number of neighbours that vote.
         temperature: divides similarities before the exponential.
-        normalize: see `unit_length`. Differs: the reference scales each place of a convolutional layer by
-            itself, which `channels` does.
+        normalize: see `unit_length`. Differs: the reference scales each position of a convolutional layer
+            separately, as `channels` does.
 
     Attributes:
         classes_: `[C]`, the sorted classes that `fit` saw.
@@ -306,34 +310,34 @@ class KNNReadout(Classifier):
     normalize: Normalize = "all"
 
     def fit(self, X: Rows, y: ArrayLike) -> "KNNReadout":
-        """Takes the training images.
+        """Stores the training images, without copying their features.
 
         Args:
-            X: `[N, ...]` features; they may lie on disk (`h5py.Dataset`, `np.memmap`).
-            y: `[N]` their classes, of any type that can be sorted.
+            X: `[N, ...]` features; they can be on disk (`h5py.Dataset`, `np.memmap`).
+            y: `[N]` their classes, text or integers.
 
         Returns:
             This object.
 
         Raises:
-            InputError: if X and y don't go together, there is one class only, k is larger than N, or temperature
+            InputError: if X and y don't fit together, there is only one class, k is larger than N, or temperature
                 isn't above 0.
         """
         X = check_rows(X)
-        y = check_labels(X, y)
-        check_count("k", self.k, len(y), "images")
+        labels = check_labels(X, y)
+        check_count("k", self.k, len(labels), "images")
         check_above_zero("temperature", self.temperature)
-        self.classes_, self._labels = np.unique(y, return_inverse=True)
+        self.classes_, self._labels = np.unique(labels, return_inverse=True)
         self._references = X
         return self
 
     def kneighbors(self, X: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """The k training images most similar to each image: similarities and rows; see `nearest`."""
+        """Finds the k training images most similar to each image: similarities and rows, as `nearest`."""
         check_fitted(self, "classes_")
         return nearest(X, self._references, k=self.k, normalize=self.normalize)
 
     def rank(self, X: Rows, n: int = 5) -> np.ndarray:
-        """The n likeliest classes of each image, `[M, n]`, best first."""
+        """Returns the n most probable classes of each image, `[M, n]`, best first."""
         similarities, rows = self.kneighbors(X)
         ranked = vote(similarities, self._labels[rows], self.temperature, n_classes=len(self.classes_), n=n)
         return self.classes_[np.asarray(ranked)]

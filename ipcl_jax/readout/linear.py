@@ -1,4 +1,4 @@
-"""Linear read-out: one linear layer, trained on frozen features to tell classes apart.
+"""Linear read-out: one linear layer, trained on frozen features to classify images.
 
 Source: Konkle & Alvarez 2022, Methods (one-cycle, ten epochs); SGD and its schedule as in `optim`.
 """
@@ -45,20 +45,20 @@ _BLOCK = 1 << 28  # bytes of features on the device at a time
 
 @flax.struct.dataclass
 class Heads:
-    """Everything that a linear read-out learns, as one pytree; one head a layer."""
+    """The training state of a linear read-out, as one pytree; one head per layer."""
 
-    step: Array  # int32: batches done
+    step: Array  # int32: number of batches so far
     params: dict  # layer -> kernel [D, C], bias [C]
-    opt_state: dict  # layer -> the optimizer's
+    opt_state: dict  # layer -> the optimizer's state
 
 
 def init_heads(widths: Mapping[str, int], n_classes: int, config: LinearProbe) -> Heads:
-    """Heads before the first batch, initialised as PyTorch's linear layers.
+    """Initialises heads as PyTorch's linear layers.
 
     Args:
-        widths: numbers D that each layer has for an image.
+        widths: number D of each layer's values for an image.
         n_classes: number C of classes.
-        config: the read-out; its seed decides the heads.
+        config: the read-out's configuration; its seed sets the initial weights.
     """
     key, params = key_of(config.seed, "heads"), {}
     for place, (layer, width) in enumerate(widths.items()):
@@ -72,7 +72,7 @@ def init_heads(widths: Mapping[str, int], n_classes: int, config: LinearProbe) -
 
 
 def class_scores(head: Mapping[str, Array], features: Array) -> Array:
-    """Scores `[B, C]` of features `[B, ...]`, which are flattened."""
+    """Computes scores `[B, C]` from features `[B, ...]`, which are flattened."""
     flat = features.reshape(len(features), -1).astype(head["kernel"].dtype)
     return jnp.matmul(flat, head["kernel"], precision="highest") + head["bias"][None]
 
@@ -83,14 +83,14 @@ def learn(
     """Trains each head on one batch.
 
     Args:
-        heads: before the batch.
+        heads: state before the batch.
         features: `[B, ...]` of each layer.
         labels: `[B]` int, classes from 0.
-        config: the read-out.
-        n_batches: batches in the whole of it.
+        config: the read-out's configuration.
+        n_batches: number of batches in the training.
 
     Returns:
-        The heads after it, and scalars: lr, momentum, loss (the mean of all heads), grad_norm (of the gradients of
+        State after the batch, and scalars: lr, momentum, loss (the mean of all heads), grad_norm (of the gradients of
         all heads' losses), and each head's loss under its layer's name.
     """
     per_epoch = n_batches // config.epochs
@@ -112,7 +112,7 @@ def learn(
 
 
 def views_for(config: LinearProbe, encoder: Encoder) -> Views:
-    """The read-out's views, in the model's size, mean and std."""
+    """Returns the options of the read-out's views, with the model's size, mean and std."""
     return dataclasses.replace(config.views, size=encoder.size, mean=encoder.mean, std=encoder.std)
 
 
@@ -122,11 +122,11 @@ def probe_step(
     """Draws a view of each image, computes the layers once, and trains their heads; see `learn`.
 
     Args:
-        heads: before the batch.
+        heads: state before the batch.
         encoder: the model, in evaluation mode.
         batch: `canvas [B, H, W, 3]` uint8, `size [B, 2]`, `label [B]` int32.
-        config: the read-out.
-        n_batches: batches in the whole of it.
+        config: the read-out's configuration.
+        n_batches: number of batches in the training.
     """
     key = jax.random.fold_in(key_of(config.seed, "head views"), heads.step)
     options = views_for(config, encoder)
@@ -137,24 +137,24 @@ def probe_step(
 
 
 class HeadSteps(NamedTuple):
-    """The functions of a linear read-out, each jitted over all devices."""
+    """The functions of a linear read-out, jitted for all devices."""
 
     init: Callable  # () -> heads
     train: Callable  # heads, batch -> heads, metrics; the heads are donated
-    state: Heads  # shapes, dtypes and shardings, to restore into
+    state: Heads  # shapes, dtypes and shardings, for restoring a checkpoint
 
 
 def compile_heads(
     config: LinearProbe, encoder: Encoder, mesh: Mesh, *, n_classes: int, n_batches: int
 ) -> HeadSteps:
-    """Jits what a linear read-out needs (compilation itself waits for the first call).
+    """Jits the functions of a linear read-out; they are compiled when first called.
 
     Args:
-        config: the read-out.
+        config: the read-out's configuration.
         encoder: the model, in evaluation mode.
-        mesh: from `distributed.make_mesh`.
+        mesh: mesh of devices, from `distributed.make_mesh`.
         n_classes: number C of classes.
-        n_batches: batches in the whole of it.
+        n_batches: number of batches in the training.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
     widths = {
@@ -183,12 +183,12 @@ def _rank(head: Mapping[str, Array], features: Array, n: int) -> Array:
 
 
 def rank_classes(head: Mapping[str, Array], features: Rows, n: int = 5) -> np.ndarray:
-    """The n likeliest classes of each image, best first; features may lie on disk.
+    """Returns the n most probable classes of each image, best first; features can be on disk.
 
     Args:
         head: kernel `[D, C]` and bias `[C]`.
         features: `[M, ...]`.
-        n: how many.
+        n: number of classes to return.
 
     Returns:
         `[M, min(n, C)]` int32; of equal scores the lower class comes first.
@@ -207,25 +207,25 @@ def rank_classes(head: Mapping[str, Array], features: Rows, n: int = 5) -> np.nd
 
 @dataclass
 class LinearReadout(Classifier):
-    """The read-out on features at hand, as scikit-learn's classifiers are used.
+    """The linear read-out on given features, with the interface of scikit-learn's classifiers.
 
         LinearReadout(epochs=10).fit(X, y).score(X2, y2)
 
-    The head is trained on batches of the features as they are, in an order of its own in every epoch;
-    what is left over after whole batches is another part each time. `experiments/linear.py` also
-    draws new views of the images all the time, as the paper does.
+    The head is trained on batches of the features, in a new random order each epoch; images left over after the last
+    full batch are skipped, and differ between epochs. `experiments/linear.py` also draws new views of the images in
+    each epoch, as the paper does.
 
     Args:
         epochs: passes over the features.
-        lr: highest learning rate of the one-cycle.
-        batch_size: images in a batch; all of them if there are fewer.
-        seed: of the head and the order.
+        lr: highest learning rate of the one-cycle schedule.
+        batch_size: images per batch; all images if there are fewer.
+        seed: seed of the initial weights and the order.
 
     Attributes:
         classes_: `[C]`, the sorted classes that `fit` saw.
-        coef_: `[C, D]` weights, as scikit-learn has them.
-        intercept_: `[C]`.
-        losses_: `[batches]`, the loss before each batch's step.
+        coef_: `[C, D]`, weights as in scikit-learn.
+        intercept_: `[C]`, biases.
+        losses_: `[batches]`, the loss of each batch, before its step.
     """
 
     epochs: int = 10
@@ -238,39 +238,39 @@ class LinearReadout(Classifier):
 
         Args:
             X: `[N, ...]` features; each image's are flattened.
-            y: `[N]` their classes, of any type that can be sorted.
+            y: `[N]` their classes, text or integers.
 
         Returns:
             This object.
 
         Raises:
-            InputError: if X and y don't go together, there is one class only, a feature isn't finite, an argument
-                of the read-out can't be, or the loss doesn't stay finite.
+            InputError: if X and y don't fit together, there is only one class, a feature isn't finite, an argument
+                of the read-out is invalid, or the loss becomes infinite or NaN.
         """
         check_count("epochs", self.epochs)
         check_count("batch_size", self.batch_size)
         check_above_zero("lr", self.lr)
         X = check_rows(X)
-        y = check_labels(X, y)
-        X = jnp.asarray(X[:]).reshape(len(y), -1)
-        check_features(X)
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        size = min(self.batch_size, len(y))
+        classes = check_labels(X, y)
+        count = len(classes)
+        features = jnp.asarray(X[:]).reshape(count, -1)
+        check_features(features)
+        self.classes_, labels = np.unique(classes, return_inverse=True)
+        size = min(self.batch_size, count)
         config = LinearProbe(
             layers=("features",), epochs=self.epochs, batch_size=size, seed=self.seed,
             optim=Optim(lr=self.lr, weight_decay=0.0), schedule=Schedule(pct_start=0.3, div_factor=1e6),
         )  # fmt: skip
-        heads = init_heads({"features": X.shape[1]}, len(self.classes_), config)
-        steps = len(y) // size
+        heads = init_heads({"features": features.shape[1]}, len(self.classes_), config)
+        steps = count // size
         epoch = jax.jit(functools.partial(_epoch, config=config, n_batches=self.epochs * steps))
         losses = []
         for number in range(self.epochs):
-            order = np.random.default_rng((self.seed, number)).permutation(len(y))[: steps * size]
-            heads, loss = epoch(heads, X, labels, order.reshape(steps, size))
+            order = np.random.default_rng((self.seed, number)).permutation(count)[: steps * size]
+            heads, loss = epoch(heads, features, labels, order.reshape(steps, size))
             losses.append(loss)
         found = np.concatenate(losses)
-        finite = [np.isfinite(value).all() for value in (found, *jax.tree.leaves(heads.params))]
-        if not all(finite):
+        if not all(np.isfinite(value).all() for value in (found, *jax.tree.leaves(heads.params))):
             raise InputError(
                 f"The loss does not stay finite with lr={self.lr:g} (step {np.isfinite(found).argmin()} of {len(found)}); "
                 "give a lower lr, or scale the features."
@@ -280,7 +280,7 @@ class LinearReadout(Classifier):
         return self
 
     def rank(self, X: Rows, n: int = 5) -> np.ndarray:
-        """The n likeliest classes of each image, `[M, n]`, best first."""
+        """Returns the n most probable classes of each image, `[M, n]`, best first."""
         check_fitted(self, "classes_")
         return self.classes_[rank_classes(self._head, check_rows(X, self.coef_.shape[1]), n)]
 

@@ -1,4 +1,4 @@
-"""Names of images, matched between what was shown to a model and what was measured."""
+"""Matching of the names of measured images with the names of stimuli."""
 
 import re
 import unicodedata
@@ -12,47 +12,47 @@ from ipcl_jax.errors import ConfigError
 _SUFFIX = re.compile(r"\.[A-Za-z]\w{1,4}$")
 
 
-def plain(name: object) -> str:
-    """A name as it is compared: one form of accented letters (NFC), slashes, no byte order mark or blanks."""
+def normalise_name(name: object) -> str:
+    """Normalises a name for comparison: Unicode's form NFC, slashes, no byte order mark or surrounding blanks."""
     text = name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name)
     text = unicodedata.normalize("NFC", text.replace("\\", "/")).strip("\ufeff\0 \t\r\n")
     return text.removeprefix("./")
 
 
-def match(names: Sequence[object], stimuli: Sequence[str]) -> list[list[int]] | None:
-    """Rows of each stimulus in a list of names.
+def match_names(names: Sequence[object], stimuli: Sequence[str]) -> list[list[int]] | None:
+    """Finds the rows of each stimulus in a list of names.
 
-    Names are compared whole, then without folders from the left and without their suffix, until each stimulus has
-    rows. A comparison counts only where it tells all stimuli apart and takes no two names for one.
+    Full names are compared first, then names without leading folders and without suffix, until each stimulus has
+    rows. A comparison is used only if all stimuli, and all names found, stay different.
 
     Args:
-        names: of R rows; more than the stimuli's, and the same ones repeatedly, are allowed.
+        names: names of R rows; names of other images and repeated names are allowed.
         stimuli: N names.
 
     Returns:
-        For each stimulus its rows, rising; None if no comparison finds all stimuli.
+        For each stimulus its rows, in ascending order; None if no comparison finds all stimuli.
     """
     return next((rows for rows in _comparisons(names, stimuli) if all(rows)), None)
 
 
-def missing(names: Sequence[object], stimuli: Sequence[str]) -> list[str]:
-    """Stimuli that a list of names has no rows of, by the comparison that finds most."""
+def unmatched_stimuli(names: Sequence[object], stimuli: Sequence[str]) -> list[str]:
+    """Returns the stimuli that a list of names lacks, by the comparison that finds most."""
     nothing: list[list[int]] = [[] for _ in stimuli]
     found = max(_comparisons(names, stimuli), key=lambda rows: sum(map(bool, rows)), default=nothing)
     return [name for name, rows in zip(stimuli, found, strict=True) if not rows]
 
 
 def _comparisons(names: Sequence[object], stimuli: Sequence[str]) -> Iterator[list[list[int]]]:
-    there, here = [plain(name) for name in names], [plain(name) for name in stimuli]
+    there, here = [normalise_name(name) for name in names], [normalise_name(name) for name in stimuli]
     depth = max((name.count("/") + 1 for name in (*there, *here)), default=1)
     for parts in range(depth, 0, -1):
         for suffix in (True, False):
             short = {name: _short(name, parts, suffix) for name in (*there, *here)}
             keys = [short[name] for name in here]
             wanted = set(keys)
-            names_of = {name for name in there if short[name] in wanted}
-            if len(wanted) < len(here) or len({short[name] for name in names_of}) < len(names_of):
-                continue
+            found = {name for name in there if short[name] in wanted}
+            if len(wanted) < len(here) or len({short[name] for name in found}) < len(found):
+                continue  # two names would become equal
             rows: dict[str, list[int]] = {key: [] for key in keys}
             for row, name in enumerate(there):
                 if short[name] in wanted:
@@ -68,13 +68,13 @@ def _short(name: str, parts: int, suffix: bool) -> str:
 _LIKE_NAMES = re.compile(r"stim|image|img|picture|condition|file|name|^ids?$|_ids?$", re.IGNORECASE)
 
 
-class Rows(NamedTuple):
+class MatchedRows(NamedTuple):
     """Rows of an array that belong to the stimuli.
 
     Attributes:
-        rows: `[N, R]`: of each stimulus, as often as it was measured.
-        by_name: whether names say so.
-        notes: what was done, in words.
+        rows: `[N, R]`: row numbers of the R measurements of each stimulus.
+        by_name: whether they were matched by name.
+        notes: messages about the match.
     """
 
     rows: np.ndarray
@@ -84,45 +84,46 @@ class Rows(NamedTuple):
 
 def find_rows(
     where: str, arrays: Mapping[str, np.ndarray], key: str, count: int, stimuli: Sequence[str]
-) -> Rows:
-    """Which rows of an array belong to each stimulus.
+) -> MatchedRows:
+    """Finds the rows of an array that belong to each stimulus.
 
-    Names of images are text with as many rows as the array has images, whatever it is called: beside the array, in a
-    group around it, among rsatoolbox's descriptors, or an HDF5 attribute. Of several the nearest that is
-    the stimuli's counts; text that is none of their names is refused. Where there is no text, numbers that are
-    called an image's (such as stimulus_id) are taken for names.
+    Names of images are text arrays of any name with one entry per image: in the array's group, in a group that
+    contains it, among rsatoolbox's descriptors, or an HDF5 attribute. Of several that match the stimuli, the nearest
+    to the array is used; text that doesn't match is an error. If there is no text, arrays of integers whose name
+    refers to images (such as stimulus_id) are used as names.
 
     Args:
-        where: the array, for messages.
-        arrays: of the file, by `group/name`; attributes by `group/name@attribute`.
-        key: of the array.
-        count: images it has.
+        where: file and name of the array, for messages.
+        arrays: all arrays of the file, by `group/name`; attributes by `group/name@attribute`.
+        key: key of the array in `arrays`.
+        count: number of the array's images.
         stimuli: names of the N images.
 
     Raises:
-        ConfigError: if names don't fit the stimuli, or there are none and the numbers differ.
+        ConfigError: if names don't match the stimuli, or there are no names and another number of images.
     """
     for numbers in (False, True):
         levels = [_candidates(arrays, level, count, numbers) for level in _levels(key)]
         for level in levels:
-            if fitting := {name: rows for name, names in level.items() if (rows := match(names, stimuli))}:
-                return _agreed(where, fitting, count)
+            if fitting := {name: rows for name, names in level.items() if (rows := match_names(names, stimuli))}:
+                return _matched(where, fitting, count)
         found = {name: names for level in levels for name, names in level.items()}
-        if numbers:  # those that only count the rows say nothing
-            found = {name: names for name, names in found.items() if not _only_counts(names)}
+        if numbers:  # row numbers are no names
+            found = {name: names for name, names in found.items() if not _are_row_numbers(names)}
         if found:
-            raise _strange(where, found, stimuli)
-    if elsewhere := _elsewhere(arrays, count, stimuli):
+            raise _mismatch(where, found, stimuli)
+    if elsewhere := _names_elsewhere(arrays, count, stimuli):
         raise ConfigError(
-            f"{where} has no names of images beside it, and {elsewhere} is of another group; put them into its own."
+            f"{where} has no names of images in its own group, and {elsewhere} is in another group; copy it to the "
+            "array's group."
         )
     if count != len(stimuli):
         raise ConfigError(
-            f"{where} is of {count} images, and there are {len(stimuli)} stimuli; with names of its images, "
-            "repeats would be grouped and a subset chosen."
+            f"{where} is of {count} images, and there are {len(stimuli)} stimuli. If the file had names "
+            "of its images, repeats could be grouped and a subset chosen."
         )
-    _refuse_other_lengths(where, arrays, key, count)
-    return Rows(np.arange(count)[:, None], False)
+    _check_no_names(where, arrays, key, count)
+    return MatchedRows(np.arange(count)[:, None], False)
 
 
 def is_text(array: np.ndarray) -> bool:
@@ -137,7 +138,7 @@ def _parent(path: str) -> str:
 
 
 def _levels(key: str) -> Iterator[str]:
-    """An array, and the groups around it outwards: `a/b`, `a`, and the root, which is ``."""
+    """Yields an array's key and the groups that contain it: `a/b`, `a`, and the root, ``."""
     while key:
         yield key
         key = _parent(key)
@@ -145,7 +146,7 @@ def _levels(key: str) -> Iterator[str]:
 
 
 def _owner(name: str) -> str:
-    """What names belong to: the group that an array lies in, the array or group that an attribute is of."""
+    """Returns the group that contains an array of names, or the array or group that has it as an attribute."""
     path, is_attribute, _ = name.partition("@")
     return path if is_attribute else _parent(path)
 
@@ -153,57 +154,59 @@ def _owner(name: str) -> str:
 def _candidates(
     arrays: Mapping[str, np.ndarray], level: str, count: int, numbers: bool
 ) -> dict[str, list[str]]:
-    """Lists of as many names as there are images, at a level and in groups within it that hold no measurements."""
-    others = {*arrays, "rdm_descriptors"} | {
+    """Returns lists of `count` names at a level, and in groups within it that hold no measurements."""
+    excluded = {*arrays, "rdm_descriptors"} | {
         _parent(name) for name, array in arrays.items() if array.ndim >= 2 and not is_text(array)
     }
     found = {}
     for name, array in arrays.items():
         between = [group for group in _levels(_owner(name)) if group.startswith(f"{level}/" if level else "")]
-        inside = _owner(name) == level or (between and not others & set(between) - {level})
-        wanted = _is_number_of_images(name, array) if numbers else is_text(array)
-        if inside and wanted:
+        inside = _owner(name) == level or (between and not excluded & set(between) - {level})
+        is_names = _are_image_numbers(name, array) if numbers else is_text(array)
+        if inside and is_names:
             for place, names in enumerate(_columns(array, count)):
                 found[f"{name}[:, {place}]" if place else name] = names
     return found
 
 
-def _is_number_of_images(name: str, array: np.ndarray) -> bool:
-    called = name.rpartition("/")[2]
+def _are_image_numbers(name: str, array: np.ndarray) -> bool:
+    """Whether an array holds one integer per image, and its name refers to images."""
+    last = name.rpartition("/")[2]
     return (
         array.dtype.kind in "iu"
         and max(array.shape, default=0) == array.size
-        and bool(_LIKE_NAMES.search(called))
+        and bool(_LIKE_NAMES.search(last))
     )
 
 
-def _only_counts(names: list[str]) -> bool:
+def _are_row_numbers(names: list[str]) -> bool:
     return any(names == [str(first + i) for i in range(len(names))] for first in (0, 1))
 
 
-def _elsewhere(arrays: Mapping[str, np.ndarray], count: int, stimuli: Sequence[str]) -> str | None:
-    """A list of the stimuli's names that belongs to something else in the file."""
+def _names_elsewhere(arrays: Mapping[str, np.ndarray], count: int, stimuli: Sequence[str]) -> str | None:
+    """Finds an array of the stimuli's names anywhere in the file."""
     return next(
         (
             name for name, array in arrays.items()
-            if is_text(array) and any(match(names, stimuli) for names in _columns(array, count))
+            if is_text(array) and any(match_names(names, stimuli) for names in _columns(array, count))
         ),
         None,
     )  # fmt: skip
 
 
 def _columns(array: np.ndarray, count: int) -> list[list[str]]:
-    """Lists of names in an array `[N]`, `[N, 1]`, `[1, N]`, or with several columns; none if N is another."""
+    """Returns the columns of names in an array `[N]`, `[1, N]` or `[N, C]`; none if N isn't `count`."""
     if array.ndim == 2 and array.shape[0] == 1 != count:
         array = array.T
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2 or len(array) != count:
         return []
-    return [[plain(value) for value in column] for column in array.T]
+    return [[normalise_name(value) for value in column] for column in array.T]
 
 
-def _agreed(where: str, fitting: Mapping[str, list[list[int]]], count: int) -> Rows:
+def _matched(where: str, fitting: Mapping[str, list[list[int]]], count: int) -> MatchedRows:
+    """Returns the rows that all arrays of names agree on, or raises ConfigError."""
     (first, rows), *others = fitting.items()
     if differing := [name for name, other in others if other != rows]:
         raise ConfigError(
@@ -221,23 +224,24 @@ def _agreed(where: str, fitting: Mapping[str, list[list[int]]], count: int) -> R
         notes.append(f"{where}: {taken} of {count} rows are of the {len(rows)} stimuli, by {first}.")
     if len(rows[0]) > 1:
         notes.append(f"{where}: {len(rows[0])} repeats of each image, by {first}.")
-    return Rows(np.array(rows), True, tuple(notes))
+    return MatchedRows(np.array(rows), True, tuple(notes))
 
 
-def _strange(where: str, found: Mapping[str, list[str]], stimuli: Sequence[str]) -> ConfigError:
-    name, names = min(found.items(), key=lambda item: len(missing(item[1], stimuli)))
-    lost = missing(names, stimuli)
-    unknown = [known for known in dict.fromkeys(names) if not match(stimuli, [known])]
+def _mismatch(where: str, found: Mapping[str, list[str]], stimuli: Sequence[str]) -> ConfigError:
+    """Returns the error for names that don't match the stimuli."""
+    name, names = min(found.items(), key=lambda item: len(unmatched_stimuli(item[1], stimuli)))
+    missing = unmatched_stimuli(names, stimuli)
+    unknown = [known for known in dict.fromkeys(names) if not match_names(stimuli, [known])]
     text = f"The names beside {where} are not those of the stimuli"
     if unknown:
-        return ConfigError(f"{text}: {', '.join(unknown[:3])} there ({name}), {', '.join(lost[:3])} here.")
+        return ConfigError(f"{text}: {', '.join(unknown[:3])} there ({name}), {', '.join(missing[:3])} here.")
     twice = next((known for known in names if names.count(known) > 1), None)
     also = f", and has {twice!r} more than once" if twice else ""
-    return ConfigError(f"{text}: {name} has no {', '.join(lost[:3])}{also}.")
+    return ConfigError(f"{text}: {name} has no {', '.join(missing[:3])}{also}.")
 
 
-def _refuse_other_lengths(where: str, arrays: Mapping[str, np.ndarray], key: str, count: int) -> None:
-    """Text that is called names, and has another number of rows than there are images."""
+def _check_no_names(where: str, arrays: Mapping[str, np.ndarray], key: str, count: int) -> None:
+    """Raises ConfigError for an array of names whose length isn't the number of images."""
     for name, array in arrays.items():
         if (
             _owner(name) in _levels(key)

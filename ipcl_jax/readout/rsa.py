@@ -1,4 +1,4 @@
-"""Representational geometry: dissimilarity matrices, their comparison with measured ones, and CKA.
+"""Representational geometry: dissimilarity matrices (RDMs), their comparison with measured RDMs, and CKA.
 
 Source: Kriegeskorte, Mur & Bandettini 2008 (RSA); Nili et al. 2014 (noise ceiling); Kornblith et al. 2019 (CKA);
 Nguyen, Raghu & Kornblith 2021 (its debiased form, after Song et al. 2012).
@@ -6,7 +6,7 @@ Nguyen, Raghu & Kornblith 2021 (its debiased form, after Song et al. 2012).
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,16 +14,16 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ipcl_jax.errors import InputError, near_miss, require
-from ipcl_jax.readout.base import check_rdms, rounding
+from ipcl_jax.readout.base import check_rdms, rounding_error
 from ipcl_jax.readout.kernels import Metric, kernel_matrix, kernel_of
 
 Comparison = Literal["spearman", "tau-a", "corr", "cosine", "rho-a", "corr_cov", "cosine_cov"]
-"""How two RDMs are compared: rsatoolbox's names; the last two weight dissimilarities by the covariance of
+"""Methods of comparing two RDMs, by rsatoolbox's names; the last two weight dissimilarities by the covariance of
 their errors."""
 
 
 def rdm(features: ArrayLike, metric: Metric = "correlation") -> np.ndarray:
-    """Representational dissimilarity matrix of features at hand.
+    """Computes the representational dissimilarity matrix of features.
 
     Args:
         features: `[N, ...]`; each image's are flattened.
@@ -36,7 +36,7 @@ def rdm(features: ArrayLike, metric: Metric = "correlation") -> np.ndarray:
 
 
 def to_rdm(kernel: np.ndarray, metric: Metric) -> np.ndarray:
-    """The dissimilarities of a kernel `[N, N]` from `kernels`; see `rdm`."""
+    """Converts a kernel `[N, N]` from `kernels` to an RDM; see `rdm`."""
     if metric == "euclidean":
         length = np.diag(kernel)
         found = np.sqrt(np.maximum(length[:, None] + length[None] - 2 * kernel, 0))
@@ -47,22 +47,22 @@ def to_rdm(kernel: np.ndarray, metric: Metric) -> np.ndarray:
 
 
 def upper(rdms: np.ndarray) -> np.ndarray:
-    """Entries above the diagonal, row by row: `[..., N, N]` -> `[..., N (N - 1) / 2]`."""
+    """Returns the entries above the diagonal, row by row: `[..., N, N]` -> `[..., N (N - 1) / 2]`."""
     return rdms[..., *np.triu_indices(rdms.shape[-1], 1)]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well models agree with measured RDMs.
+    """Agreement of models' RDMs with measured RDMs.
 
     Attributes:
-        method: of comparison.
-        scores: of each model, the mean over subjects.
-        by_subject: of each model, `[S]`.
-        sem: of each model: the bootstrap's standard deviation, over subjects and stimuli (over stimuli alone for
-            one subject); None without a bootstrap.
-        ceiling: lower and upper bound of what the best model could score; None for one subject. The lower
-            compares each subject with the mean of the others, the upper with the mean of all.
+        method: how RDMs were compared.
+        scores: for each model, the mean over subjects.
+        by_subject: for each model, `[S]`.
+        sem: for each model, the standard deviation over bootstrap samples of subjects and stimuli (of stimuli only
+            for one subject); None without a bootstrap.
+        ceiling: noise ceiling, lower and upper bound of the best possible model's score; None for one subject. The
+            lower bound compares each subject with the mean of the others, the upper bound with the mean of all.
     """
 
     method: Comparison
@@ -80,21 +80,21 @@ def compare_rdms(
     bootstrap: int = 0,
     seed: int = 0,
 ) -> Agreement:
-    """Compares RDMs of models with measured ones, by rsatoolbox.
+    """Compares RDMs of models with measured RDMs, using rsatoolbox.
 
     Args:
-        models: `[N, N]` of each.
-        measured: `[S, N, N]`, one a subject; `[N, N]` is of one subject.
-        method: of comparison.
-        bootstrap: samples of subjects and stimuli; 0 for none.
-        seed: of the samples.
+        models: RDMs `[N, N]` by the models' names.
+        measured: `[S, N, N]`, one per subject, or `[N, N]` for one subject.
+        method: how RDMs are compared.
+        bootstrap: number of samples of subjects and stimuli; 0 for no bootstrap.
+        seed: seed of the samples.
 
     Returns:
-        Scores, their uncertainty and the noise ceiling. A model whose images are all equally far apart scores 0.
+        Scores, their uncertainty and the noise ceiling. A model whose dissimilarities are all equal scores 0.
 
     Raises:
-        InputError: for what is no RDM (finite, symmetric, zero on its diagonal), RDMs of different sizes, measured
-            ones without variation, or an unknown method.
+        InputError: for a matrix that is no RDM (finite, symmetric, zero on its diagonal), RDMs of different sizes,
+            a measured RDM whose dissimilarities are all equal, or an unknown method.
         MissingPackage: without rsatoolbox.
     """
     check_comparison(method)
@@ -116,14 +116,14 @@ def compare_rdms(
         raise InputError(f"An RDM of {count} images can't be compared; it takes 3.")
     for name, found in (*models.items(), ("the measured data", measured)):
         check_rdms(found, f"The RDM of {name}")
-    if still := [s for s, one in enumerate(measured) if _is_flat(one, method)]:
+    if constant := [s for s, one in enumerate(measured) if _is_flat(one, method)]:
         raise InputError(
-            f"All images are equally far apart in the measured RDM of subject {still[0]}; there is nothing to compare."
+            f"All images are equally far apart in the measured RDM of subject {constant[0]}; there is nothing to compare."
         )
     toolbox = _rsatoolbox()
     flat = [name for name, found in models.items() if _is_flat(found, method)]
     given, models = models, {name: found for name, found in models.items() if name not in flat}
-    if not models:  # a stand-in, so that the ceiling is known
+    if not models:  # rsatoolbox needs a model to compute the ceiling
         models = {"": measured[0]}
     data = toolbox.rdm.RDMs(upper(measured))
     fixed = [toolbox.model.ModelFixed(name, upper(found)) for name, found in models.items()]
@@ -136,7 +136,7 @@ def compare_rdms(
         evaluate = (
             toolbox.inference.eval_dual_bootstrap if several else toolbox.inference.eval_bootstrap_pattern
         )
-        with _quietly(seed):
+        with _seeded_and_silent(seed):
             spread = evaluate(fixed, data, method=method, N=bootstrap).get_sem()
         sem = dict(zip(models, np.atleast_1d(spread).tolist(), strict=True)) | dict.fromkeys(flat, 0.0)
         sem = {name: sem[name] for name in given}
@@ -154,18 +154,18 @@ def compare_rdms(
 
 
 def _is_flat(found: np.ndarray, method: Comparison) -> bool:
-    """Whether an RDM has nothing to compare: all dissimilarities the same up to rounding, or 0 for a cosine."""
+    """Whether all dissimilarities are equal up to rounding (for a cosine, 0), so that comparisons are undefined."""
     pairs = upper(found)
-    return not (abs(pairs) if method.startswith("cosine") else abs(pairs - pairs[0])).max() > rounding(
+    return not (abs(pairs) if method.startswith("cosine") else abs(pairs - pairs[0])).max() > rounding_error(
         pairs.astype(np.result_type(pairs, np.float16), copy=False), 0
     )
 
 
 def check_comparison(method: Comparison) -> None:
-    """Refuses a comparison that can't be made.
+    """Raises an error if RDMs can't be compared by this method.
 
     Raises:
-        InputError: for an unknown one.
+        InputError: for an unknown method.
         MissingPackage: without rsatoolbox.
     """
     if method not in get_args(Comparison):
@@ -184,8 +184,8 @@ def _rsatoolbox():
 
 
 @contextlib.contextmanager
-def _quietly(seed: int):
-    """rsatoolbox draws from NumPy's global state and shows a bar of its own."""
+def _seeded_and_silent(seed: int) -> Iterator[None]:
+    """Seeds NumPy's global state, from which rsatoolbox draws, and hides its progress bar."""
     state = np.random.get_state()
     np.random.seed(seed)
     try:
@@ -196,16 +196,16 @@ def _quietly(seed: int):
 
 
 def cka(features: ArrayLike, other: ArrayLike, *, debiased: bool = False) -> float:
-    """Linear centred kernel alignment of two layers, or models, on the same images.
+    """Computes linear centred kernel alignment of two layers, or models, on the same images.
 
     Args:
         features: `[N, ...]`; each image's are flattened.
         other: `[N, ...]`, of any width.
-        debiased: estimate what infinitely many images would give; needs N > 3, and can fall below 0.
+        debiased: estimate the value for infinitely many images; needs N > 3, and can be below 0.
 
     Returns:
-        1 for geometries that are equal up to rotation and scale; near 0 (biased: above) for unrelated ones; 0 for
-        a layer that is the same in all images, or, debiased, has all of them equally far apart.
+        1 for features that are equal up to rotation and scale; near 0 (biased: above 0) for unrelated ones; 0 if a
+        layer is the same for all images or, debiased, if all images are equally far apart.
 
     Raises:
         InputError: for different numbers of images, too few, or features that are not finite.
@@ -214,12 +214,12 @@ def cka(features: ArrayLike, other: ArrayLike, *, debiased: bool = False) -> flo
 
 
 def kernel_cka(kernel: np.ndarray, other: np.ndarray, *, debiased: bool = False) -> float:
-    """Centred kernel alignment of two linear kernels of the same images; see `cka`.
+    """Computes centred kernel alignment of two linear kernels of the same images; see `cka`.
 
     Args:
-        kernel: `[N, N]`, `linear` of `kernels`.
-        other: `[N, N]`.
-        debiased: as there.
+        kernel: `[N, N]`, kernel `linear` of `kernels`.
+        other: `[N, N]`, likewise.
+        debiased: as for `cka`.
 
     Raises:
         InputError: for kernels of different sizes or too few images.
@@ -228,18 +228,18 @@ def kernel_cka(kernel: np.ndarray, other: np.ndarray, *, debiased: bool = False)
         raise InputError(f"Kernels are of {kernel.shape[0]} and {other.shape[0]} images.")
     if len(kernel) < (4 if debiased else 2):
         raise InputError(f"CKA of {len(kernel)} images; it takes {4 if debiased else 2}.")
-    a, b = (_spread(np.asarray(k), debiased) for k in (kernel, other))
+    a, b = (_centre_kernel(np.asarray(k), debiased) for k in (kernel, other))
     length = np.linalg.norm(a) * np.linalg.norm(b)
     return float((a * b).sum() / length) if length else 0.0
 
 
-def _spread(kernel: np.ndarray, debiased: bool) -> np.ndarray:
-    """A kernel centred in rows and columns, in which the sum of products is HSIC but for a factor.
+def _centre_kernel(kernel: np.ndarray, debiased: bool) -> np.ndarray:
+    """Centres a kernel in rows and columns; the sum of products of two such kernels is proportional to HSIC.
 
-    Differs: the debiased one is centred without its diagonal (Székely & Rizzo 2014), which gives the sum of
-    Song et al. without taking large numbers from each other.
+    Differs: the debiased kernel is centred without its diagonal (Székely & Rizzo 2014), which gives the sum of
+    Song et al. without differences of large numbers.
     """
-    n, least = len(kernel), rounding(kernel, (0, 1))
+    n, tolerance = len(kernel), rounding_error(kernel, (0, 1))
     k = np.asarray(kernel, np.float64)
     k = k - k.mean(0) - k.mean(1, keepdims=True) + k.mean()
     if debiased:
@@ -247,4 +247,4 @@ def _spread(kernel: np.ndarray, debiased: bool) -> np.ndarray:
         sums = k.sum(0) / (n - 2)
         k = k - sums - sums[:, None] + sums.sum() / (n - 1)
         np.fill_diagonal(k, 0)
-    return k * (abs(k).max() > least)
+    return k * (abs(k).max() > tolerance)

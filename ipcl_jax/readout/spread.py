@@ -1,45 +1,43 @@
-"""How embeddings are laid out: do siblings find each other, and does the space have room?
+"""Measures of how embeddings are spread, which detect their collapse.
 
-Instance discrimination fails quietly when every image moves to one point, so these numbers
-belong beside the loss.
+The loss alone doesn't show a collapse, in which all images have the same embedding.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
-from jax.typing import ArrayLike
 
 from ipcl_jax.errors import InputError
 from ipcl_jax.readout.knn import nearest
 
 
-def instance_retrieval(pairs: ArrayLike) -> float:
-    """How often a view's nearest other view is its sibling.
+def instance_retrieval(pairs: np.ndarray) -> float:
+    """Computes how often a view's nearest other view is of the same image.
 
     Args:
         pairs: `[M, 2, D]` embeddings of two views of each image.
 
     Returns:
-        Share of the 2M views, in [0, 1]; chance is 1 / (2M - 1).
+        Share of the 2M views, in [0, 1]; chance level is 1 / (2M - 1).
 
     Raises:
-        InputError: for a single image, whose views have no others to be told from.
+        InputError: for a single image.
     """
     _check_several(pairs)
-    views = pairs.reshape(-1, pairs.shape[-1])  # siblings are rows 2i and 2i + 1
+    views = pairs.reshape(-1, pairs.shape[-1])  # the views of an image are rows 2i and 2i + 1
     own = np.arange(len(views))
     _, other = nearest(views, views, k=1, groups=(own, own))
     return float((other[:, 0] == (own ^ 1)).mean())
 
 
 def mean_cosine(embeddings: np.ndarray) -> float:
-    """Mean cosine between different images.
+    """Computes the mean cosine between different images.
 
     Args:
         embeddings: `[M, D]`, M >= 2.
 
     Returns:
-        A number in [-1, 1]: near 0 for directions spread out evenly, 1 if all are one point.
+        A number in [-1, 1]: near 0 for evenly spread directions, 1 if all embeddings are equal.
 
     Raises:
         InputError: for a single image.
@@ -47,18 +45,18 @@ def mean_cosine(embeddings: np.ndarray) -> float:
     _check_several(embeddings)
     unit = _unit(embeddings)
     count = len(unit)
-    # The sum over all pairs is the squared length of the sum, with the M pairs of an image and itself.
+    # The squared length of the sum is the sum over all pairs, including the M pairs of an image with itself.
     return float((np.square(unit.sum(0)).sum() - np.square(unit).sum()) / (count * (count - 1)))
 
 
 def effective_rank(embeddings: np.ndarray) -> float:
-    """Number of directions that embeddings use: exp of the entropy of their singular values.
+    """Computes the effective number of dimensions of embeddings: exp of the entropy of their singular values.
 
     Args:
         embeddings: `[M, D]`; they are scaled to unit length and centred first.
 
     Returns:
-        Between 1 and min(M - 1, D); 1 too if all embeddings are one point.
+        Between 1 and min(M - 1, D); 1 if all embeddings are equal.
 
     Raises:
         InputError: for a single image.
@@ -69,22 +67,22 @@ def effective_rank(embeddings: np.ndarray) -> float:
     unit = _unit(embeddings)
     values = np.linalg.svd(unit - unit.mean(0), compute_uv=False)
     total = values.sum()
-    # Embeddings that differ by rounding are one point. What rounding makes of them grows with their number.
-    least = 4 * np.finfo(np.result_type(embeddings, np.float16)).eps * np.sqrt(len(unit))
-    if np.linalg.norm(values) <= least:
+    # Embeddings that differ only by rounding count as equal. The norm of rounding errors grows with their number.
+    tolerance = 4 * np.finfo(np.result_type(embeddings, np.float16)).eps * np.sqrt(len(unit))
+    if np.linalg.norm(values) <= tolerance:
         return 1.0
     share = values[values > 0] / total
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def collapse_warning(metrics: Mapping[str, float | None]) -> str | None:
-    """A plain warning if the embeddings have drawn together.
+    """Returns a warning if the embeddings have collapsed.
 
     Args:
-        metrics: with mean_cosine and effective_rank, where known.
+        metrics: mean_cosine and effective_rank, if known.
 
     Returns:
-        What was found and what to do about it; None if all is well.
+        What was found, and how to fix it; None if the embeddings haven't collapsed.
     """
     cosine, rank = metrics.get("mean_cosine"), metrics.get("effective_rank")
     if (cosine is None or cosine <= 0.95) and (rank is None or rank >= 2):
@@ -93,14 +91,14 @@ def collapse_warning(metrics: Mapping[str, float | None]) -> str | None:
     found += [f"an effective rank of {rank:.1f}"] if rank is not None else []
     return (
         f"The embeddings have nearly collapsed: {' and '.join(found)} between different images. Early in "
-        "training this can pass. If it stays, lower --optim.lr, lengthen its rise "
+        "training this can be temporary. If it persists, lower --optim.lr, lengthen its warm-up "
         "(--schedule.pct-start) or raise --accumulate."
     )
 
 
-def _check_several(embeddings: ArrayLike) -> None:
+def _check_several(embeddings: np.ndarray) -> None:
     if len(embeddings) < 2:
-        raise InputError(f"How embeddings spread can't be told from {len(embeddings)}; it takes two or more.")
+        raise InputError(f"The spread of {len(embeddings)} embeddings is undefined; give two or more.")
 
 
 def _unit(embeddings: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def embedded(data: bytes, kind: str, alt: str) -> str:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Held-out images and the training images whose embeddings lie nearest."""
+    """LockHeld-out images and the training images whose embeddings lie nearest."""
 
     queries: Sequence[np.ndarray]
     """Q images, each `[h, w, 3]` uint8."""
@@ -101,7 +101,7 @@ def neighbour_rows(found: Neighbours) -> tuple[str, str]:
                 f'<span class="cosine">{cosine}</span></figcaption></figure>'
             )
         rows.append(f'<div class="row" {columns}>{"".join(cells)}</div>')
-    about = "Held-out images, and the training images whose embeddings have the highest cosine with theirs."
+    about = "LockHeld-out images, and the training images whose embeddings have the highest cosine with theirs."
     about += " Green frames: the same class; orange: another." if labelled else ""
     return about, f'<div class="pictures pairs card">{"".join(rows)}</div>'
 

@@ -84,7 +84,7 @@ def test_what_a_disk_or_memory_refuses_is_not_called_damage(error, encoder, tmp_
 
     save_encoder(encoder, tmp_path / "model.safetensors")
     export_orbax(encoder, tmp_path / "model")
-    monkeypatch.setattr("ipcl_jax.activations.encoder.safe_open", refuse)
+    monkeypatch.setattr("ipcl_jax.activations.serialize.safe_open", refuse)
     monkeypatch.setattr("orbax.checkpoint.Checkpointer.restore", refuse)
     for name in ("model.safetensors", "model"):
         with pytest.raises(type(error)) as caught:
@@ -94,7 +94,7 @@ def test_what_a_disk_or_memory_refuses_is_not_called_damage(error, encoder, tmp_
 
 def test_a_fault_of_the_program_is_no_error_of_the_user(encoder, tmp_path, monkeypatch):
     save_encoder(encoder, tmp_path / "model.safetensors")
-    monkeypatch.setattr("ipcl_jax.activations.encoder.describe", lambda *_: int("a fault"))
+    monkeypatch.setattr("ipcl_jax.activations.serialize.build_encoder", lambda *_: int("a fault"))
     with pytest.raises(ValueError, match="a fault") as caught:
         load_encoder(tmp_path / "model.safetensors")
     assert not isinstance(caught.value, InputError)

@@ -113,7 +113,7 @@ def test_a_missing_file_has_no_digest_and_a_failing_disk_is_an_error(tmp_path):
 
 
 def test_many_images_are_read_a_few_at_a_time(monkeypatch):
-    monkeypatch.setattr(provenance, "_AT_ONCE", 3)
+    monkeypatch.setattr(provenance, "_TASKS", 3)
     images = [np.full((2, 2, 3), i, np.uint8) for i in range(10)]
     right = [hashlib.sha256(image.tobytes()).hexdigest().encode() for image in images]
     assert image_digests(images, 10, threads=4).tolist() == right

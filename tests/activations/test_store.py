@@ -120,7 +120,7 @@ def test_a_replaced_image_is_seen_in_a_finished_file_and_in_an_unfinished_one(be
     with pytest.raises(ConfigError, match=f"other images: 1 of {rows} have changed .* first of them b.png"):
         begin(tmp_path / "a.h5", digests=now)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == there
-    with begin(tmp_path / "a.h5", digests=now, ours=True) as file:  # the cache computes anew
+    with begin(tmp_path / "a.h5", digests=now, in_cache=True) as file:  # the cache computes anew
         assert file.rows == 0 and not file.complete
     begin(tmp_path / "a.h5").close()
 
@@ -139,7 +139,7 @@ def test_rows_of_other_code_are_refused(before, tmp_path, monkeypatch):
     monkeypatch.setattr("ipcl_jax.activations.store.code_version", lambda: "9.9, other")
     with pytest.raises(ConfigError, match=r"another request:\n  code: .* there, 9.9, other here"):
         begin(tmp_path / "a.h5")
-    with begin(tmp_path / "a.h5", ours=True) as file:
+    with begin(tmp_path / "a.h5", in_cache=True) as file:
         assert file.rows == 0 and not file.complete
 
 
@@ -157,7 +157,7 @@ def test_a_file_from_before_code_was_recorded_is_of_other_code(tmp_path):
 SECOND = """
 import sys
 from pathlib import Path
-from test_features import begin
+from test_store import begin
 begin(Path(sys.argv[1]))
 """
 
@@ -203,9 +203,9 @@ def test_a_file_that_is_open_elsewhere_is_not_called_damaged(tmp_path):
     finished(tmp_path / "a.h5")
     with open(tmp_path / "a.h5") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)  # as HDF5 does
-        for ours in (True, False):
+        for in_cache in (True, False):
             with pytest.raises(ConfigError, match="open for writing|another process is writing it") as caught:
-                begin(tmp_path / "a.h5", ours=ours)
+                begin(tmp_path / "a.h5", in_cache=in_cache)
             assert "emove" not in str(caught.value)
 
 

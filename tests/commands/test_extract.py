@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
-from rich.console import Console
 
 import command_line
 from ipcl_jax import extract, load_encoder, load_stimuli, save_encoder
 from ipcl_jax.activations.encoder import init_encoder
+from ipcl_jax.activations.preprocess import make_transform
+from ipcl_jax.activations.stimuli import Reader
+from ipcl_jax.activations.write import Extraction
 from ipcl_jax.config import Model
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.system.locks import file_lock
@@ -296,14 +298,13 @@ def test_an_ending_that_is_no_format_is_refused(model, few, tmp_path):
     assert np.load(tmp_path / "acts.NPZ")["fc7"].shape == (3, 64)
 
 
-def test_a_layer_too_large_for_matlab_is_said_before_the_work(model, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(command_line.SCRIPTS)
-    from extract import Extract, Extraction
-
+def test_a_layer_too_large_for_matlab_is_said_before_the_work(model, tmp_path):
     images = SimpleNamespace(names=["a"] * 8_500_000)  # below 2 GB in float16, which MATLAB hasn't
-    extraction = Extraction(Extract(model=str(model), dtype="float16"), Console())
+    extraction = Extraction(
+        encoder=load_encoder(model), reader=Reader(make_transform(size=64)), dtype="float16"
+    )
     with pytest.raises(ConfigError, match=r"2\.2 GB, and MATLAB's format 5 ends at 2 GB"):
-        extraction.run(images, tmp_path / "acts.mat")
+        extraction.write(images, tmp_path / "acts.mat")
 
 
 def test_home_is_home(model, few, tmp_path, monkeypatch):
@@ -316,7 +317,7 @@ def test_a_second_writer_is_told_who_writes(model, few, tmp_path):
     with file_lock(tmp_path / "acts.h5"):
         text = run(model, few, "--out", tmp_path / "acts.h5", code=2)
     said = text.splitlines()[-1]
-    assert f"Another process ({os.getpid()} on " in said and "again when that one is done" in said
+    assert f"Another process ({os.getpid()} on " in said and "again when that process is done" in said
     assert "remove" not in text and os.listdir(tmp_path) == []
 
 

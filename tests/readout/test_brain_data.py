@@ -9,7 +9,7 @@ from scipy.spatial.distance import pdist, squareform
 
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.readout.brain_data import read_rdms, read_responses
-from ipcl_jax.readout.names import match
+from ipcl_jax.readout.names import match_names
 
 STIMULI = ("faces/a.jpg", "faces/b.jpg", "scenes/c.jpg", "scenes/d.jpg", "scenes/e.jpg")
 ORDER = np.array([3, 1, 0, 4, 2])  # the files hold the images so
@@ -111,7 +111,7 @@ def test_subjects_with_voxels_of_their_own(responses, tmp_path):
     "arrays, message",
     [
         ({"rdms": np.zeros((2, 4, 4))}, "is of 4 images, and there are 5 stimuli"),
-        ({"rdms": np.zeros((5, 4))}, "no array that is plainly the one"),
+        ({"rdms": np.zeros((5, 4))}, "no single array of that kind"),
         ({"a": np.zeros((5, 5)), "b": np.zeros((5, 5))}, r"It has: a \[5, 5\] float64, b"),
         ({"rdms": np.eye(5)}, "not zero on its diagonal"),
         ({"rdms": np.arange(25.0).reshape(5, 5)}, "not symmetric"),
@@ -231,7 +231,7 @@ def test_text_that_is_not_understood_is_refused(arrays, message, responses, tmp_
 def test_names_of_another_subject_are_not_taken(responses, tmp_path):
     path = h5(tmp_path / "a.h5", sub01__betas=responses, sub02__betas=responses, sub02__names=SHUFFLED)
     with pytest.raises(
-        ConfigError, match="no names of images beside it, and sub02/names is of another group"
+        ConfigError, match="no names of images in its own group, and sub02/names is in another group"
     ):
         read_responses(f"{path}:sub01/betas", STIMULI)
 
@@ -284,7 +284,7 @@ def test_a_subset_is_chosen_by_name(rdms, responses, tmp_path):
     ],
 )
 def test_names_are_matched_where_that_is_unambiguous(there, here):
-    assert match(there[::-1], here) == [[1], [0]]
+    assert match_names(there[::-1], here) == [[1], [0]]
 
 
 @pytest.mark.parametrize(
@@ -292,4 +292,4 @@ def test_names_are_matched_where_that_is_unambiguous(there, here):
     [(["1.png", "1.jpg"], ["1.bmp"]), (["1", "2"], ["faces/1.png", "scenes/1.png"]), (["a"], ["b"])],
 )
 def test_ambiguous_names_are_not_matched(there, here):
-    assert match(there, here) is None
+    assert match_names(there, here) is None

@@ -8,7 +8,15 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from ipcl_jax.errors import InputError
-from ipcl_jax.readout.knn import NOWHERE, KNNReadout, knn_scores, nearest, stratified_folds, unit_length, vote
+from ipcl_jax.readout.knn import (
+    EXCLUDED,
+    KNNReadout,
+    knn_scores,
+    nearest,
+    stratified_folds,
+    unit_length,
+    vote,
+)
 from ipcl_jax.readout.linear import LinearReadout
 from ipcl_jax.readout.spread import collapse_warning, effective_rank, instance_retrieval, mean_cosine
 
@@ -22,7 +30,7 @@ def plain_nearest(queries, references, k, groups=None):
     """Every similarity in float64, sorted; of equal ones the lower row first."""
     found = unit(queries) @ unit(references).T
     if groups is not None:
-        found[(groups[0][:, None] == groups[1]) | (groups[1] == NOWHERE)[None]] = -np.inf
+        found[(groups[0][:, None] == groups[1]) | (groups[1] == EXCLUDED)[None]] = -np.inf
     rows = np.argsort(-found, axis=1, kind="stable")[:, :k]
     values = np.take_along_axis(found, rows, 1)
     return values, np.where(np.isinf(values), -1, rows)
@@ -103,7 +111,7 @@ def test_groups_are_not_neighbours(clusters):
     own = np.arange(700)
     _, rows = nearest(references, references, k=3, groups=(own, own))  # leave one out
     np.testing.assert_array_equal(rows, plain_nearest(references, references, 3, (own, own))[1])
-    groups = np.zeros(301, int), np.where(own < 690, NOWHERE, 1)
+    groups = np.zeros(301, int), np.where(own < 690, EXCLUDED, 1)
     values, rows = nearest(queries, references, k=12, groups=groups)
     np.testing.assert_array_equal(rows, plain_nearest(queries, references, 12, groups)[1])
     assert (rows[:, 10:] == -1).all() and np.isneginf(values[:, 10:]).all()  # only ten are left
