@@ -7,7 +7,7 @@ from pathlib import Path
 from ipcl_jax import zoo
 from ipcl_jax.activations.description import read_model
 from ipcl_jax.activations.encoder import Encoder, init_encoder
-from ipcl_jax.activations.serialize import SUFFIX, is_encoder, load_encoder, save_encoder
+from ipcl_jax.activations.serialize import SUFFIX, is_encoder, read_encoder, save_encoder
 from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD
 from ipcl_jax.errors import ConfigError, InputError, near_miss
 from ipcl_jax.system.cache import cache_folder, sha256
@@ -80,7 +80,7 @@ def convert_torch_checkpoint(
                 f"{near_miss(str(name_or_path), zoo.MODELS)}"
             )
         if is_safetensors(path) and is_encoder(path):
-            return _with(load_encoder(path), chosen)
+            return _with(read_encoder(path), chosen)
         return _convert(path, sha256(path), chosen)
     if record.file is None:
         encoder = init_encoder(record.model, mean=record.mean, std=record.std, name=record.name)
@@ -103,7 +103,7 @@ def open_encoder(name_or_path: str | Path) -> Encoder:
     """
     path = expand_home(name_or_path)
     if str(name_or_path) not in zoo.MODELS and path.is_dir():
-        return load_encoder(path)
+        return read_encoder(path)
     return convert_torch_checkpoint(name_or_path)
 
 
@@ -112,7 +112,7 @@ def _released(record: zoo.Released, cache: Path, *, base_url: str | None, progre
     if converted.exists():
         try:
             if is_encoder(converted, **MADE_BY):
-                encoder = load_encoder(converted)
+                encoder = read_encoder(converted)
                 if encoder.source.startswith(record.sha256):
                     return encoder
         except ConfigError:  # damaged: it is made anew

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from ipcl_jax.activations.encoder import Encoder
     from ipcl_jax.activations.extract import extract
     from ipcl_jax.activations.preprocess import load_canvases, load_stimuli
-    from ipcl_jax.activations.serialize import load_encoder, save_encoder
+    from ipcl_jax.activations.serialize import save_encoder
     from ipcl_jax.augment.views import center_views, make_views
     from ipcl_jax.config import Views
+    from ipcl_jax.conversion import load_encoder
     from ipcl_jax.models import AlexNetGN, ResNet
     from ipcl_jax.readout.knn import KNNReadout
     from ipcl_jax.readout.linear import LinearReadout
@@ -63,7 +64,7 @@ _MODULES = {
     "ipcl_loss": "training.objective",
     "list_models": "zoo",
     "load_canvases": "activations.preprocess",
-    "load_encoder": "activations.serialize",
+    "load_encoder": "conversion",
     "load_stimuli": "activations.preprocess",
     "make_views": "augment.views",
     "rdm": "readout.rsa",

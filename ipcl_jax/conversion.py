@@ -5,10 +5,10 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ipcl_jax.activations.encoder import Encoder
+from ipcl_jax.activations.encoder import Encoder
+from ipcl_jax.activations.serialize import is_encoder, read_encoder
+from ipcl_jax.system.files import expand_home
 
 _CONVERT = Path(__file__).resolve().parent.parent / "convert" / "__init__.py"
 _OTHER_NAME = "ipcl_jax_convert"  # used where another module is called convert
@@ -46,6 +46,27 @@ def conversion() -> ModuleType:
     return sys.modules[_OTHER_NAME]
 
 
-def open_encoder(model: str) -> "Encoder":
-    """Opens a model, given as a released model's name, a file or a run's folder; see `convert.open_encoder`."""
+def load_encoder(path: str | Path) -> Encoder:
+    """Loads a model that this package wrote, or a safetensors file of another origin.
+
+    Args:
+        path: the folder of a run (its newest checkpoint is loaded), a safetensors file written by
+            `save_encoder`, or a folder written by `experiments/convert.py --to orbax`. Any other safetensors file is
+            read by `convert_torch_checkpoint`.
+
+    Returns:
+        The encoder; its variables are bitwise those on disk.
+
+    Raises:
+        ConfigError: if there is no such model, or it is incomplete or damaged.
+        OSError: if the disk can't be read.
+    """
+    path = expand_home(path)
+    if path.is_file() and not is_encoder(path):
+        return conversion().convert_torch_checkpoint(path)
+    return read_encoder(path)
+
+
+def open_encoder(model: str) -> Encoder:
+    """Opens a model by a released model's name, a file or a run's folder; see `convert.open_encoder`."""
     return conversion().open_encoder(model)

@@ -16,7 +16,6 @@ from safetensors.numpy import save_file
 
 from ipcl_jax.activations.description import read_model
 from ipcl_jax.activations.encoder import Encoder, build_encoder, expected_variables, flatten
-from ipcl_jax.conversion import conversion
 from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.system.files import atomic, expand_home, read_json
 from ipcl_jax.system.seals import find_damage
@@ -42,13 +41,12 @@ def save_encoder(encoder: Encoder, path: str | Path, *, header: Mapping[str, str
         save_file(tensors, part, metadata={**(header or {}), _HEADER: json.dumps(encoder.description())})
 
 
-def load_encoder(path: str | Path) -> Encoder:
-    """Loads a model that this package wrote, or a safetensors file of another origin.
+def read_encoder(path: str | Path) -> Encoder:
+    """Reads a model that this package wrote.
 
     Args:
-        path: the folder of a run (its newest checkpoint is loaded), a safetensors file written by
-            `save_encoder`, or a folder written by `experiments/convert.py --to orbax`. Any other safetensors file is
-            read by `convert_torch_checkpoint`.
+        path: the folder of a run (its newest checkpoint is read), a safetensors file written by `save_encoder`, or a
+            folder written by `experiments/convert.py --to orbax`.
 
     Returns:
         The encoder; its variables are bitwise those on disk.
@@ -106,10 +104,10 @@ def _open_safetensors(path: Path) -> Iterator[safe_open]:
 
 
 def _load_safetensors(path: Path) -> Encoder:
-    if not is_encoder(path):
-        return conversion().convert_torch_checkpoint(path)
     with _open_safetensors(path) as file:
-        header = file.metadata()
+        header = file.metadata() or {}
+    if _HEADER not in header:
+        raise ConfigError(f"{path} was not written by `save_encoder`; `convert_torch_checkpoint` reads it.")
     with _prefix_errors(f"{path} can't be read as a model"):
         try:
             description = json.loads(header[_HEADER])
