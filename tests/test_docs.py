@@ -87,6 +87,7 @@ def smaller(command: str) -> list[str]:
     return [script, *arguments, *more.split()]
 
 
+@pytest.mark.slow
 def test_every_command_runs(place):
     asked = commands()
     scripts = {shlex.split(command)[1] for command in asked}
@@ -128,6 +129,7 @@ def test_every_block_of_python_runs(block, place, monkeypatch):
     exec(compile(block, "block", "exec"), given())
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path):
     notebook = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text(encoding="utf-8"))
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]

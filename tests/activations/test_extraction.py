@@ -186,7 +186,7 @@ def test_reductions_happen_in_order(encoder, pixels):
 @pytest.mark.parametrize("arch", ["alexnet_gn", "resnet18"])
 def test_convolutions_a_few_images_at_a_time(arch):
     """Layers before and after the convolutions' end, pooled and projected, equal those of the whole batch."""
-    model = init_encoder(Model(arch=arch))
+    model = init_encoder(Model(arch=arch, fc_dim=64))
     middle, last = {"alexnet_gn": ("conv_block_3.2", "fc6.1"), "resnet18": ("layer2.0.bn1", "fc")}[arch]
     side = 65 if arch == "alexnet_gn" else 33
     batch = np.random.default_rng(2).integers(0, 256, (5, side, side, 3), np.uint8)

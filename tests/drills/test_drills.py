@@ -4,6 +4,8 @@ import pytest
 
 from drills import DRILLS, Lab
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory) -> Lab:

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from command_line import environment
 from targets import TARGETS
 
 
+@pytest.mark.slow
 def test_readers_refuse_what_they_cannot_read(tmp_path):
     command = [
         sys.executable,

@@ -112,6 +112,7 @@ def test_restored_on_another_number_of_devices(tmp_path):
 # --- processes ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(tmp_path):
     script = str(Path(__file__).parents[1] / "ten_steps.py")
     codes, _, errors = ends(start_two(script, str(tmp_path)))
@@ -145,7 +146,8 @@ def test_one_goes_on_where_two_stopped_and_the_other_way_round(tmp_path):
     assert (tmp_path / "two last" / "report.html").exists()
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_when_one_process_dies_the_other_stops_and_the_run_goes_on(victim, tmp_path):
     folder = tmp_path / "run"
     options = ("--out", str(folder), "--checkpoints.minutes", "0.001")
@@ -161,6 +163,7 @@ def test_when_one_process_dies_the_other_stops_and_the_run_goes_on(victim, tmp_p
     assert [line["step"] for line in read_metrics(folder)[0]] == list(range(1, 13))
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_at_one_step(tmp_path):
     folder = tmp_path / "run"
     started = train_two("--out", str(folder))
