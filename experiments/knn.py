@@ -131,7 +131,7 @@ def _check(options: KNN, total: int) -> None:
 
 
 def _summary(runs: list[list[Score]]) -> list[dict]:
-    """Returns the scores of each k and temperature, averaged over repeats; `top1_sd` is the repeats' standard deviation."""
+    """Averages the scores of each k and temperature over repeats; adds the standard deviation, `top1_sd`."""
     found = []
     for repeats in zip(*runs, strict=True):
         mean = {name: statistics.mean(getattr(score, name) for score in repeats) for name in ("top1", "top5")}

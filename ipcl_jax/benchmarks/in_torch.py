@@ -47,7 +47,7 @@ class TorchProcess:
         end.close()  # only the other process holds it, so that recv fails here if that process dies
 
     def run(self) -> tuple[float, np.ndarray]:
-        """Runs the function; returns the seconds it took, and its result, once torch's threads have stopped spinning."""
+        """Runs the function and waits until torch's threads stop spinning; returns the seconds it took, and its result."""
         self._pipe.send(True)
         seconds, result = self._pipe.recv()
         time.sleep(0.3)

@@ -48,6 +48,7 @@ def read_config(path: Path, recipes: Iterable[str] = ()) -> tuple[Train, str]:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # there is a loader for the suffix .py
     module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, os.fspath(scripts()))  # a recipe may import another one as `configs.NAME`
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a user's file may raise anything
@@ -56,6 +57,8 @@ def read_config(path: Path, recipes: Iterable[str] = ()) -> tuple[Train, str]:
         line = lines[-1] if lines else getattr(error, "lineno", None) or "?"  # of a SyntaxError
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
         raise ConfigError(f"{path}, line {line}: {kind}{error}") from error
+    finally:
+        sys.path.remove(os.fspath(scripts()))
     if not hasattr(module, "config"):
         raise ConfigError(f"{path} has no `config`; {_EXAMPLE}")
     config = module.config

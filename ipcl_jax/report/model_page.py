@@ -85,8 +85,8 @@ def write_model_page(
 
 
 _ABOUT_SCORES = (
-    "Published scores are top-1 on ImageNet, of kNN on the last layer and of a linear read-out; all others were measured "
-    "on the images of this page."
+    "Published scores are top-1 on ImageNet, of kNN on the last layer and of a linear read-out; all others were "
+    "measured on the images of this page."
 )
 
 
@@ -182,8 +182,8 @@ def _by_epoch(found: Sequence[Findings], n_classes: int) -> str:
 def _model(findings: Findings, *, unfolded: bool) -> str:
     """Returns all pictures of one model."""
     map_about = (
-        f"{len(findings.points)} held-out images on a map of their {findings.scores['layer']} by t-SNE: images that are "
-        "close together are similar to the model."
+        f"{len(findings.points)} held-out images on a map of their {findings.scores['layer']} by t-SNE: images that "
+        "are close together are similar to the model."
     )
     names = dict(zip(findings.labels.tolist(), findings.categories, strict=True))
     key = "".join(

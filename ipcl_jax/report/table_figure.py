@@ -116,7 +116,7 @@ def _short(name: str) -> str:
 
 
 def _spread(places: dict[int, float], gap: float) -> dict[int, float]:
-    """Moves positions in [0, 1] as little as possible so that neighbours are at least `gap` apart; keeps their order."""
+    """Moves positions in [0, 1] as little as possible, in their order, so that neighbours are at least `gap` apart."""
     groups: list[tuple[list[int], float]] = []  # members that are exactly `gap` apart, and their middle
     for number in sorted(places, key=places.__getitem__):
         members, middle = [number], places[number]

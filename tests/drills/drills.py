@@ -211,7 +211,7 @@ def occupied(lab: Lab, tries: int) -> Outcome:
         shutil.copytree(whole, out)
         with Checkpoints(out, keep=2):
             code, said = lab.run(*lab.command("training", out))
-        survived += code == 2 and "Another process is at work" in said and same("training", whole, out)
+        survived += code == 2 and "Another process is using" in said and same("training", whole, out)
         shutil.rmtree(out)
     return Outcome("second process in a run's folder", tries, survived)
 
