@@ -160,7 +160,7 @@ def test_a_seal_that_cannot_be_written_is_said(folder, monkeypatch):
     def fail(folder):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ipcl_jax.system.seals.seal", fail)
+    monkeypatch.setattr("ipcl_jax.run.checkpoints.seal", fail)
     with (
         pytest.raises(SaveFailed, match="checksums can't be written.*No space left"),
         Checkpoints(folder, keep=2) as checkpoints,
