@@ -1,6 +1,6 @@
-"""The released PyTorch models as encoders, and the way back.
+"""Conversion of PyTorch checkpoints, the released models among them, to encoders and back.
 
-Importing this needs no torch; reading or writing a PyTorch file does.
+Importing this package needs no torch; reading or writing a PyTorch file does.
 """
 
 from .checkpoint import save_torch, to_torch_state_dict

@@ -1,4 +1,4 @@
-"""From a PyTorch checkpoint to an encoder, and from an encoder to PyTorch's state_dict."""
+"""Conversion of a PyTorch state_dict to an encoder, and of an encoder to a state_dict."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,56 +15,61 @@ from ipcl_jax.system.files import atomic
 
 from .errors import CheckpointError
 from .names import counters, torch_tensors
-from .reading import DESCRIPTION, torch_for
+from .reading import DESCRIPTION, import_torch
 
 if TYPE_CHECKING:
     import torch
 
 
 def guess_model(tensors: Mapping[str, np.ndarray]) -> Model:
-    """The network that tensors belong to, by their shapes.
+    """Infers the network that tensors belong to from their names and shapes.
 
     Args:
         tensors: by PyTorch's names.
 
     Returns:
-        The network of that name and kind of norm, with as many outputs and as wide fully connected layers
-        as the tensors have; the paper's network if they are of none. That embeddings have unit length
-        no tensor says: they have, unless there are 1000 outputs, as in the models of categories.
+        The network, with its norm, number of outputs and width of the fully connected layers; the paper's network if
+        the names belong to none. Whether embeddings have unit length can't be inferred: it is assumed unless there
+        are 1000 outputs, as in the models trained on categories.
     """
-    fields = {}
+    model = Model()
     if "layer1.0.conv1.weight" in tensors:
-        fields["arch"] = "resnet50" if "layer1.0.conv3.weight" in tensors else "resnet18"
-        fields["norm"] = "batch" if "bn1.running_mean" in tensors else "group"
-    for layer, field in (("fc6.0.weight", "fc_dim"), ("fc8.0.weight", "out_dim"), ("fc.weight", "out_dim")):
-        if layer in tensors and tensors[layer].ndim == 2:
-            fields[field] = tensors[layer].shape[0]
-    model = Model(**fields)
+        model = replace(
+            model,
+            arch="resnet50" if "layer1.0.conv3.weight" in tensors else "resnet18",
+            norm="batch" if "bn1.running_mean" in tensors else "group",
+        )
+    outputs = {name: tensor.shape[0] for name, tensor in tensors.items() if tensor.ndim == 2}
+    model = replace(
+        model,
+        fc_dim=outputs.get("fc6.0.weight", model.fc_dim),
+        out_dim=outputs.get("fc.weight", outputs.get("fc8.0.weight", model.out_dim)),
+    )
     return replace(model, l2norm=model.out_dim != 1000)
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], description: dict, *, origin: str) -> Encoder:
-    """An encoder of PyTorch's tensors, all of which must be there and nothing else.
+    """Converts PyTorch's tensors to an encoder; they must be exactly those of the network.
 
     Args:
         tensors: by PyTorch's names.
-        description: as of `Encoder.description`; at least `model`, `mean` and `std`.
+        description: as from `Encoder.description`; at least `model`, `mean` and `std`.
         origin: the file, for messages.
 
     Returns:
-        The encoder; its values are those of the tensors.
+        The encoder, with the values of the tensors.
 
     Raises:
         CheckpointError: listing every tensor that is missing, unexpected, of another shape or
             type, or not finite.
-        InputError: if the description is not one.
+        InputError: if the description is invalid.
     """
     model = read_model(description["model"])
     expected, counts = torch_tensors(model), counters(model)
     if not expected.keys() & tensors.keys():
         raise CheckpointError(
-            f"{origin} holds another network: {_some(tensors)}. "
-            f"Expected are the tensors of {model.arch}: {_some(expected)}."
+            f"{origin} holds another network: {_first_names(tensors)}. "
+            f"Expected are the tensors of {model.arch}: {_first_names(expected)}."
         )
     problems = []
     for name in [*expected, *(name for name in tensors if name not in expected and name not in counts)]:
@@ -93,25 +98,25 @@ def from_torch(tensors: Mapping[str, np.ndarray], description: dict, *, origin: 
     return build_encoder(variables, {"steps": steps} | description)
 
 
-def _some(tensors: Mapping) -> str:
+def _first_names(tensors: Mapping) -> str:
     names = list(tensors)
     return f"{', '.join(names[:3])} and {len(names) - 3} more" if len(names) > 3 else ", ".join(names)
 
 
 def to_torch_state_dict(encoder: Encoder) -> "dict[str, torch.Tensor]":
-    """An encoder's weights for the reference's network.
+    """Returns an encoder's weights as a state_dict of the reference's network.
 
     Args:
         encoder: the model.
 
     Returns:
-        What `load_state_dict(..., strict=True)` of the reference's network takes, on the CPU: float32, and
-        `num_batches_tracked` int64. Converted back, it gives the same arrays.
+        Tensors on the CPU for `load_state_dict(..., strict=True)` of the reference's network: float32, and
+        `num_batches_tracked` int64. Converting them back gives the same arrays.
 
     Raises:
         MissingPackage: without PyTorch.
     """
-    torch = torch_for("Writing a file for PyTorch")
+    torch = import_torch("Writing a file for PyTorch")
 
     variables = flatten_dict(encoder.variables)
     tensors = {
@@ -122,17 +127,17 @@ def to_torch_state_dict(encoder: Encoder) -> "dict[str, torch.Tensor]":
 
 
 def save_torch(encoder: Encoder, path: Path) -> None:
-    """Writes a file that the reference loads, whole or not at all.
+    """Writes a file that the reference can load, atomically.
 
     Args:
         encoder: the model.
-        path: the file: a dict with `state_dict`, and our description of the model beside it.
+        path: the file: a dict with `state_dict`, and this package's description of the model.
 
     Raises:
         InputError: as `Encoder.description`.
         MissingPackage: without PyTorch.
     """
-    torch = torch_for("Writing a file for PyTorch")
+    torch = import_torch("Writing a file for PyTorch")
 
     with atomic(path) as part:
         torch.save({"state_dict": to_torch_state_dict(encoder), DESCRIPTION: encoder.description()}, part)

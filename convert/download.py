@@ -1,4 +1,4 @@
-"""Released files: downloaded once, checked, and kept."""
+"""Download of the released models' files into the cache, with a check of their sha256."""
 
 import contextlib
 import os
@@ -18,65 +18,62 @@ if TYPE_CHECKING:
     import requests
 
 URL_VARIABLE = "IPCL_JAX_URL"
-TIMEOUT = 30.0  # seconds without a byte before a server counts as silent
+TIMEOUT = 30.0  # seconds without a byte until a try counts as failed
 TRIES = 3
-_UNFINISHED = ".download"  # folder in the cache of a download that is under way
+_UNFINISHED = ".download"  # folder in the cache for files that are being downloaded
 
 
 class DownloadError(ConfigError, OSError):
-    """A released file can't be had; nothing of it is kept."""
+    """A released file can't be downloaded; an incomplete file is removed."""
 
 
 def fetch(
     record: Released, cache: Path, *, base_url: str | None = None, progress: bool = True
 ) -> tuple[Path, str]:
-    """The file of a released model, from the cache if it is there.
+    """Returns the file of a released model, from the cache or downloaded.
 
-    Interrupted downloads begin anew. A second process waits for the first.
+    Interrupted downloads start again. A second process waits for the first.
 
     Args:
-        record: the model.
-        cache: folder of released models, made if it isn't there.
-        base_url: address that stands before `record.file`; by default $IPCL_JAX_URL or the release's.
+        record: the model; not the untrained one, which has no file.
+        cache: folder of released models, created if it doesn't exist.
+        base_url: address before `record.file`; by default $IPCL_JAX_URL or the release's.
         progress: draw a progress bar.
 
     Returns:
         The file and its sha256.
 
     Raises:
-        DownloadError: if the server can't be reached, refuses, or sends something else; or if the address
-            (or where it leads on to) is neither https nor on this machine.
+        DownloadError: if the server can't be reached, refuses, or sends another file; or if the address
+            (or one that it redirects to) is neither https nor on this machine.
     """
+    assert record.file is not None and record.sha256 is not None
     target = cache / Path(record.file).name
     check_writable(target, f"give another cache by ${CACHE_VARIABLE}")
     cache.mkdir(parents=True, exist_ok=True)
-    with folder_lock(cache):  # two downloads at once would cost time
+    with folder_lock(cache):  # so that two processes don't download the same file
         if target.exists():
             if (digest := sha256(target)).startswith(record.sha256):
-                return target, digest  # else damaged since it was checked: it is replaced
+                return target, digest  # otherwise it was damaged after the download, and is replaced
         url = (base_url or os.environ.get(URL_VARIABLE) or BASE_URL).rstrip("/") + "/"
         _check_address(url)
         return target, _download(record, url, target, progress=progress)
 
 
 def _check_address(url: str) -> None:
-    """Refuses a server whose answer others could change on its way.
-
-    Raises:
-        DownloadError: if it is neither asked by https nor on this machine.
-    """
+    """Raises DownloadError for an address that is neither https nor on this machine."""
     scheme, host = "", None
-    with contextlib.suppress(ValueError):  # not even an address
+    with contextlib.suppress(ValueError):  # raised by urlsplit if it isn't an address
         scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
     if scheme != "https" and not (scheme == "http" and host in ("localhost", "127.0.0.1", "::1")):
         raise DownloadError(
-            f"{url} is not asked: models are downloaded by https only (or http from this machine itself). "
+            f"{url} is not used: models are downloaded by https only (or http from this machine itself). "
             f"Give another address by ${URL_VARIABLE}, or download the file yourself and give its path."
         )
 
 
 def _download(record: Released, url: str, target: Path, *, progress: bool) -> str:
-    """Puts the file in its place, once it is whole and checked; returns its sha256."""
+    """Downloads a file, checks it and moves it to `target`; returns its sha256."""
     try:
         import pooch
         from requests.exceptions import RequestException
@@ -100,8 +97,8 @@ def _download(record: Released, url: str, target: Path, *, progress: bool) -> st
         nonlocal digest
         transfer(address, file, pup)
         digest = sha256(Path(file))
-        if not digest.startswith(record.sha256):
-            raise ValueError(_not_the_file(Path(file), digest, record))  # pooch tries again
+        if not digest.startswith(record.sha256 or ""):
+            raise ValueError(_wrong_file(Path(file), digest, record))  # pooch tries again
 
     folder = target.parent / _UNFINISHED
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
@@ -122,7 +119,8 @@ def _download(record: Released, url: str, target: Path, *, progress: bool) -> st
     return digest
 
 
-def _not_the_file(file: Path, digest: str, record: Released) -> str:
+def _wrong_file(file: Path, digest: str, record: Released) -> str:
+    """Describes a downloaded file that is not the released one."""
     what = "a web page" if is_web_page(file) else "a file"
     return (
         f"the server sent {what} of {file.stat().st_size:,} bytes whose sha256 begins with {digest[:10]}, "
@@ -131,6 +129,6 @@ def _not_the_file(file: Path, digest: str, record: Released) -> str:
 
 
 def is_web_page(path: Path) -> bool:
-    """Whether a file begins as HTML does, such as a server's error message."""
+    """Returns whether a file begins like HTML, such as a server's error message."""
     with open(path, "rb") as file:
         return file.read(512).lstrip()[:1] == b"<"

@@ -1,10 +1,10 @@
-"""What can be wrong with a file of weights."""
+"""Errors and warnings about files of weights."""
 
 from ipcl_jax.errors import ConfigError
 
 
 class CheckpointError(ConfigError):
-    """A file is no checkpoint of a network that we know, or not a safe one.
+    """A file is not a checkpoint of a network of this package, or loading it could run code.
 
     Attributes:
         problems: a line for each tensor that is missing, unexpected or wrong.
@@ -16,4 +16,4 @@ class CheckpointError(ConfigError):
 
 
 class CheckpointWarning(UserWarning):
-    """What was done to a file's tensors to make them those of a network that we know."""
+    """A file's tensors were changed to fit a network of this package: the message says how."""

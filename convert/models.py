@@ -1,4 +1,4 @@
-"""Any model by its name or path, as an encoder."""
+"""Opening a model by its name or path, as an encoder."""
 
 import dataclasses
 import warnings
@@ -21,7 +21,7 @@ from .reading import is_safetensors, read_tensors
 Channels = tuple[float, float, float]
 
 MADE_BY = {"conversion": "2"}
-"""In the header of a converted copy in the cache. Raise it where the same file would give another model."""
+"""In the header of a converted copy in the cache. Raise it when a change converts the same file to another model."""
 
 
 def convert_torch_checkpoint(
@@ -36,22 +36,22 @@ def convert_torch_checkpoint(
     base_url: str | None = None,
     progress: bool = True,
 ) -> Encoder:
-    """A released model, or any checkpoint of the same network.
+    """Converts a released model, or any checkpoint of the same network, to an encoder.
 
-    A released model is downloaded and converted once; from then on the converted copy is read, for which
-    neither torch nor the network is needed. A local file is converted at every call. A local copy of
-    a released file is known by its sha256.
+    A released model is downloaded and converted once; after that the converted copy is read, which needs neither torch
+    nor an internet connection. A local file is converted at every call. A local copy of a released file is recognised
+    by its sha256.
 
-    Warns (CheckpointWarning) of what had to be done to a file's tensors: prefixes that were taken off, tensors that
-    were left out, and weights of 16 or 64 bits that became float32.
+    Issues a CheckpointWarning if a file's tensors had to be changed: prefixes removed, tensors left out, or weights of
+    16 or 64 bits converted to float32.
 
     Args:
         name_or_path: `ipcl1` ... `ipcl16`, or the path of a file (`.pth`, `.pth.tar`, `.safetensors`): see
-            `convert.reading.read_tensors` for the forms it may have. A file by `save_encoder` is read as it is.
-        arch: the network; by default as released, or by the tensors' names.
-        out_dim: outputs that the network must have; by default what the file has.
+            `convert.reading.read_tensors` for its possible contents. A file by `save_encoder` is loaded unchanged.
+        arch: the network; by default as released, or inferred from the tensors' names.
+        out_dim: outputs that the network must have; by default those of the file.
         l2norm: whether embeddings are scaled to unit length; by default as released, and for other
-            files unless there are 1000 outputs.
+            files True unless there are 1000 outputs.
         mean: of the images' channels; by default as released, and ImageNet's for other files.
         std: as mean.
         cache_dir: folder of released models; by default $IPCL_JAX_CACHE or ~/.cache/ipcl_jax.
@@ -64,8 +64,8 @@ def convert_torch_checkpoint(
 
     Raises:
         ConfigError: if there is neither a model nor a file of that name.
-        DownloadError: if a released file can't be had.
-        CheckpointError: if a file isn't one of this network, with every tensor that is wrong.
+        DownloadError: if a released file can't be downloaded.
+        CheckpointError: if a file isn't of this network, listing every tensor that is wrong.
         MissingPackage: if torch or pooch is needed and missing.
     """
     options = {"arch": arch, "out_dim": out_dim, "l2norm": l2norm, "mean": mean, "std": std}
@@ -80,17 +80,17 @@ def convert_torch_checkpoint(
                 f"{near_miss(str(name_or_path), zoo.MODELS)}"
             )
         if is_safetensors(path) and is_encoder(path):
-            return _with(read_encoder(path), chosen)
+            return _with_changes(read_encoder(path), chosen)
         return _convert(path, sha256(path), chosen)
     if record.file is None:
         encoder = init_encoder(record.model, mean=record.mean, std=record.std, name=record.name)
     else:
         encoder = _released(record, cache_folder(cache_dir), base_url=base_url, progress=progress)
-    return _with(encoder, chosen)
+    return _with_changes(encoder, chosen)
 
 
 def open_encoder(name_or_path: str | Path) -> Encoder:
-    """Any model: a released one by its name, a PyTorch file, a safetensors file, or a run's folder.
+    """Opens a model: a released one by its name, a PyTorch file, a safetensors file, or a run's folder.
 
     Args:
         name_or_path: as for `convert_torch_checkpoint` or `ipcl_jax.load_encoder`.
@@ -99,7 +99,7 @@ def open_encoder(name_or_path: str | Path) -> Encoder:
         The model.
 
     Raises:
-        ConfigError, DownloadError, CheckpointError, MissingPackage: as those two.
+        ConfigError, DownloadError, CheckpointError, MissingPackage: as those two functions.
     """
     path = expand_home(name_or_path)
     if str(name_or_path) not in zoo.MODELS and path.is_dir():
@@ -108,6 +108,8 @@ def open_encoder(name_or_path: str | Path) -> Encoder:
 
 
 def _released(record: zoo.Released, cache: Path, *, base_url: str | None, progress: bool) -> Encoder:
+    """Returns a released model from its converted copy in the cache, which is made if it is missing or out of date."""
+    assert record.sha256 is not None  # as it has a file
     converted = cache / f"{record.name}{SUFFIX}"
     if converted.exists():
         try:
@@ -115,13 +117,13 @@ def _released(record: zoo.Released, cache: Path, *, base_url: str | None, progre
                 encoder = read_encoder(converted)
                 if encoder.source.startswith(record.sha256):
                     return encoder
-        except ConfigError:  # damaged: it is made anew
+        except ConfigError:  # the copy is damaged and will be replaced
             pass
     path, digest = fetch(record, cache, base_url=base_url, progress=progress)
     try:
         encoder = _convert(path, digest, {})
     except CheckpointError:
-        path.unlink()  # what can't be used isn't kept
+        path.unlink()  # so that it is downloaded again
         raise
     save_encoder(encoder, converted, header=MADE_BY)
     return encoder
@@ -135,13 +137,13 @@ def _convert(path: Path, digest: str, chosen: dict) -> Encoder:
         raise
     except InputError as error:
         raise CheckpointError(f"{path} can't be read as a model: {error}") from None
-    if remarks and not _record_of(digest):  # what the released files look like is known
+    if remarks and not _record_of(digest):  # no warnings about released files
         warnings.warn(f"{path}: {'; '.join(remarks)}.", CheckpointWarning, stacklevel=3)
     return encoder
 
 
 def _record_of(digest: str) -> zoo.Released | None:
-    """The released model whose file has that sha256."""
+    """Returns the released model whose file has that sha256; None if there is none."""
     return next((r for r in zoo.MODELS.values() if r.sha256 and digest.startswith(r.sha256)), None)
 
 
@@ -161,8 +163,8 @@ def _encoder_of(tensors: dict, description: dict, path: Path, digest: str, chose
     return from_torch(tensors, known, origin=str(path))
 
 
-def _with(encoder: Encoder, chosen: dict) -> Encoder:
-    """A released model with some of its description replaced; its tensors stay what they are."""
+def _with_changes(encoder: Encoder, chosen: dict) -> Encoder:
+    """Returns an encoder with l2norm, mean and std replaced; arch and out_dim can't be changed."""
     for name in ("arch", "out_dim"):
         there = getattr(encoder.model, name)
         if chosen.get(name, there) != there:
@@ -170,5 +172,5 @@ def _with(encoder: Encoder, chosen: dict) -> Encoder:
                 f"{encoder.name} has {name} {there}, which {name}={chosen[name]} can't change."
             )
     model = dataclasses.replace(encoder.model, l2norm=chosen.get("l2norm", encoder.model.l2norm))
-    images = {name: tuple(chosen[name]) for name in ("mean", "std") if name in chosen}
-    return dataclasses.replace(encoder, model=model, **images)
+    mean, std = (tuple(chosen.get(name, getattr(encoder, name))) for name in ("mean", "std"))
+    return dataclasses.replace(encoder, model=model, mean=mean, std=std)

@@ -1,4 +1,4 @@
-"""The named tensors in a file: of PyTorch, or of safetensors without our description."""
+"""Reading the named tensors in a PyTorch file, or in a safetensors file that `save_encoder` didn't write."""
 
 import errno
 import pickle
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     import torch
 
 DESCRIPTION = "ipcl_jax"  # key of an encoder's description in the files that `save_torch` writes
-_FLOATS = ("float16", "bfloat16", "float64")  # become float32
+_FLOATS = ("float16", "bfloat16", "float64")  # converted to float32
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict, list[str]]:
-    """The network's tensors in a file, by PyTorch's names.
+    """Reads the network's tensors in a file, by PyTorch's names.
 
     Args:
         path: written by torch.save in either of its formats, a state_dict or a dict that holds one under one of
-            `wrappers.KEYS`; or by safetensors. What wraps the network is taken off, and what a trainer
-            keeps beside it left out: see `wrappers.unwrap`. Weights of 16 bits or float64 become float32.
+            `wrappers.KEYS`; or by safetensors. Prefixes of wrappers are removed, and a trainer's other tensors
+            left out: see `wrappers.unwrap`. Weights of 16 bits or float64 are converted to float32.
 
     Returns:
-        The tensors; the description of our own, if a file of PyTorch has one (else an empty dict); and what
-        was done to the tensors, a phrase each.
+        The tensors; this package's description of the model, if a PyTorch file has one (else an empty dict); and a
+        phrase for each change to the tensors.
 
     Raises:
-        CheckpointError: if it is something else, or needs code to be run.
-        MissingPackage: for a file of PyTorch's, without PyTorch.
+        CheckpointError: if it is another kind of file, or can't be loaded without running code.
+        MissingPackage: for a PyTorch file, without PyTorch.
         OSError: if the file can't be read.
     """
     if is_safetensors(path):
@@ -51,7 +51,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict, list[str]]:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as one of safetensors does: the length of a JSON object, and that."""
+    """Returns whether a file has the suffix of safetensors, or begins with the length of a JSON object and a brace."""
     with open(path, "rb") as file:
         start = file.read(9)
     return path.suffix == SUFFIX or (
@@ -60,10 +60,10 @@ def is_safetensors(path: Path) -> bool:
 
 
 def _in_float32(arrays: dict[str, np.ndarray], remarks: list[str]) -> dict[str, np.ndarray]:
-    """Floats of other widths as float32; adds a remark for each of these widths."""
+    """Converts floats of other widths to float32; adds a remark for each width."""
     for kind in _FLOATS:
         if names := [name for name, array in arrays.items() if array.dtype.name == kind]:
-            with np.errstate(over="ignore"):  # infinities are refused by name
+            with np.errstate(over="ignore"):  # from_torch refuses infinities by name
                 arrays = arrays | {name: arrays[name].astype(np.float32) for name in names}
             done = "rounded" if kind == "float64" else "widened"
             remarks.append(f"{done} {len(names)} tensors of {kind} to float32")
@@ -79,7 +79,7 @@ def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], Mapping, list[str]]:
             f"{path} has no description of a model under {DESCRIPTION!r}, but a {type(description).__name__}."
         )
     network, remarks = unwrap(tensors, origin=str(path))
-    # A tensor may repeat one value without end.
+    # With strides of 0, a small file can describe a huge tensor.
     if sum(tensor.numel() * tensor.element_size() for tensor in network.values()) > path.stat().st_size:
         raise CheckpointError(f"{path} says that it holds more numbers than fit into its size.")
     import torch
@@ -87,7 +87,7 @@ def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], Mapping, list[str]]:
     arrays, problems = {}, []
     for name, tensor in network.items():
         try:
-            if tensor.dtype == torch.bfloat16:  # NumPy has it from elsewhere
+            if tensor.dtype == torch.bfloat16:  # NumPy's comes from ml_dtypes
                 arrays[name] = tensor.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
             else:
                 arrays[name] = tensor.detach().numpy()
@@ -99,7 +99,7 @@ def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], Mapping, list[str]]:
 
 
 def _state_dict(content: object, path: Path) -> Mapping[str, "torch.Tensor"]:
-    """The tensors in what a file holds, itself or under one of the keys that training scripts use."""
+    """Returns the state_dict in a file's content: the content itself, or under one of the keys of training scripts."""
     found = _state_dicts(content)
     if len(found) > 1:
         raise CheckpointError(
@@ -117,7 +117,7 @@ def _state_dict(content: object, path: Path) -> Mapping[str, "torch.Tensor"]:
 
 
 def _state_dicts(content: object, depth: int = 3) -> dict[str, Mapping]:
-    """Every dict of tensors, by the keys that lead to it."""
+    """Returns every dict of tensors, by the keys that lead to it."""
     import torch
 
     if not isinstance(content, Mapping) or not depth:
@@ -132,8 +132,8 @@ def _state_dicts(content: object, depth: int = 3) -> dict[str, Mapping]:
     return found
 
 
-def torch_for(purpose: str) -> ModuleType:
-    """PyTorch, where it is needed.
+def import_torch(purpose: str) -> ModuleType:
+    """Imports and returns PyTorch.
 
     Args:
         purpose: what needs it, the beginning of a sentence.
@@ -154,7 +154,7 @@ def torch_for(purpose: str) -> ModuleType:
 
 
 def _unpickle(path: Path) -> object:
-    torch = torch_for(f"Reading {path.name}")
+    torch = import_torch(f"Reading {path.name}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -169,7 +169,7 @@ def _unpickle(path: Path) -> object:
     except MemoryError:
         raise
     except Exception as error:  # zip and pickle each have their own errors for damaged files
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a damaged file's offsets give
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: wrong offsets in a damaged file
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
@@ -186,7 +186,7 @@ def _what_it_is(path: Path) -> str:
 
 
 def _not_tensors(tensors: object) -> str:
-    """What is wrong with a supposed state_dict; empty if nothing is."""
+    """Describes why an object is not a state_dict; empty if it is one."""
     import torch
 
     if not isinstance(tensors, Mapping):

@@ -1,4 +1,4 @@
-"""The network among a file's tensors: what wrapped it is taken off, what was kept beside it is left out."""
+"""Finding the network among a file's tensors: wrappers' prefixes are removed, a trainer's other tensors left out."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -6,31 +6,31 @@ from typing import Any
 
 from .errors import CheckpointError
 
-# Under these keys a training script keeps a state_dict in the dict that it saves.
+# Keys under which training scripts store a state_dict in the dict that they save.
 KEYS = ("state_dict", "model_state_dict", "model", "network", "net", "encoder", "weights")
 
-# DataParallel and torch.compile, around a network or a part of it: they hold nothing of their own.
+# Prefixes of DataParallel and torch.compile, which wrap a network or a part of it and add no tensors.
 _TRANSPARENT = {"module", "_orig_mod"}
-# Attributes under which trainers keep the network; what else they hold (heads, queues) is theirs.
+# Attributes under which trainers store the network; their other tensors (heads, queues) don't belong to it.
 _TRAINERS = {
     "backbone", "base_encoder", "base_model", "base_network", "encoder", "encoder_q", "model", "net", "network",
     "online_encoder", "student", "trunk",
 }  # fmt: skip
-# Running averages of the network under training; one counts only where nothing else is there.
+# Running averages of the trained network; used only if the file has no other network.
 _AVERAGES = {"ema", "encoder_k", "model_ema", "momentum_encoder", "target_encoder", "teacher"}
-# What the networks that we know begin with.
+# First parts of the tensors' names in this package's networks.
 _PARTS = {f"conv_block_{i}" for i in range(1, 6)} | {"conv1", "bn1"} | {f"layer{i}" for i in range(1, 5)}
 
 
 def unwrap(tensors: Mapping[str, Any], *, origin: str) -> tuple[dict[str, Any], list[str]]:
-    """The tensors of the network, by its own names.
+    """Returns the tensors of the network, without prefixes in their names.
 
     Args:
         tensors: by the names in a file, such as `module.encoder_q.conv1.weight`.
         origin: the file, for messages.
 
     Returns:
-        The tensors of the network, and what was done to find them, a phrase each.
+        The tensors of the network, and a phrase for each change.
 
     Raises:
         CheckpointError: if there are several networks, and none of them is the one that was trained.
@@ -63,7 +63,7 @@ def unwrap(tensors: Mapping[str, Any], *, origin: str) -> tuple[dict[str, Any], 
         remarks.append(f"took the network under '{taken}'")
     network = groups.pop(taken, {})
     others = {prefix + name: tensor for prefix, group in groups.items() for name, tensor in group.items()}
-    if others and not taken:  # not in a trainer, a network has nothing beside it
+    if others and not taken:  # without a trainer's prefix, other tensors are an error that from_torch reports
         return network | others, remarks
     if others:
         left = sorted({name.split(".")[0] for name in others})

@@ -1,4 +1,4 @@
-"""How fast the parts of the system are, each beside what bounds it.
+"""Measures the speed of training, its parts, activations and kNN on this machine, on request beside PyTorch.
 
     python experiments/benchmark.py loading
     python experiments/benchmark.py loading --source folder:/data/imagenet256 --threads 8
@@ -9,7 +9,7 @@
     python experiments/benchmark.py extract --against torch
     python experiments/benchmark.py gpu
 
-`--json FILE` keeps the figures.
+`--json FILE` writes the measurements to a file.
 """
 
 import sys
@@ -20,7 +20,7 @@ from ipcl_jax.benchmarks.gpu import gpu
 from ipcl_jax.benchmarks.inputs import loading, views
 from ipcl_jax.benchmarks.network import step
 from ipcl_jax.benchmarks.readouts import extract, knn
-from ipcl_jax.benchmarks.whole import train
+from ipcl_jax.benchmarks.training_run import train
 from ipcl_jax.errors import ConfigError
 
 app = tyro.extras.SubcommandApp()

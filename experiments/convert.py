@@ -1,4 +1,4 @@
-"""Lists the released models, and writes any model as a file for torch, safetensors or Orbax.
+"""Lists the released models, and converts any model to a PyTorch, safetensors or Orbax file.
 
 python experiments/convert.py --list
 python experiments/convert.py ipcl1 --to safetensors --out ipcl1.safetensors
@@ -24,20 +24,21 @@ from ipcl_jax.zoo import MODELS
 
 @dataclass(frozen=True)
 class Convert:
-    """Lists the released models, and writes any model as a file for torch, safetensors or Orbax."""
+    """Lists the released models, and converts any model to a PyTorch, safetensors or Orbax file."""
 
     model: Annotated[str | None, tyro.conf.Positional] = None
     """A released model's name, a PyTorch file, a safetensors file, or the folder of a run."""
     list: bool = False
     """Show the released models."""
     to: Literal["torch", "safetensors", "orbax"] = "torch"
-    """`torch` loads in the reference, `safetensors` here without torch; `orbax` is a folder."""
+    """`torch` can be loaded by the PyTorch release, `safetensors` by this package without PyTorch; `orbax` is a
+    folder."""
     out: Path | None = None
     """The file (for orbax the folder) to write."""
 
 
 def released_models() -> Table:
-    """The released models as a table."""
+    """Returns a table of the released models."""
     table = Table("name", "trained on", "what", "outputs", "kNN", "linear", "sha256", title="Released models")
     for record in MODELS.values():
         linear = "–" if record.linear is None else f"{record.linear:.1f}"
@@ -49,7 +50,7 @@ def released_models() -> Table:
 
 
 def convert(options: Convert) -> str:
-    """Writes a model; returns what was done, in a line."""
+    """Writes a model; returns a line that says which and where."""
     if options.model is None:
         raise ConfigError("No model given; give a name, a file or a run's folder, or --list.")
     if options.out is None:

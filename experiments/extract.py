@@ -1,10 +1,10 @@
-"""Activations of a model's layers for a set of images, written to disk as they come.
+"""Computes the activations of a model's layers for a set of images, and writes them to a file.
 
     python experiments/extract.py ipcl1 stimuli/ --layers fc7 fc8 --out acts.h5
     python experiments/extract.py runs/ipcl_smoke sample --layers all --pool mean --out acts.h5
     python experiments/extract.py ipcl1 stimuli/ --layers all --list-layers
 
-The same command again goes on where it was interrupted.
+The same command again resumes an interrupted one.
 """
 
 import os
@@ -34,7 +34,7 @@ from ipcl_jax.system.files import expand_home
 
 @dataclass(frozen=True)
 class Extract:
-    """Activations of a model's layers for a set of images, written to disk as they come."""
+    """Computes the activations of a model's layers for a set of images, and writes them to a file."""
 
     model: Annotated[str, tyro.conf.Positional]
     """A released model's name, a PyTorch or safetensors file, or the folder of a run."""
@@ -49,36 +49,36 @@ class Extract:
     pool: Pool | None = None
     """Reduce convolutional layers over space."""
     project: int | None = None
-    """Reduce each layer to so many numbers by a sparse random projection (after pooling)."""
+    """Reduce each layer to this many numbers by a sparse random projection (after pooling)."""
     seed: int = 0
-    """Of the projection."""
+    """Seed of the projection."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Of the numbers on disk."""
+    """Type of the numbers on disk."""
     compute: Literal["float32", "bfloat16"] = "float32"
-    """Of convolutions and matrix products; bfloat16 errs by about 1 % of a layer's largest value."""
+    """Type of convolutions and matrix products; bfloat16 has errors of about 1 % of a layer's largest value."""
     format: Format | None = None
-    """Of the file, if its name has no ending; h5 by default."""
+    """Format of the file, if its name has no ending; h5 by default."""
     transform: Literal["stimulus", "validation"] = "stimulus"
-    """Shorter side to the model's size, or (validation) to 8/7 of it, before the centre is cut out."""
+    """Resize the shorter side to the model's size, or (validation) to 8/7 of it, before the centre is cropped."""
     size: int | None = None
-    """Side of the images in pixels; by default that of the model's training."""
+    """Side of the cropped images in pixels; by default as in the model's training."""
     skip_unreadable: bool = False
-    """Give images that can't be read rows of NaN, and list them, instead of stopping."""
+    """Write rows of NaN for images that can't be read, and list them, instead of stopping."""
     batch_size: int = 64
-    """Images at a time."""
+    """Images in a batch."""
     threads: int = os.cpu_count() or 1
-    """Threads that decode."""
+    """Threads that decode images."""
     split: Literal["val", "train"] = "val"
-    """Which images of a TFDS dataset or the sample."""
+    """Split of a TFDS dataset or the sample."""
     data_dir: str | None = None
     """Folder of TFDS data."""
 
 
 def extract(options: Extract, console: Console) -> None:
-    """Does what was asked for; everything that could be wrong with it is found before anything is written.
+    """Writes the activations, or lists the layers.
 
     Raises:
-        ConfigError: if it can't be done.
+        ConfigError: if the options can't be used; nothing is written then.
     """
     for name in ("batch_size", "threads"):
         if getattr(options, name) < 1:
@@ -108,7 +108,7 @@ def extract(options: Extract, console: Console) -> None:
 
 
 def table(extraction: Extraction, n_images: int | None) -> Table:
-    """The layers: shapes, bytes an image, and bytes of all images."""
+    """Returns a table of the layers: shapes, bytes an image, and megabytes of all images."""
     title = f"{extraction.encoder}, {extraction.reader.transform.size} pixels"
     table = Table("layer", "shape", "bytes an image", "on disk", title=title)
     rows = [
@@ -122,10 +122,10 @@ def table(extraction: Extraction, n_images: int | None) -> Table:
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator:
-    """A bar with images a second; gives a function of how many are done, of how many."""
+    """Shows a progress bar with images a second; gives a function `done, total -> None`."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
-        begun: tuple | None = None  # task, images that were there, time
+        begun: tuple | None = None  # task, images done before, time
 
         def show(done: int, total: int) -> None:
             nonlocal begun

@@ -1,10 +1,10 @@
-"""k-nearest-neighbour read-out: how well do the most similar images tell an image's class?
+"""k-nearest-neighbour read-out: predicts the class of an image from the classes of the most similar images.
 
     python experiments/knn.py ipcl1 --layer l2norm --data.source folder:/data/imagenet256
     python experiments/knn.py runs/ipcl_smoke --data.source sample --k 10 50 --temperature 0.07 0.2
     python experiments/knn.py ipcl16 --data.source sample --protocol leave-one-out --k 20
 
-Activations are kept in the cache, so a second look at them is quick.
+Activations are cached, so that a second read-out of the same layer is quick.
 """
 
 import functools
@@ -20,7 +20,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ipcl_jax.commands.opening import THREADS, Preprocessing, images_of, open_both, open_model, run_command
+from ipcl_jax.commands.opening import (
+    THREADS,
+    Preprocessing,
+    labelled_features,
+    open_labelled,
+    open_model,
+    run_command,
+)
 from ipcl_jax.config import Data
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.models.checks import check_layers
@@ -30,7 +37,7 @@ from ipcl_jax.system.files import atomic, check_writable, expand_home
 
 @dataclass(frozen=True)
 class KNN:
-    """k-nearest-neighbour read-out: how well do the most similar images tell an image's class?"""
+    """k-nearest-neighbour read-out: predicts the class of an image from the classes of the most similar images."""
 
     model: Annotated[str, tyro.conf.Positional]
     """A released model's name, a PyTorch or safetensors file, or the folder of a run."""
@@ -43,58 +50,58 @@ class KNN:
     temperature: tuple[float, ...] = (0.07,)
     """Divides similarities before the exponential; several are scored in one pass."""
     normalize: Normalize = "all"
-    """`all` scales an image's features to unit length; `channels` those of each place of a convolutional
+    """`all` scales an image's features to unit length; `channels` scales them at each position of a convolutional
     layer, as the reference does."""
     protocol: Literal["held-out", "leave-one-out", "folds"] = "held-out"
-    """`held-out`: training images vote for validation images. The others take all images of the source: each
-    against all others, or against those of other folds."""
+    """`held-out`: training images vote for held-out images. The others use all images of the source, and the
+    neighbours of an image are all others, or those of other folds."""
     folds: int = 5
-    """Folds, each class dealt out evenly."""
+    """Number of folds, stratified by class."""
     repeats: int = 10
-    """Times that folds are dealt out."""
+    """Random divisions into folds, whose scores are averaged."""
     seed: int = 0
-    """Of the folds."""
+    """Seed of the folds."""
     transform: Preprocessing = "stimulus"
-    """Shorter side to the model's size, or (validation) to 8/7 of it, before the centre is cut out."""
+    """Resize the shorter side to the model's size, or (validation) to 8/7 of it, before the centre is cropped."""
     size: int | None = None
-    """Side of the images in pixels; by default that of the model's training."""
+    """Side of the cropped images in pixels; by default as in the model's training."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Of the activations in the cache."""
+    """Type of the activations in the cache."""
     batch_size: int = 64
-    """Images at a time through the model."""
+    """Images in a batch."""
     json: Path | None = None
     """File to write the scores to."""
 
 
 def measure(options: KNN, console: Console) -> dict:
-    """Reads a model out, and returns the scores with what they were measured on."""
+    """Computes the scores; returns them with the model, layer and images that they were measured on."""
     if options.json:
         check_writable(expand_home(options.json), "give another --json")
     model = open_model(options.model, options.transform, options.size)
     names = model.encoder.layer_names
     (layer,) = check_layers((options.layer or names[-1],), names)
-    train, held_out = open_both(options.data, console)
+    train, held_out = open_labelled(options.data, console)
     _check(options, len(train) + (len(held_out) if options.protocol != "held-out" else 0))
 
-    images = functools.partial(images_of, model, layer, options, console)
-    kinds = dict(
-        n_classes=len(train.classes), k=options.k, temperature=options.temperature,
+    features = functools.partial(labelled_features, model, layer, options, console)
+    score = functools.partial(
+        knn_scores, n_classes=len(train.classes), k=options.k, temperature=options.temperature,
         normalize=options.normalize,
     )  # fmt: skip
     if options.protocol == "held-out":
-        references, tests = images(train), images(held_out)
+        references, tests = features(train), features(held_out)
         queries, labels = tests.queries()
-        apart = np.zeros(len(queries), int), np.where(references.used, 1, EXCLUDED)
-        runs = [knn_scores(queries, labels, references.values, references.labels, groups=apart, **kinds)]
+        two_groups = np.zeros(len(queries), int), np.where(references.used, 1, EXCLUDED)
+        runs = [score(queries, labels, references.values, references.labels, groups=two_groups)]
     else:
-        references = images(train, held_out)
+        references = features(train, held_out)
         queries, labels = references.queries()
         runs = []
         for repeat in range(options.repeats if options.protocol == "folds" else 1):
             groups = np.arange(len(labels))
             if options.protocol == "folds":
                 groups = stratified_folds(labels, options.folds, seed=options.seed + repeat)
-            runs.append(knn_scores(queries, labels, queries, labels, groups=(groups, groups), **kinds))
+            runs.append(score(queries, labels, queries, labels, groups=(groups, groups)))
     return {
         "model": model.encoder.name, "weights_sha256": model.encoder.digest(), "layer": layer,
         "images": options.data.source, "classes": len(train.classes), "protocol": options.protocol,
@@ -119,12 +126,12 @@ def _check(options: KNN, total: int) -> None:
     )
     if wrong := [k for k in options.k if not 1 <= k <= voters]:
         raise ConfigError(f"--k is {wrong[0]}; it must lie between 1 and {voters}, the images that can vote.")
-    if frozen := [tau for tau in options.temperature if not 0 < tau < float("inf")]:
-        raise ConfigError(f"--temperature is {frozen[0]}; it must be above 0.")
+    if wrong_tau := [tau for tau in options.temperature if not 0 < tau < float("inf")]:
+        raise ConfigError(f"--temperature is {wrong_tau[0]}; it must be above 0.")
 
 
 def _summary(runs: list[list[Score]]) -> list[dict]:
-    """Each k and temperature, averaged over repeats; their spread is of the repeats' top-1."""
+    """Averages the scores of each k and temperature over repeats; adds the standard deviation, `top1_sd`."""
     found = []
     for repeats in zip(*runs, strict=True):
         mean = {name: statistics.mean(getattr(score, name) for score in repeats) for name in ("top1", "top5")}
@@ -135,10 +142,10 @@ def _summary(runs: list[list[Score]]) -> list[dict]:
 
 
 def show(found: dict, options: KNN, console: Console) -> None:
-    """Prints the scores, and writes them to a file if one was asked for."""
+    """Prints the scores, and writes them to a file if `--json` is given."""
     published = f", published on ImageNet: {found['published']} %" if found["published"] else ""
     console.print(
-        f"{found['model'] or 'model'}, {found['layer']}: {found['queries']:,} images asked, {found['references']:,} "
+        f"{found['model'] or 'model'}, {found['layer']}: {found['queries']:,} images tested, {found['references']:,} "
         f"vote, {found['classes']} classes (chance {1 / found['classes']:.1%}){published}"
     )
     if found["unreadable"]:

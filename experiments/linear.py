@@ -1,14 +1,12 @@
-"""Linear read-out: one linear layer for each layer of a frozen model, trained to tell classes apart.
+"""Linear read-out: trains a linear classifier on each of some layers of a frozen model.
 
     python experiments/linear.py ipcl1 --layers fc7 --data.source folder:/data/imagenet256
     python experiments/linear.py runs/ipcl_smoke --layers conv_block_5 fc7 --data.source sample --optim.lr 0.1
 
-The model is computed once for all layers, on a new view of each image. The same command again goes on where
-it stopped.
+All layers are trained in one pass over new views of the images. The same command again resumes one that was stopped.
 """
 
 import dataclasses
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +34,7 @@ from ipcl_jax.system.console import make_console
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(LinearProbe):
-    """Linear read-out: one linear layer for each layer of a frozen model, trained to tell classes apart."""
+    """Linear read-out: trains a linear classifier on each of some layers of a frozen model."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A released model's name, a PyTorch or safetensors file, or the folder of a run."""
@@ -44,11 +42,11 @@ class Linear(LinearProbe):
 
 
 def train(options: Linear, command: str, console: Console) -> int:
-    """Trains the heads to the end, or until a signal comes; returns the exit code.
+    """Trains the linear classifiers to the end, or until SIGTERM or Ctrl-C; returns the exit code.
 
     Args:
         options: the read-out.
-        command: the command line that goes on with it.
+        command: the command line that resumes it.
         console: where progress is shown.
 
     Raises:
@@ -63,7 +61,7 @@ def train(options: Linear, command: str, console: Console) -> int:
     encoder = model.encoder
     config = dataclasses.replace(options, weights_sha256=encoder.digest())
     check_layers(config.layers, encoder.layer_names)
-    views_for(config, encoder)  # checks them at the model's size
+    views_for(config, encoder)  # raises ConfigError if the views don't fit the model's size
     sources = open_splits(config.data)
     images, held_out = check_labelled(sources["train"]), sources["val"]
     folder, changed = check_folder(config, sources, f"runs/linear-{encoder.name or Path(config.name).name}")
@@ -72,9 +70,8 @@ def train(options: Linear, command: str, console: Console) -> int:
 
     labels, published = held_out.labels(), model.published.get("linear")
     mesh, per_epoch = distributed.make_mesh(), steps_per_epoch(images, config.batch_size)
-    steps = compile_heads(
-        config, encoder, mesh, n_classes=len(images.classes), n_batches=config.epochs * per_epoch
-    )
+    total = config.epochs * per_epoch
+    steps = compile_heads(config, encoder, mesh, n_classes=len(images.classes), n_batches=total)
 
     def read_out(epoch: int, step: int, heads: Heads, log: Log, _: int) -> None:
         if not distributed.is_first():
@@ -93,12 +90,12 @@ def train(options: Linear, command: str, console: Console) -> int:
     return fit(
         Task(
             config=config, command=command, folder=folder, changed=changed, sources=sources,
-            total=min(config.epochs * per_epoch, config.max_steps or math.inf), per_epoch=per_epoch,
+            total=min(total, config.max_steps or total), per_epoch=per_epoch,
             sharding=distributed.batch_sharding(mesh), init=steps.init, shapes=steps.state, step=steps.train,
             read_out=read_out,
-            greeting=f"{config.name}: heads on {', '.join(config.layers)}, {len(images):,} images from "
+            first_line=f"{config.name}: heads on {', '.join(config.layers)}, {len(images):,} images from "
             f"{config.data.source}, {len(labels):,} held out; writing to {folder}",
-            closing=lambda: [] if published is None else [f"Published on ImageNet (fc7, top-1): {published} %"],
+            last_lines=lambda: [] if published is None else [f"Published on ImageNet (fc7, top-1): {published} %"],
             result=f"Every number is in {folder / 'metrics.jsonl'}",
         )
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Copies a folder of images, each shrunk to what training needs, as JPEG.
+"""Copies a folder of images as JPEGs of the size that training needs, which decode faster.
 
     python experiments/prepare.py /data/imagenet /data/imagenet256
 
@@ -6,7 +6,7 @@ ImageNet's validation images come in one folder; `--val-labels LOC_val_solution.
 `ILSVRC2012_validation_ground_truth.txt`) sorts their copies into one folder a class.
 
 Training decodes every image once an epoch; files of 256 pixels on the shorter side decode
-several times faster than originals. Run it again to go on after an interruption.
+several times faster than the originals. The same command again resumes an interrupted one.
 """
 
 import functools
@@ -40,7 +40,7 @@ from ipcl_jax.system.signals import end_with_parent
 
 @dataclass(frozen=True)
 class Prepare:
-    """Copies a folder of images, each shrunk to what training needs, as JPEG."""
+    """Copies a folder of images as JPEGs of the size that training needs, which decode faster."""
 
     src: Annotated[Path, tyro.conf.Positional]
     """Folder of images, in any depth."""
@@ -49,7 +49,7 @@ class Prepare:
     size: int = 256
     """Shorter side in pixels; smaller images keep their size."""
     processes: int = os.cpu_count() or 1
-    """Processes that work side by side."""
+    """Number of processes."""
     quality: int = 95
     """JPEG quality, 1 to 100."""
     val_labels: Path | None = None
@@ -58,17 +58,17 @@ class Prepare:
 
 
 def prepare(options: Prepare, console: Console) -> list[str]:
-    """Writes every image that is not there yet.
+    """Writes the copies that don't exist yet.
 
     Args:
-        options: what to do.
-        console: where the progress bar goes.
+        options: of the command line.
+        console: for notes and the progress bar.
 
     Returns:
-        A line for each image that can't be read: its path, and why.
+        A line for each image that can't be read: its path and the reason.
 
     Raises:
-        ConfigError: if there is nothing to do or it would overwrite images.
+        ConfigError: if there are no images, or the copies can't be written or would overwrite images.
     """
     src, dst = expand_home(options.src).resolve(), expand_home(options.dst).resolve()
     names, notes = _plan(options, src, dst)
@@ -91,7 +91,7 @@ def prepare(options: Prepare, console: Console) -> list[str]:
 
 
 def _plan(options: Prepare, src: Path, dst: Path) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
-    """Each image's path and that of its copy, after everything that could go wrong is ruled out; and notes."""
+    """Checks the options; returns the path of each image and of its copy, and notes for the user."""
     if options.size < 1 or options.processes < 1:
         raise ConfigError("--size and --processes must be at least 1.")
     if not 1 <= options.quality <= 100:
@@ -109,7 +109,7 @@ def _plan(options: Prepare, src: Path, dst: Path) -> tuple[list[tuple[str, str]]
         raise ConfigError(f"{src} holds no image files.")
     homes = dict.fromkeys(names, "")
     if options.val_labels:
-        homes |= _homes(expand_home(options.val_labels), src, names)
+        homes |= _class_paths(expand_home(options.val_labels), src, names)
     targets = [os.path.splitext(homes[name] or name)[0] + ".jpg" for name in names]
     if twice := [target for target, count in Counter(targets).items() if count > 1]:
         clash = [name for name, target in zip(names, targets, strict=True) if target == twice[0]]
@@ -120,8 +120,8 @@ def _plan(options: Prepare, src: Path, dst: Path) -> tuple[list[tuple[str, str]]
     return list(zip(names, targets, strict=True)), notes_of(printable(str(src)), scan)
 
 
-def _homes(labels: Path, src: Path, names: list[str]) -> dict[str, str]:
-    """For each image that lies in the folder of held-out images itself, its path in a folder of its class."""
+def _class_paths(labels: Path, src: Path, names: list[str]) -> dict[str, str]:
+    """Returns paths in a folder of the class for images directly in the folder of held-out images, by their names."""
     flat = [name for name in names if os.path.dirname(name).lower() in ("", *VAL_NAMES)]
     if not flat:
         raise ConfigError(f"--val-labels is given, but no image lies in {src} or {src / 'val'} itself.")
@@ -133,12 +133,12 @@ def _written(
     jobs: list[tuple[str, str]], src: Path, dst: Path, options: Prepare
 ) -> Iterator[tuple[str, str | None]]:
     write = functools.partial(_write_all, src=src, dst=dst, size=options.size, quality=options.quality)
-    # Many images a task: a million tasks of one would fill the memory.
+    # 32 images a task, since a million tasks would take too much memory.
     tasks = [jobs[start : start + 32] for start in range(0, len(jobs), 32)]
     if options.processes == 1:
         yield from itertools.chain.from_iterable(map(write, tasks))
         return
-    context = multiprocessing.get_context("spawn")  # the progress bar's thread does not survive a fork
+    context = multiprocessing.get_context("spawn")  # fork is not safe beside the progress bar's thread
     with ProcessPoolExecutor(options.processes, context, initializer=end_with_parent) as pool:
         yield from itertools.chain.from_iterable(pool.map(write, tasks))
 
@@ -150,20 +150,20 @@ def _write_all(
 
 
 def _write(source: Path, target: Path, size: int, quality: int) -> str | None:
-    """Writes one copy, whole or not at all; returns what is wrong with the original."""
+    """Writes one copy atomically; returns what is wrong with the original, or None."""
     try:
         file = shrink(source.read_bytes(), size=size, quality=quality)
-    except Exception as error:  # damaged files raise almost anything, and must not end the run
+    except Exception as error:  # damaged files raise many kinds of error
         if not unreadable(error):
             raise
         return error_text(error)
-    with atomic(target, durable=False) as part:  # there are a million of them
+    with atomic(target, durable=False) as part:  # to sync a million files would be slow
         part.write_bytes(file)
     return None
 
 
 def shrink(image: bytes, *, size: int, quality: int) -> bytes:
-    """An image as JPEG, with at most `size` pixels on its shorter side.
+    """Encodes an image as JPEG, with at most `size` pixels on its shorter side.
 
     Args:
         image: an encoded file.
@@ -171,10 +171,10 @@ def shrink(image: bytes, *, size: int, quality: int) -> bytes:
         quality: JPEG quality.
 
     Returns:
-        The JPEG file; the same bytes if it is one already and small enough.
+        The JPEG file; the same bytes if the image is a JPEG that is small enough.
 
     Raises:
-        Exception: as `ipcl_jax.decoding.decode`.
+        Exception: as `ipcl_jax.data.decode.decode`.
 
     Source: torchvision's Resize, antialiased bilinear, from pixels at full resolution.
     """

@@ -1,11 +1,11 @@
-"""Report on models: what can be read out of them, on one page with pictures.
+"""Compares models on one page with pictures: read-outs, neighbours, maps of embeddings, filters, RDMs.
 
     python experiments/report.py ipcl1 runs/ipcl_smoke --data.source folder:/data/imagenet256 --out report
     python experiments/report.py ipcl16 runs/ipcl_smoke --data.source sample --k 20 --out report
     python experiments/report.py ipcl1 --data.source sample --k 20 --linear runs/linear-ipcl1 --out report
 
-The folder then holds report.html, which needs no other file, and scores.json. Activations are kept in the
-cache, so that a second report of the same models is quick.
+The folder then holds report.html, which needs no other file, and scores.json. Activations are cached, so that
+a second report of the same models is quick.
 """
 
 import json
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
@@ -25,9 +26,9 @@ from ipcl_jax.commands.opening import (
     OpenedModel,
     Preprocessing,
     check_new,
-    images_of,
+    labelled_features,
     new_folder,
-    open_both,
+    open_labelled,
     open_model,
     progress_bar,
     run_command,
@@ -41,60 +42,60 @@ from ipcl_jax.readout.base import Rows
 from ipcl_jax.readout.kernels import layer_kernels
 from ipcl_jax.readout.knn import EXCLUDED, nearest, vote
 from ipcl_jax.readout.rsa import to_rdm
-from ipcl_jax.report.gallery import pairs, read_images
-from ipcl_jax.report.model_page import Findings, write_findings
+from ipcl_jax.report.gallery import neighbour_pictures, read_images
+from ipcl_jax.report.model_page import Findings, write_model_page
 from ipcl_jax.run.folder import CONFIG
 from ipcl_jax.run.metrics import read_metrics
-from ipcl_jax.run.monitor import spread
+from ipcl_jax.run.monitor import evenly_spaced
 from ipcl_jax.system.files import expand_home, read_json
 from ipcl_jax.zoo import MODELS
 
-FEWEST = 8  # held-out images; below that there is nothing to map
-NEIGHBOURS = 5  # shown of each chosen image
-THUMBNAIL = (96, 192)  # canvas of the pictures
+MIN_IMAGES = 8  # on the map
+NEIGHBOURS = 5  # shown for each chosen image
+THUMBNAIL = (96, 192)  # canvas of the pictures, in pixels
 
 
 @dataclass(frozen=True)
 class Report:
-    """Report on models: what can be read out of them, on one page with pictures."""
+    """Compares models on one page with pictures: read-outs, neighbours, maps of embeddings, filters, RDMs."""
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Released models' names, PyTorch or safetensors files, or folders of runs."""
     data: Data = field(default_factory=lambda: Data(threads=THREADS))
     """Images with labels."""
     layer: str | None = None
-    """Layer of kNN, neighbours and map; by default each model's last one (l2norm, for a model with one)."""
+    """Layer of kNN, neighbours and map; by default each model's last one (l2norm if it has that)."""
     k: int = 200
     """Neighbours that vote."""
     temperature: float = 0.07
     """Divides similarities before the exponential."""
     linear: tuple[Path, ...] = ()
-    """Folders of linear read-outs (linear.py) of these models, to be shown beside them."""
+    """Folders of linear read-outs of these models (by linear.py), to show their scores."""
     layers: tuple[str, ...] = ()
     """Layers whose RDMs are drawn; by default six, from the first to the last."""
     chosen: tuple[int, ...] = ()
-    """LockHeld-out images whose neighbours are shown, by their place from 0; by default six, spread evenly."""
+    """LockHeld-out images whose neighbours are shown, by their index from 0; by default six, evenly spaced."""
     shown: int = 300
-    """LockHeld-out images on the map and in RDMs, spread evenly."""
+    """Number of held-out images on the map and in RDMs, evenly spaced."""
     transform: Preprocessing = "stimulus"
-    """Shorter side to the model's size, or (validation) to 8/7 of it, before the centre is cut out."""
+    """Resize the shorter side to the model's size, or (validation) to 8/7 of it, before the centre is cropped."""
     size: int | None = None
-    """Side of the images in pixels; by default that of each model's training."""
+    """Side of the cropped images in pixels; by default as in each model's training."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Of the activations in the cache."""
+    """Type of the activations in the cache."""
     batch_size: int = 64
-    """Images at a time through the model."""
+    """Images in a batch."""
     seed: int = 0
-    """Of the map."""
+    """Seed of the map."""
     out: Path = Path("report")
-    """Folder to write; it must not be there yet."""
+    """Folder to write; it must not exist yet."""
 
 
 def measure(options: Report, console: Console) -> list[Findings]:
-    """Looks at each model in turn, and writes the folder; returns what was found."""
+    """Measures each model, and writes the folder; returns what the page shows of each model."""
     out = expand_home(options.out)
     check_new(out)
-    train, held_out = open_both(options.data, console)
+    train, held_out = open_labelled(options.data, console)
     linear = check(options, train, held_out)
     models = tuple(dict.fromkeys(options.models))
     found = [
@@ -102,7 +103,7 @@ def measure(options: Report, console: Console) -> list[Findings]:
         for model, title in zip(models, titles_of(models), strict=True)
     ]
     with new_folder(out) as part:
-        write_findings(part / "report.html", found, options.data.source, train.classes, len(train))
+        write_model_page(part / "report.html", found, options.data.source, train.classes, len(train))
         scores = [findings.scores for findings in found]
         text = json.dumps(scores, indent=2, allow_nan=False)
         (part / "scores.json").write_text(text + "\n", encoding="utf-8")
@@ -110,7 +111,7 @@ def measure(options: Report, console: Console) -> list[Findings]:
 
 
 def check(options: Report, train: Source, held_out: Source) -> dict[str, dict[str, float]]:
-    """Refuses what can't be done, before any long work; returns linear read-outs by weights' sha256."""
+    """Raises ConfigError for options that can't be used; returns linear read-outs by the sha256 of the weights."""
     if not options.models:
         raise ConfigError("No models given; give names, files, or folders of runs.")
     if not 1 <= options.k <= len(train):
@@ -121,9 +122,9 @@ def check(options: Report, train: Source, held_out: Source) -> dict[str, dict[st
         raise ConfigError(f"--temperature is {options.temperature}; it must be above 0.")
     if not 0 <= options.seed < 2**32:
         raise ConfigError(f"--seed is {options.seed}; it must lie between 0 and {2**32 - 1}.")
-    if min(options.shown, len(held_out)) < FEWEST:
+    if min(options.shown, len(held_out)) < MIN_IMAGES:
         raise ConfigError(
-            f"--shown is {options.shown}, of {len(held_out)} held-out images; a map takes {FEWEST} or more."
+            f"--shown is {options.shown}, of {len(held_out)} held-out images; a map takes {MIN_IMAGES} or more."
         )
     if wrong := [place for place in options.chosen if not 0 <= place < len(held_out)]:
         raise ConfigError(f"--chosen {wrong[0]} is none of the held-out images, 0 to {len(held_out) - 1}.")
@@ -145,7 +146,7 @@ def check(options: Report, train: Source, held_out: Source) -> dict[str, dict[st
 
 
 def read_linear(folder: Path, options: Report) -> tuple[str, dict[str, float]]:
-    """The weights' sha256 of a linear read-out, and its last accuracies by name (`fc7_top1`)."""
+    """Returns the sha256 of the weights that a linear read-out was trained on, and its last scores (`fc7_top1`)."""
     folder = expand_home(folder)
     try:
         config = read_json(folder / CONFIG)
@@ -162,7 +163,7 @@ def read_linear(folder: Path, options: Report) -> tuple[str, dict[str, float]]:
 
 
 def titles_of(models: tuple[str, ...]) -> list[str]:
-    """The last part of each model's name or path; all of it where two would be called the same."""
+    """Returns the last part of each model's name or path; the full path if two would have the same title."""
     short = [Path(model).name or model for model in models]
     return [name if short.count(name) == 1 else model for name, model in zip(short, models, strict=True)]
 
@@ -170,29 +171,32 @@ def titles_of(models: tuple[str, ...]) -> list[str]:
 def examine(
     model: str, title: str, train: Source, held_out: Source, linear: dict, options: Report, console: Console
 ) -> Findings:
-    """Everything that the page says about one model."""
+    """Measures one model; returns everything that the page shows of it."""
     opened, path = open_model(model, options.transform, options.size), expand_home(model)
     encoder, digest = opened.encoder, opened.encoder.digest()
     layer = options.layer or encoder.layer_names[-1]
-    references, tests = (images_of(opened, layer, options, console, source) for source in (train, held_out))
-    asked = np.flatnonzero(tests.used)  # places of what can be read
-    if len(asked) < FEWEST:
+    references, tests = (
+        labelled_features(opened, layer, options, console, source) for source in (train, held_out)
+    )
+    used = np.flatnonzero(tests.used)  # indices of images that can be read
+    if len(used) < MIN_IMAGES:
         raise ConfigError(
-            f"{len(asked)} of {len(held_out)} held-out images can be read; a map takes {FEWEST} or more."
+            f"{len(used)} of {len(held_out)} held-out images can be read; a map takes {MIN_IMAGES} or more."
         )
     queries, labels = tests.queries()
-    groups = np.zeros(len(asked), int), np.where(references.used, 1, EXCLUDED)
+    groups = np.zeros(len(used), int), np.where(references.used, 1, EXCLUDED)
     similarities, rows = nearest(queries, references.values, k=options.k, groups=groups)
     n_classes = len(train.classes)
-    ranked = vote(similarities, references.labels[rows], options.temperature, n_classes=n_classes)
+    votes = jnp.asarray(similarities), jnp.asarray(references.labels[rows])
+    ranked = vote(*votes, options.temperature, n_classes=n_classes)
     hits = np.asarray(ranked) == labels[:, None]  # [M, 5]
     total, right = (np.bincount(labels, weights, minlength=n_classes) for weights in (None, hits[:, 0]))
-    chosen = np.flatnonzero(np.isin(asked, options.chosen)) if options.chosen else spread(len(asked), 6)
+    chosen = np.flatnonzero(np.isin(used, options.chosen)) if options.chosen else evenly_spaced(len(used), 6)
     near = rows[chosen, :NEIGHBOURS]
-    shown = spread(len(asked), options.shown)
-    shown = shown[np.argsort(labels[shown], kind="stable")]  # classes side by side
-    if unseen := sorted(set(options.chosen) - set(asked.tolist())):
-        raise ConfigError(f"--chosen {unseen[0]} can't be read: {held_out.describe(unseen[0])}")
+    shown = evenly_spaced(len(used), options.shown)
+    shown = shown[np.argsort(labels[shown], kind="stable")]  # sorted by class
+    if unreadable := sorted(set(options.chosen) - set(used.tolist())):
+        raise ConfigError(f"--chosen {unreadable[0]} can't be read: {held_out.describe(unreadable[0])}")
     trained_on, published = origin(path, opened)
     return Findings(
         title=title,
@@ -200,7 +204,7 @@ def examine(
         scores={
             "model": title, "trained_on": trained_on, "weights_sha256": digest, "layer": layer,
             "images": options.data.source, "transform": str(opened.transform), "k": options.k,
-            "temperature": options.temperature, "references": int(references.used.sum()), "queries": len(asked),
+            "temperature": options.temperature, "references": int(references.used.sum()), "queries": len(used),
             "knn_top1": float(hits[:, 0].mean()), "knn_top5": float(hits.any(1).mean()),
             "by_class": {
                 name: right[place] / total[place] for place, name in enumerate(train.classes) if total[place]
@@ -212,20 +216,20 @@ def examine(
                 if line.get("knn_top1") is not None
             ],
         },
-        neighbours=pairs(
-            held_out, asked[chosen], train, near, similarities[chosen, : near.shape[1]], canvas=THUMBNAIL
+        neighbours=neighbour_pictures(
+            held_out, used[chosen], train, near, similarities[chosen, : near.shape[1]], canvas=THUMBNAIL
         ),
-        points=flatten(rows_of(queries, shown), options.seed),
-        thumbnails=read_images(held_out, asked[shown], canvas=THUMBNAIL),
+        points=tsne_map(rows_of(queries, shown), options.seed),
+        thumbnails=read_images(held_out, used[shown], canvas=THUMBNAIL),
         labels=labels[shown],
-        rdms=rdms_of(opened, SourceStimuli(held_out, asked[shown]), options, console),
+        rdms=rdms_of(opened, SourceStimuli(held_out, used[shown]), options, console),
         categories=[train.classes[label] for label in labels[shown]],
         filters=first_kernel(encoder),
     )  # fmt: skip
 
 
 def origin(path: Path, model: OpenedModel) -> tuple[str, dict[str, float | None]]:
-    """What a model was trained on, and its published scores in percent: its own, or those of a run's recipe."""
+    """Returns what a model was trained on, and its published scores in percent (for a run, those of its recipe)."""
     if model.encoder.name in MODELS:
         record = MODELS[model.encoder.name]
         words = (text for text in (record.trained_on, record.notes) if text not in ("", "–"))
@@ -242,23 +246,23 @@ def origin(path: Path, model: OpenedModel) -> tuple[str, dict[str, float | None]
 
 
 def rows_of(features: Rows, places: np.ndarray) -> np.ndarray:
-    """Some rows of features that may lie on disk, which gives them in its own order only."""
+    """Returns rows of features that may be on disk; h5py takes indices in ascending order only."""
     ascending = np.sort(places)
     return np.asarray(features[ascending])[np.searchsorted(ascending, places)]
 
 
 def rdms_of(model: OpenedModel, stimuli: SourceStimuli, options: Report, console: Console) -> dict[str, np.ndarray]:
-    """RDMs (1 - r) of layers, `[N, N]` each."""
+    """Computes RDMs (1 - r) of layers, `[N, N]` each."""
     blocks = [name for name in model.encoder.layer_names if "." not in name]
-    layers = options.layers or tuple(blocks[place] for place in spread(len(blocks), 6))
+    layers = options.layers or tuple(blocks[index] for index in evenly_spaced(len(blocks), 6))
     with progress_bar(console, "RDMs") as progress:
         reader = Reader(model.transform, options.batch_size, options.data.threads, progress)
         kernels = layer_kernels(model.encoder, stimuli, reader, layers, ["correlation"])
     return {layer: to_rdm(kernels[layer]["correlation"], "correlation") for layer in layers}
 
 
-def flatten(features: np.ndarray, seed: int) -> np.ndarray:
-    """A two-dimensional map of features `[N, ...]`: `[N, 2]`, by t-SNE of cosine distances.
+def tsne_map(features: np.ndarray, seed: int) -> np.ndarray:
+    """Returns a two-dimensional map `[N, 2]` of features `[N, ...]`, by t-SNE of cosine distances.
 
     Source: van der Maaten & Hinton 2008, as scikit-learn computes it.
     """
@@ -270,7 +274,7 @@ def flatten(features: np.ndarray, seed: int) -> np.ndarray:
 
 
 def first_kernel(encoder: Encoder) -> np.ndarray:
-    """The filters that look at the image itself, `[h, w, 3, N]`."""
+    """Returns the filters of the first convolution, `[h, w, 3, N]`."""
     kernels = (
         np.asarray(layer["kernel"]) for layer in encoder.variables["params"].values() if "kernel" in layer
     )
@@ -278,7 +282,7 @@ def first_kernel(encoder: Encoder) -> np.ndarray:
 
 
 def show(found: list[Findings], options: Report, console: Console) -> None:
-    """Prints the scores, and where the page is."""
+    """Prints the scores and the path of the page."""
     for findings in found:
         scores = findings.scores
         console.print(

@@ -1,10 +1,10 @@
-"""Representational similarity: which layer has the geometry of brain responses, and of another model?
+"""Compares a model's layers with brain data or another model: RDMs, RSA, voxel-wise encoding, CKA.
 
     python experiments/rsa.py ipcl16 sample --layers conv_block_5 fc7 l2norm --out rsa
     python experiments/rsa.py ipcl1 stimuli/ --brain rdms.h5 --bootstrap 1000 --out rsa
     python experiments/rsa.py ipcl1 stimuli/ --responses betas.mat --and ipcl16 --out rsa
 
-`--brain` compares RDMs, `--responses` predicts voxels (encoding) and compares RDMs of what is predicted
+`--brain` compares RDMs (RSA), `--responses` predicts voxels (encoding) and compares RDMs of the predictions
 (voxel-encoding RSA), `--and` compares the layers of two models (CKA). The folder then holds rdms.h5,
 scores.json, and pictures of both.
 """
@@ -42,12 +42,12 @@ from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, ker
 from ipcl_jax.report.rdm_figures import draw_alignment, draw_layers, draw_rdms
 from ipcl_jax.system.files import expand_home
 
-FEWEST = 8  # images; below that there is nothing to compare
+MIN_IMAGES = 8
 
 
 @dataclass(frozen=True)
 class RSA:
-    """Representational similarity: which layer has the geometry of brain responses, and of another model?"""
+    """Compares a model's layers with brain data or another model: RDMs, RSA, voxel-wise encoding, CKA."""
 
     model: Annotated[str, tyro.conf.Positional]
     """A released model's name, a PyTorch or safetensors file, or the folder of a run."""
@@ -66,25 +66,25 @@ class RSA:
     bootstrap: int = 0
     """Bootstrap samples of subjects and stimuli for the bars' uncertainty; 0 for none."""
     folds: int = 5
-    """Parts of the images in encoding, each predicted from the others; 3 images or more in each."""
+    """Folds of the images in encoding, each predicted from the others; 3 images or more in each."""
     also: Annotated[str | None, tyro.conf.arg(name="and")] = None
     """A second model, whose layers of the same names are compared with the first one's by CKA."""
     transform: Preprocessing = "stimulus"
-    """Shorter side to the model's size, or (validation) to 8/7 of it, before the centre is cut out."""
+    """Resize the shorter side to the model's size, or (validation) to 8/7 of it, before the centre is cropped."""
     size: int | None = None
-    """Side of the images in pixels; by default that of the model's training."""
+    """Side of the cropped images in pixels; by default as in the model's training."""
     split: Literal["val", "train"] = "val"
-    """Images of TFDS data or the sample."""
+    """Split of a TFDS dataset or the sample."""
     dir: str | None = None
     """Folder of TFDS data."""
     batch_size: int = 32
-    """Images at a time through the model."""
+    """Images in a batch."""
     threads: int = THREADS
-    """Threads that decode."""
+    """Threads that decode images."""
     seed: int = 0
-    """Of bootstrap, folds and halvings."""
+    """Seed of the bootstrap, the folds and the halves of noise ceilings."""
     out: Path = Path("rsa")
-    """Folder to write; it must not be there yet."""
+    """Folder to write; it must not exist yet."""
 
 
 def kernels_of(
@@ -95,14 +95,14 @@ def kernels_of(
     options: RSA,
     console: Console,
 ) -> dict:
-    """Kernels `[N, N]` of each layer, by kind."""
+    """Computes kernels `[N, N]` of each layer, by kind."""
     with progress_bar(console, model.encoder.name or "model") as progress:
         reader = Reader(model.transform, options.batch_size, options.threads, progress)
         return layer_kernels(model.encoder, stimuli, reader, layers, sorted(kinds))
 
 
-def by_brain(rdms: dict[str, np.ndarray], measured: np.ndarray, options: RSA) -> dict:
-    """RSA: scores of each layer, and the ceiling."""
+def rsa_scores(rdms: dict[str, np.ndarray], measured: np.ndarray, options: RSA) -> dict:
+    """Returns RSA scores of each layer, and the noise ceiling."""
     found = compare_rdms(
         rdms, measured, method=options.method, bootstrap=options.bootstrap, seed=options.seed
     )
@@ -112,8 +112,8 @@ def by_brain(rdms: dict[str, np.ndarray], measured: np.ndarray, options: RSA) ->
     }  # fmt: skip
 
 
-def by_responses(linear: dict[str, np.ndarray], responses: Responses, options: RSA) -> tuple[dict, dict]:
-    """Encoding and voxel-encoding RSA: scores of each layer and subject, and the ceilings."""
+def response_scores(linear: dict[str, np.ndarray], responses: Responses, options: RSA) -> tuple[dict, dict]:
+    """Returns scores of encoding and of voxel-encoding RSA: of each layer and subject, and the noise ceilings."""
     subjects, names = list(responses.subjects.values()), list(responses.subjects)
     encoding = {
         layer: [
@@ -121,8 +121,8 @@ def by_responses(linear: dict[str, np.ndarray], responses: Responses, options: R
         ]
         for layer, kernel in linear.items()
     }
-    limits = [reliability_ceiling(one) for one in subjects]
-    ceiling = None if any(limit is None for limit in limits) else float(np.mean([x.mean() for x in limits]))
+    ceilings = [voxels.mean() for voxels in map(reliability_ceiling, subjects) if voxels is not None]
+    ceiling = float(np.mean(ceilings)) if len(ceilings) == len(subjects) else None
     geometry = {
         layer: versa(kernel, subjects, method=options.method, seed=options.seed)
         for layer, kernel in linear.items()
@@ -143,14 +143,14 @@ def by_responses(linear: dict[str, np.ndarray], responses: Responses, options: R
 
 
 def measure(options: RSA, console: Console) -> dict:
-    """Does all that was asked for and writes the folder, whole or not at all; returns the scores."""
+    """Computes everything that the options ask for, and writes the folder; returns the scores."""
     check_new(options.out)
     if options.brain or options.responses:
         check_comparison(options.method)
     stimuli = open_stimuli(options.images, split=options.split, dir=options.dir)
     count = len(stimuli.names)
-    if count < FEWEST:
-        raise ConfigError(f"{count} images are too few to compare geometries; it takes {FEWEST}.")
+    if count < MIN_IMAGES:
+        raise ConfigError(f"{count} images are too few to compare geometries; it takes {MIN_IMAGES}.")
     if options.responses and not 2 <= options.folds <= count // 3:
         raise ConfigError(
             f"--folds is {options.folds}; {count} images can be dealt out to 2 to {count // 3} folds of 3 or more."
@@ -188,9 +188,9 @@ def measure(options: RSA, console: Console) -> dict:
     linear = {layer: kernels[layer]["linear"] for layer in layers}
     scores = {"model": models[0].encoder.name or options.model, "images": count, "metric": options.metric}
     if measured:
-        scores["rsa"] = by_brain(rdms, measured.rdms, options)
+        scores["rsa"] = rsa_scores(rdms, measured.rdms, options)
     if responses:
-        scores["encoding"], scores["versa"] = by_responses(linear, responses, options)
+        scores["encoding"], scores["versa"] = response_scores(linear, responses, options)
     columns = linear
     if options.also:
         columns = {
@@ -208,7 +208,7 @@ def measure(options: RSA, console: Console) -> dict:
 
 
 def write(out: Path, rdms: dict[str, np.ndarray], stimuli: StimulusSet, scores: dict) -> None:
-    """Writes the folder, whole or not at all."""
+    """Writes the folder atomically."""
     with new_folder(out) as part:
         with h5py.File(part / "rdms.h5", "w") as file:
             file.attrs["metric"] = scores["metric"]
@@ -225,7 +225,7 @@ def write(out: Path, rdms: dict[str, np.ndarray], stimuli: StimulusSet, scores: 
 
 
 def show(scores: dict, options: RSA, console: Console) -> None:
-    """Prints the scores, one row a layer."""
+    """Prints the scores, one row a layer, and the files written."""
     measures = [name for name in ("rsa", "encoding", "versa") if name in scores]
     if measures:
         table = Table("layer", *measures)

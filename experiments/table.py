@@ -1,4 +1,4 @@
-"""Several runs side by side: a table of what they reached, and one figure of how they got there.
+"""Compares training runs: a table of their scores, and a figure of loss and kNN accuracy by epoch.
 
 python experiments/table.py runs/ipcl_smoke runs/demo --out table.png
 python experiments/table.py runs/* --markdown
@@ -18,19 +18,19 @@ from rich.table import Table as RichTable
 from ipcl_jax.commands.recipes import published
 from ipcl_jax.commands.running import exit_code
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.report.table_figure import SUFFIXES, Course, draw
+from ipcl_jax.report.table_figure import SUFFIXES, Series, draw
 from ipcl_jax.run.folder import CONFIG
 from ipcl_jax.run.metrics import read_metrics
 from ipcl_jax.system.console import make_console
 from ipcl_jax.system.files import check_writable, expand_home, read_json
 
-# Left out where no run has them.
+# Columns that are left out if no run has them.
 _OPTIONAL = ("kNN before", "published kNN", "accuracy")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Several runs side by side: a table of what they reached, and one figure of how they got there."""
+    """Compares training runs: a table of their scores, and a figure of loss and kNN accuracy by epoch."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders of runs."""
@@ -42,22 +42,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run has written so far."""
+    """The config and metrics in a run's folder."""
 
     name: str
     config: dict
     steps: list[dict]
     epochs: list[dict]
 
-    def course(self, metric: str) -> list[tuple[int, float]]:
-        """Epoch and value, where it was measured; epoch 0 is the untrained network."""
+    def by_epoch(self, metric: str) -> list[tuple[int, float]]:
+        """Returns (epoch, value) of each epoch with that metric; epoch 0 is the untrained network."""
         return [(line["epoch"], line[metric]) for line in self.epochs if line.get(metric) is not None]
 
     def row(self) -> dict[str, str]:
-        """What the table says of it, by the names of its columns."""
+        """Returns the run's row of the table, by the names of the columns."""
         done = max((line["epoch"] for line in self.epochs), default=0)
         images, views = self.config["batch_size"], self.config["views"]["per_image"]
-        knn, retrieval, top1 = (self.course(name) for name in ("knn_top1", "retrieval", "top1"))
+        knn, retrieval, top1 = (self.by_epoch(name) for name in ("knn_top1", "retrieval", "top1"))
         trained = [point for point in knn if point[0]]
         best = max(trained, key=lambda point: point[1], default=None)
         speeds = [line["views_per_second"] for line in self.steps if line.get("views_per_second")]
@@ -90,7 +90,7 @@ def _percent(value: float | None) -> str:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Reads runs; each is called by as much of its path as tells it from the others.
+    """Reads runs; each is named by the shortest end of its path that is unique.
 
     Raises:
         ConfigError: if a folder holds no run.
@@ -116,31 +116,31 @@ def _read_config(path: Path) -> dict:
 
 
 def side_by_side(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """The table, a row a run; what none of them has is left out."""
+    """Returns the table, one row a run, without the optional columns that are empty."""
     rows = [run.row() for run in runs]
     empty = {name for name in _OPTIONAL if all(row[name] == "–" for row in rows)}
     return [{name: cell for name, cell in row.items() if name not in empty} for row in rows]
 
 
 def knn_by_epoch(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """A second table: kNN top-1 after every epoch that any run measured, a column a run."""
-    courses = {run.name: dict(run.course("knn_top1")) for run in runs}
-    epochs = sorted({epoch for course in courses.values() for epoch in course})
+    """Returns a second table: kNN top-1 after every epoch that any run measured, one column a run."""
+    scores = {run.name: dict(run.by_epoch("knn_top1")) for run in runs}
+    epochs = sorted({epoch for of_run in scores.values() for epoch in of_run})
     return [
         {"kNN after epoch": str(epoch)}
-        | {name: _percent(course.get(epoch)) for name, course in courses.items()}
+        | {name: _percent(of_run.get(epoch)) for name, of_run in scores.items()}
         for epoch in epochs
     ]
 
 
 def as_markdown(rows: Sequence[dict[str, str]]) -> str:
-    """The table as Markdown."""
+    """Returns the table as Markdown."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def as_text(rows: Sequence[dict[str, str]], width: int) -> list[RichTable]:
-    """The table for a terminal, in as many pieces as it takes to show every column after the first."""
+    """Returns the table for a terminal of that width, split into several tables of some columns each if necessary."""
     (first, *others), pieces = rows[0], []
     while others:
         for number in range(len(others), 0, -1):
@@ -156,8 +156,8 @@ def as_text(rows: Sequence[dict[str, str]], width: int) -> list[RichTable]:
     return pieces
 
 
-def turn(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """The table with its columns as rows."""
+def transpose(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Returns the table with rows and columns exchanged."""
     first, *others = rows[0]
     return [{first: name} | {row[first]: row[name] for row in rows} for name in others]
 
@@ -173,7 +173,7 @@ def main() -> int:
 
 
 def show(options: Table, console: Console) -> None:
-    """Prints the table, and draws the figure."""
+    """Prints the tables, and draws the figure if `--out` is given."""
     if not options.runs:
         raise ConfigError("No runs given; give one or several folders of runs.")
     out = options.out and expand_home(options.out)
@@ -184,15 +184,15 @@ def show(options: Table, console: Console) -> None:
     runs = read_runs(options.runs)
     rows, by_epoch = side_by_side(runs), knn_by_epoch(runs)
     if not options.markdown and len(as_text(rows, console.width)) > 1:
-        rows = turn(rows)  # a column a run
+        rows = transpose(rows)  # one column a run
     for table in filter(None, (rows, by_epoch)):
         if options.markdown:
             print(as_markdown(table) + "\n")
         else:
             console.print(*as_text(table, console.width))
     if out:
-        knn = [Course(run.name, run.course("knn_top1")) for run in runs]
-        draw(knn, [Course(run.name, run.course("loss")) for run in runs], out)
+        knn = [Series(run.name, run.by_epoch("knn_top1")) for run in runs]
+        draw(knn, [Series(run.name, run.by_epoch("loss")) for run in runs], out)
         print(f"Figure: {out}")
 
 

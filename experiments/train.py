@@ -1,13 +1,12 @@
-"""Trains a model. A recipe is a file in `configs/`; there is no other trainer.
+"""Trains a network as a recipe says, with IPCL or on labels, and writes a report of the run.
 
     python experiments/train.py --config ipcl_smoke
     python experiments/train.py --config ipcl_alexnet_gn --data.source folder:/path/to/imagenet
 
-The same command again goes on where the run stopped.
+A recipe is a file in `configs/` or of your own. The same command again resumes a run that was stopped.
 """
 
 import dataclasses
-import math
 import sys
 
 import jax
@@ -20,6 +19,7 @@ from ipcl_jax.data.sources import check_categories, open_splits
 from ipcl_jax.errors import require
 from ipcl_jax.readout.spread import collapse_warning
 from ipcl_jax.report.gallery import contact_sheet, neighbours
+from ipcl_jax.report.html import Neighbours
 from ipcl_jax.report.run_page import environment, write_report
 from ipcl_jax.run.folder import IMAGES, check_folder, claim_folder
 from ipcl_jax.run.loop import Log, Task, fit
@@ -36,17 +36,17 @@ _HEADLINES = {
     "retrieval": "instance retrieval",
 }
 _FROM_0_1 = (
-    "This run was begun by version 0.1, which drew views from other random numbers and noted no images; from here on "
-    "both are this version's."
+    "This run was started by version 0.1, which drew views from other random numbers and did not record its images; "
+    "from here on views are drawn as this version does, and the images are recorded."
 )
 
 
 def train(config: Train, command: str) -> int:
-    """Trains to the end, or until a signal comes; returns the exit code.
+    """Trains to the end, or until SIGTERM or Ctrl-C; returns the exit code.
 
     Args:
         config: the run.
-        command: the command line that goes on with it.
+        command: the command line that resumes it.
 
     Raises:
         ConfigError: if it can't start; nothing is written then.
@@ -67,9 +67,12 @@ def train(config: Train, command: str) -> int:
     mesh, per_epoch = distributed.make_mesh(), steps_per_epoch(images, config.batch_size)
     steps = compile_steps(config, mesh, n_images=len(images), steps_per_epoch=per_epoch)
     first = distributed.is_first()
-    pictures = {"contact_sheet": contact_sheet(images, config) if first else None, "neighbours": None}
+    total = config.epochs * per_epoch
+    sheet = contact_sheet(images, config) if first else None
+    found: Neighbours | None = None
 
     def read_out(epoch: int, step: int, state: TrainState, log: Log, unreadable: int) -> None:
+        nonlocal found
         embedded = embed_held_out(steps.embed, state.variables, held_out, config, mesh)
         bank = distributed.replicate(state.bank, mesh)
         if not first:
@@ -79,18 +82,18 @@ def train(config: Train, command: str) -> int:
         log.epoch(epoch, step, metrics | {"unreadable": unreadable})
         if epoch and (warning := collapse_warning(metrics)):
             log.warn(warning)
-        if len(embedded.index):  # none, if no held-out image can be read
-            pictures["neighbours"] = neighbours(embedded, bank, held_out, images, config)
+        if len(embedded.index):  # none if no held-out image can be read
+            found = neighbours(embedded, bank, held_out, images, config)
         report()
 
     def report() -> None:
         if first:
             write_report(
                 folder, config=config, environment=environment(sources), resume=command,
-                classes=len(images.classes), **pictures,
+                classes=len(images.classes), contact_sheet=sheet, neighbours=found,
             )  # fmt: skip
 
-    def closing() -> list[str]:
+    def last_lines() -> list[str]:
         epochs = {line["epoch"]: line for line in read_metrics(folder)[1]}
         before, after = epochs.get(0, {}), epochs[max(epochs)] if epochs else {}
         return [
@@ -100,21 +103,21 @@ def train(config: Train, command: str) -> int:
         ]
 
     def advice(step: int) -> str:
-        if step <= config.accumulate:  # nothing has moved yet
-            return "other --views or another --objective.temperature, as the optimizer has not moved yet"
+        if step <= config.accumulate:
+            return "other --views or another --objective.temperature, as the optimizer has not made a step yet"
         return "a lower --optim.lr, a higher --accumulate or --optim.clip-norm 1"
 
     return fit(
         Task(
             config=config, command=command, folder=folder, changed=changed, sources=sources,
-            total=min(config.epochs * per_epoch, config.max_steps or math.inf), per_epoch=per_epoch,
+            total=min(total, config.max_steps or total), per_epoch=per_epoch,
             sharding=distributed.batch_sharding(mesh), init=steps.init, shapes=steps.state, step=steps.train,
             collect=steps.collect if config.monitor.baseline else None, read_out=read_out, report=report,
-            # What other images embedded to is no reference, and there may have been more or fewer of them.
+            # The bank holds embeddings of the previous images, of which there may have been more or fewer.
             fresh={"bank": steps.init().bank} if changed else {}, earlier=RENAMED_FIELDS,
-            greeting=f"{config.name}: {len(images):,} images from {config.data.source}, {len(held_out):,} held out; "
+            first_line=f"{config.name}: {len(images):,} images from {config.data.source}, {len(held_out):,} held out; "
             f"writing to {folder}",
-            warnings=(_FROM_0_1,) if from_0_1 else (), advice=advice, closing=closing,
+            warnings=(_FROM_0_1,) if from_0_1 else (), advice=advice, last_lines=last_lines,
             result=f"Report: {folder / 'report.html'}",
         )
     )  # fmt: skip

@@ -1,9 +1,9 @@
-"""Draws what a network would be trained on: an image by row, first as it is and then its views.
+"""Draws examples of the augmented views that a network would be trained on, one image a row.
 
     python experiments/views.py --config ipcl_smoke
     python experiments/views.py --config ipcl_alexnet_gn --data.source sample --views.rotation 20
 
-All fields of a recipe can follow, as with `train.py`, and are checked in the same way.
+The first column is the image itself. Any field of a recipe can follow, as with `train.py`.
 """
 
 import sys
@@ -25,25 +25,25 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet(Train):
-    """A picture of the views that a training run would see."""
+    """Draws examples of the augmented views that a network would be trained on, one image a row."""
 
     out: str | None = None
-    """Picture to write, .png or .jpg; by default views.png. One that is there is replaced."""
+    """Picture to write, .png or .jpg; by default views.png. An existing picture is replaced."""
     images: int = 6
-    """Rows: training images, spread evenly over all."""
+    """Rows: training images, evenly spaced over all."""
 
 
 def draw(config: Sheet) -> Path:
     """Writes the picture.
 
     Args:
-        config: the recipe, where the picture goes and how many images it shows.
+        config: the recipe, the path of the picture and its number of images.
 
     Returns:
         The picture's path.
 
     Raises:
-        ConfigError: if the recipe can't run, or the picture would replace something else.
+        ConfigError: if the recipe can't run, or the picture would replace a file that is no picture.
     """
     path = _picture_path(config.out or "views.png")
     if config.images < 1:

@@ -3,8 +3,8 @@
     python experiments/train.py --config ipcl_alexnet_gn_diet_faces_places_objects_x3
 
 Data: 3,843,501 images, a third each of VGGFace2, Places2 and ImageNet; 256 pixels on the shorter side, in the
-folders vggface2, places2 and imagenet, or wherever --data.source says. Thirds are ours: the
-release states the total.
+folders vggface2, places2 and imagenet, or as given by --data.source. The release states the total
+only; equal thirds are our choice.
 Published: kNN top-1 33.9 % (of ImageNet).
 Cost: 500 views of each image; about 21 hours on one H100, estimated as for ipcl_alexnet_gn.
 """

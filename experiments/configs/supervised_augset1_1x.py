@@ -4,8 +4,8 @@
 
 Data: ImageNet-1k with its labels; as supervised_augset1_5x, with a fifth of the views.
 Published: kNN top-1 55.5 %, linear 54.5 %.
-Cost: 128 million views; on one H100 about 1.5 hours, estimated as for ipcl_alexnet_gn; images must
-then be read five times as fast for each view.
+Cost: 128 million views; on one H100 about 1.5 hours, estimated as for ipcl_alexnet_gn. Each view needs an
+image of its own, so images must be loaded five times as fast as for five views of each.
 """
 
 from dataclasses import replace

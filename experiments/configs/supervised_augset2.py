@@ -3,9 +3,8 @@
     python experiments/train.py --config supervised_augset2 --data.dir /path/to/tensorflow_datasets
     python experiments/train.py --config supervised_augset2 --seed 1 --out runs/supervised_augset2_repeat
 
-Data: ImageNet-1k with its labels. The two released models are repeats of one recipe, so the second line
-changes the seed alone. The release does not state the number of views; five here, as its
-contrastive counterpart ipcl6 has.
+Data: ImageNet-1k with its labels. The two released models are repeats of one recipe, so the second command
+changes only the seed. The release does not state the number of views; five is our choice, as of ipcl6.
 Published: kNN top-1 56.0 % (both).
 Cost: 641 million views; on one H100 about 7 hours, estimated as for ipcl_alexnet_gn.
 """

@@ -1,5 +1,5 @@
-"""What `benchmark.py` measures: a file for each part of the system, and what they share.
+"""The benchmarks of `benchmark.py`.
 
-`turns` lets two programs alternate and sums up; `in_torch` holds the other program, where there is torch;
-`material` makes images to work on.
+`inputs`, `network`, `readouts`, `opening`, `training_run` and `gpu` measure; `turns` runs two implementations
+alternately and summarises; `in_torch` holds the implementations in torch; `material` makes images.
 """

@@ -1,4 +1,4 @@
-"""All that is worth knowing of one machine, in one command."""
+"""All benchmarks of one machine in one command."""
 
 import tempfile
 import time
@@ -8,26 +8,26 @@ import jax
 
 from ipcl_jax.benchmarks.inputs import loading, views
 from ipcl_jax.benchmarks.material import write_jpegs
-from ipcl_jax.benchmarks.network import step
+from ipcl_jax.benchmarks.network import Precision, step
 from ipcl_jax.benchmarks.readouts import extract, knn
+from ipcl_jax.benchmarks.training_run import train
 from ipcl_jax.benchmarks.turns import Measured, device, save
-from ipcl_jax.benchmarks.whole import train
 from ipcl_jax.report.drawing import load_matplotlib
 
-# GB/s of memory, from the makers' data sheets.
+# Memory bandwidth in GB/s, from the manufacturers' data sheets.
 _BANDWIDTH = {
     "H100 80GB HBM3": 3350, "H100 PCIe": 2000, "H200": 4800, "A100-SXM4-80GB": 2039, "A100-SXM4-40GB": 1555,
     "L40S": 864, "RTX 4090": 1008, "V100": 900, "T4": 320,
 }  # fmt: skip
-_GOALS = {"float32": 12_000, "bfloat16": 22_000}  # views/s, of one H100
+_GOALS: dict[Precision, int] = {"float32": 12_000, "bfloat16": 22_000}  # views/s, of one H100
 
 
 def gpu(out: Path = Path("gpu.json"), images: int = 128) -> list[Measured]:
-    """Every benchmark on one GPU machine in less than nine minutes: one JSON file, and one figure beside it.
+    """Runs every benchmark on one GPU machine in less than nine minutes; writes a JSON file and a figure beside it.
 
     Args:
         out: the JSON file; the figure has its name and ends in .png.
-        images: in a batch, each of which gives five views; a CPU wants 4.
+        images: in a batch, five views of each; on a CPU use 4.
     """
     start = time.perf_counter()
     rounds, steps = (7, 60) if images >= 32 else (2, 12)
@@ -56,7 +56,7 @@ def gpu(out: Path = Path("gpu.json"), images: int = 128) -> list[Measured]:
 
 
 def _bandwidth(table: Measured, cost: Measured) -> dict[str, float]:
-    """What a step moves, by XLA's account, and its share of what the card's memory can."""
+    """Returns the memory traffic of a step in GB/s, by XLA's cost analysis, and its share of the card's bandwidth."""
     seconds = table.facts["views of a batch"] / table.summary()["ours"]["median"]
     moved = cost.facts["moved, GB"] / seconds
     facts = {"moved, GB/s": moved}
@@ -67,7 +67,7 @@ def _bandwidth(table: Measured, cost: Measured) -> dict[str, float]:
 
 
 def _draw(tables: list[Measured], path: Path) -> None:
-    """Views a second of the step and of whole runs, as bars, with their goals."""
+    """Draws views a second of the step and of training runs, as bars, with their goals."""
     shown = [table for table in tables if table.unit == "views/s" and table.name != "views"]
     figure = load_matplotlib().figure.Figure(figsize=(8, 0.5 * len(shown) + 1.2), layout="constrained")
     axes = figure.subplots()

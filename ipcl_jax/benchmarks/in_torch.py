@@ -1,8 +1,7 @@
-"""The same work in torch, in a process of its own: what the benchmarks compare with.
+"""The benchmarks' work in torch, in a process of its own.
 
-In one process torch's threads, which spin for a while after their work, would keep the cores from
-JAX. torch is imported in that process only, and the network and views are those that the
-tests compare with.
+In the same process torch's threads, which spin for a while after their work, would take the cores from JAX. torch is
+imported in the other process only. The network and views in torch are those that the tests compare with.
 """
 
 import importlib.util
@@ -18,11 +17,11 @@ from PIL import Image
 from ipcl_jax.config import IMAGENET_MEAN, IMAGENET_STD, Train, Views
 
 TWINS = Path(__file__).parents[2] / "tests"
-"""Where the network and the views are in torch: beside the tests that compare with them, in a clone."""
+"""Folder of the network and the views in torch, among the tests; only a clone has it."""
 
 
 def twin(name: str) -> ModuleType:
-    """Imports `torch_twin` or `torch_views` from where they are."""
+    """Imports `torch_twin` or `torch_views` from the tests."""
     spec = importlib.util.spec_from_file_location(name, TWINS / f"{name}.py")
     if spec is None or spec.loader is None:
         raise ModuleNotFoundError(f"No module {name} in {TWINS}.", name=name)
@@ -31,13 +30,13 @@ def twin(name: str) -> ModuleType:
     return module
 
 
-class Beside:
-    """Work that is done again and again in another process, asleep in between.
+class TorchProcess:
+    """A process that runs a function in torch each time it is asked to; a context manager.
 
     Args:
-        build: called there once with `arguments`; returns the work, a function without
-            arguments whose result is an array. One of the functions below.
-        arguments: what can be pickled.
+        build: called in that process once with `arguments`; returns the function, which takes no
+            arguments and returns an array. One of the functions below.
+        arguments: of `build`; they are pickled.
     """
 
     def __init__(self, build: Callable, *arguments):
@@ -45,16 +44,16 @@ class Beside:
         self._pipe, end = spawn.Pipe()
         self._process = spawn.Process(target=_serve, args=(end, build, arguments), daemon=True)
         self._process.start()
-        end.close()  # the worker's alone, so that its death is noticed here
+        end.close()  # only the other process holds it, so that recv fails here if that process dies
 
     def run(self) -> tuple[float, np.ndarray]:
-        """Seconds that the work took, and its result; returns when torch's threads have stopped spinning."""
+        """Runs the function and waits until torch's threads stop spinning; returns the seconds it took, and its result."""
         self._pipe.send(True)
         seconds, result = self._pipe.recv()
         time.sleep(0.3)
         return seconds, result
 
-    def __enter__(self) -> "Beside":
+    def __enter__(self) -> "TorchProcess":
         return self
 
     def __exit__(self, *_) -> None:
@@ -73,14 +72,14 @@ def _serve(pipe, build: Callable, arguments: tuple) -> None:
         pipe.send((time.perf_counter() - start, result))
 
 
-def views(images: list[np.ndarray], choices: list[dict], options: Views) -> Callable[[], np.ndarray]:
-    """Views of images `[h, w, 3]` uint8 with given choices, image by image: `[views, S, S, 3]` float32."""
-    render = _views(images, choices, options)
+def views(images: list[np.ndarray], parameters: list[dict], options: Views) -> Callable[[], np.ndarray]:
+    """Makes views of images `[h, w, 3]` uint8 with given parameters, image by image: `[views, S, S, 3]` float32."""
+    render = _views(images, parameters, options)
     return lambda: render().permute(0, 2, 3, 1).numpy()
 
 
-def _views(images: list[np.ndarray], choices: list[dict], options: Views) -> Callable:
-    """As `views`, but `[views, 3, S, S]` tensors."""
+def _views(images: list[np.ndarray], parameters: list[dict], options: Views) -> Callable:
+    """As `views`, but returns tensors `[views, 3, S, S]`."""
     import torch
 
     torch_views = twin("torch_views")
@@ -91,18 +90,18 @@ def _views(images: list[np.ndarray], choices: list[dict], options: Views) -> Cal
         rendered = []
         for b, picture in enumerate(pictures):
             image = picture.float() / 255
-            for choice in choices[b * options.per_image : (b + 1) * options.per_image]:
-                rendered.append((torch_views.view(image, choice, options.size) - mean) / std)
+            for drawn in parameters[b * options.per_image : (b + 1) * options.per_image]:
+                rendered.append((torch_views.view(image, drawn, options.size) - mean) / std)
         return torch.stack(rendered)
 
     return render
 
 
 def fc7(checkpoint: str, files: list[str]) -> Callable[[], np.ndarray]:
-    """fc7 of image files in the reference's way: `[files, 4096]` float32.
+    """Computes fc7 of image files as the PyTorch release does: `[files, 4096]` float32.
 
-    Each image is opened, resized, cropped and normalised in the loop; 32 make a batch; a hook on fc7
-    keeps its output.
+    Each image is opened, resized, cropped and normalised in the loop; a batch has 32 images; a hook on fc7
+    stores its output.
     """
     import torch
 
@@ -134,7 +133,7 @@ def fc7(checkpoint: str, files: list[str]) -> Callable[[], np.ndarray]:
 def step(
     variables: dict, queue: np.ndarray, config: Train, n_images: int, steps_per_epoch: int, *material
 ) -> Callable[[], np.ndarray]:
-    """A training step from given variables and queue, `[]` its loss.
+    """Does a training step from given variables and queue; its result is the loss, `[]`.
 
     Args:
         variables: of AlexNet-GN, as arrays.
@@ -142,32 +141,32 @@ def step(
         config: the run.
         n_images: number N of training images.
         steps_per_epoch: batches of an epoch, for the learning rate.
-        material: either the views `[B*n, S, S, 3]` to train on each time, or what `views` takes, to make them.
+        material: either the views `[B*n, S, S, 3]` to train on in every step, or the arguments of `views`.
     """
     import torch
 
-    beside = twin("torch_twin")
-    model = beside.TorchAlexNetGN()
-    model.load_state_dict(beside.to_torch(variables))
+    torch_twin = twin("torch_twin")
+    model = torch_twin.TorchAlexNetGN()
+    model.load_state_dict(torch_twin.to_torch(variables))
     schedule, n_views = config.schedule, config.views.per_image
-    objective = beside.TorchIPCL(
+    objective = torch_twin.TorchIPCL(
         torch.from_numpy(queue), n_views=n_views, n_images=n_images, temperature=config.objective.temperature
     )
-    training = beside.TorchTraining(
+    training = torch_twin.TorchTraining(
         model, objective, lr=config.optim.lr, weight_decay=config.optim.weight_decay,
         accumulate=config.accumulate, n_batches=config.epochs * steps_per_epoch,
         pct_start=schedule.pct_start, div_factor=schedule.div_factor,
         final_div_factor=schedule.final_div_factor, momentum=schedule.momentum[::-1],
     )  # fmt: skip
     if len(material) == 1:
-        given = beside.channel_first(*material)
+        given = torch_twin.channel_first(*material)
         return lambda: np.array(training.step(given))
     make = _views(*material)
     return lambda: np.array(training.step(make()))
 
 
 def kneighbours(queries: np.ndarray, references: np.ndarray, k: int) -> Callable[[], np.ndarray]:
-    """Rows of the k references of highest cosine with each query, `[queries, k]`."""
+    """Finds the k references of highest cosine with each query: their rows `[queries, k]`."""
     import torch
     from torch.nn.functional import normalize
 

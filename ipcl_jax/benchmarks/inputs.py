@@ -1,4 +1,4 @@
-"""What comes before the network: images from disk, and their views."""
+"""Benchmarks of the input: loading images, and making views of them."""
 
 import itertools
 import statistics
@@ -13,7 +13,7 @@ import simplejpeg
 
 from ipcl_jax.augment.views import make_views, sample_view
 from ipcl_jax.benchmarks import in_torch
-from ipcl_jax.benchmarks.in_torch import Beside
+from ipcl_jax.benchmarks.in_torch import TorchProcess
 from ipcl_jax.benchmarks.material import canvases, write_jpegs
 from ipcl_jax.benchmarks.opening import opening
 from ipcl_jax.benchmarks.turns import Against, Measured, check_torch, compare, finish, take_turns
@@ -35,23 +35,23 @@ def loading(
     seconds: float = 3.0,
     json: Path | None = None,
 ) -> Measured:
-    """From JPEGs on disk to batches on the device, beside bare decoding of the same files.
+    """Measures loading, from JPEGs on disk to batches on the device, beside mere decoding of the same files.
 
-    Processor time an image costs this process says more than the clock where other programs run,
-    but leaves out worker processes.
+    If other programs are running, the processor time of an image is more reliable than the time of the clock; it leaves
+    out worker processes.
 
     Args:
         source: `folder:/path` or `tfds:NAME`; by default JPEGs made of the sample photographs.
         dir: TFDS data folder.
         images: JPEGs to make, if no source is given.
-        files: measure instead what it costs to open a folder of so many files, such as ImageNet's 1281167.
+        files: measure instead the time to open a folder of this many files, such as ImageNet's 1281167.
         threads: decoding threads of either.
         workers: decoding processes of the loader, instead of its threads.
         batch_size: images in a batch.
         canvas: shorter and longer side of the canvas in pixels.
         rounds: turns of either.
         seconds: length of a turn.
-        json: file to write the figures to.
+        json: file to write the measurements to.
     """
     if files:
         return opening(files, json)
@@ -66,15 +66,15 @@ def loading(
             with TrainBatches(
                 images_read, batch_size=batch_size, canvas=canvas, seed=0, threads=threads, workers=workers
             ) as batches:
-                for _ in range(threads + 8):  # the time to start is not the time to run
+                for _ in range(threads + 8):  # leaves out the time to start
                     next(batches)
-                speed, cost = _take(batches, seconds)
-            time.sleep(0.5)  # until its last threads are done
+                speed, cost = _loading_speed(batches, seconds)
+            time.sleep(0.5)  # until its last threads end
             costs["loader"].append(cost)
             return speed
 
         def bare() -> float:
-            speed, cost = _decode_bare(images_read, threads, seconds)
+            speed, cost = _decoding_speed(images_read, threads, seconds)
             costs["bare"].append(cost)
             return speed
 
@@ -92,13 +92,13 @@ def loading(
 def views(
     images: int = 16, rounds: int = 9, against: Against | None = None, json: Path | None = None
 ) -> Measured:
-    """Augmented, normalised views a second (set 1, 224 pixels), five of each image.
+    """Measures augmented, normalised views a second (set 1, 224 pixels), five of each image.
 
     Args:
         images: photographs in a batch.
         rounds: turns of either.
         against: torch makes the same views on two threads.
-        json: file to write the figures to.
+        json: file to write the measurements to.
     """
     check_torch(against)
     options, key = Views(), jax.random.key(0)
@@ -111,8 +111,8 @@ def views(
         make(key, batch["canvas"], batch["size"], options).block_until_ready()
         return len(rendered) / (time.perf_counter() - start)
 
-    def build() -> Beside:
-        return Beside(in_torch.views, pixels, choices_of(key, batch["size"], options), options)
+    def build() -> TorchProcess:
+        return TorchProcess(in_torch.views, pixels, view_parameters(key, batch["size"], options), options)
 
     table = Measured("views", "views/s", ("ours",), facts={"views of a batch": len(rendered)})
     found = compare(table, rounds, ours, len(rendered), against, build)
@@ -121,8 +121,8 @@ def views(
     return finish(table, json)
 
 
-def choices_of(key: jax.Array, sizes: jax.Array, options: Views) -> list[dict]:
-    """What `make_views` draws from a key: for every view the fields of ViewParameters, as numbers."""
+def view_parameters(key: jax.Array, sizes: jax.Array, options: Views) -> list[dict]:
+    """Returns the parameters that `make_views` draws from a key: for every view the fields of ViewParameters."""
     keys = jax.random.split(key, len(sizes) * options.per_image)
     sample = jax.jit(jax.vmap(lambda key, size: sample_view(key, size, options)))
     drawn = sample(keys, np.repeat(sizes, options.per_image, axis=0))
@@ -131,8 +131,8 @@ def choices_of(key: jax.Array, sizes: jax.Array, options: Views) -> list[dict]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _decode_bare(files: Source, threads: int, seconds: float) -> tuple[float, float]:
-    """Images/s that threads read and decode when they do nothing else, and us/image of processor time."""
+def _decoding_speed(files: Source, threads: int, seconds: float) -> tuple[float, float]:
+    """Returns images/s that threads only read and decode, and us/image of processor time."""
     order = itertools.cycle(np.random.default_rng(0).permutation(len(files)).tolist())
     start, processor = time.perf_counter(), time.process_time()
 
@@ -148,8 +148,8 @@ def _decode_bare(files: Source, threads: int, seconds: float) -> tuple[float, fl
     return done / (time.perf_counter() - start), 1e6 * (time.process_time() - processor) / done
 
 
-def _take(batches: TrainBatches, seconds: float) -> tuple[float, float]:
-    """Images/s that arrive on the device, and us/image of processor time."""
+def _loading_speed(batches: TrainBatches, seconds: float) -> tuple[float, float]:
+    """Returns images/s that arrive on the device, and us/image of processor time."""
     start, processor, done = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < seconds:
         batch = jax.block_until_ready(jax.device_put(next(batches)))

@@ -1,4 +1,4 @@
-"""Images to work on, made of the sample photographs."""
+"""Images for the benchmarks, made of the sample photographs."""
 
 import tempfile
 from pathlib import Path
@@ -12,11 +12,11 @@ from ipcl_jax.data.sample import photographs
 
 
 def write_jpegs(folder: Path, number: int, side: int = 256) -> None:
-    """JPEGs made of random crops of the sample photographs.
+    """Writes JPEGs of random crops of the sample photographs.
 
     Args:
-        folder: where; it must exist.
-        number: how many.
+        folder: where to write them; it must exist.
+        number: of JPEGs.
         side: their shorter side in pixels.
     """
     rng = np.random.default_rng(0)
@@ -39,7 +39,7 @@ def write_jpegs(folder: Path, number: int, side: int = 256) -> None:
 def canvases(
     images: int, canvas: tuple[int, int] = (256, 512)
 ) -> tuple[list[np.ndarray], dict[str, jax.Array]]:
-    """A batch as the loader makes it, on the device, and its decoded images `[h, w, 3]` uint8."""
+    """Returns decoded images `[h, w, 3]` uint8, and a batch of them on the device as the loader makes it."""
     with tempfile.TemporaryDirectory() as folder:
         write_jpegs(Path(folder), images)
         files = [Path(folder, f"{i}.jpg").read_bytes() for i in range(images)]

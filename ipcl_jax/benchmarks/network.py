@@ -1,4 +1,4 @@
-"""The training step: alone, with its views, and in a whole run."""
+"""Benchmark of the training step, with given views or with views made in the step."""
 
 import functools
 import time
@@ -11,14 +11,15 @@ import numpy as np
 
 from ipcl_jax import training
 from ipcl_jax.benchmarks import in_torch
-from ipcl_jax.benchmarks.in_torch import Beside
-from ipcl_jax.benchmarks.inputs import choices_of
+from ipcl_jax.benchmarks.in_torch import TorchProcess
+from ipcl_jax.benchmarks.inputs import view_parameters
 from ipcl_jax.benchmarks.material import canvases
 from ipcl_jax.benchmarks.turns import Against, Measured, check_torch, compare, finish
 from ipcl_jax.config import Train
 
-N_IMAGES = 1_281_167  # ImageNet's, of which the loss depends
+N_IMAGES = 1_281_167  # of ImageNet; the loss depends on it
 STEPS_PER_EPOCH = 100  # rows of the bank
+Precision = Literal["float32", "bfloat16"]
 
 
 def step(
@@ -26,23 +27,23 @@ def step(
     rounds: int = 7,
     with_views: bool = False,
     accumulate: int = 1,
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Precision = "float32",
     cost: bool = False,
     against: Against | None = None,
     json: Path | None = None,
 ) -> Measured:
-    """Views a second of the paper's training step: network, objective, gradients, SGD.
+    """Measures views a second of the paper's training step: network, objective, gradients, SGD.
 
     Args:
-        images: in a batch, each of which gives five views of 224 pixels; by default 8, and 128 for the cost.
+        images: in a batch, five views of 224 pixels of each; by default 8, and 128 for the cost.
         rounds: turns of either.
-        with_views: make the views too, instead of training on the same ones each time.
-        accumulate: batches whose gradients are summed before SGD moves.
-        precision: of the network's convolutions and products.
-        cost: instead of running the step say what it computes, moves and holds, by XLA's own account.
-            Of a loop, such as that over the images whose views are made, XLA counts one turn.
+        with_views: make the views in the step, instead of training on the same ones each time.
+        accumulate: batches whose gradients are summed before the optimizer's step.
+        precision: of the network's convolutions and matrix products.
+        cost: instead of running the step, print its operations, memory traffic and memory, by XLA's cost analysis.
+            It counts one iteration of a loop, such as the loop over images in which views are made.
         against: torch does the same work on two threads.
-        json: file to write the figures to.
+        json: file to write the measurements to.
     """
     if cost:
         return finish(_cost(images or 128, precision), json)
@@ -51,7 +52,7 @@ def step(
     config = Train(name="benchmark", batch_size=images, accumulate=accumulate, precision=precision)
     pixels, batch = canvases(images)
     begin = jax.jit(functools.partial(training.init_state, config, STEPS_PER_EPOCH))
-    first = begin()  # a second state, since steps take theirs
+    first = begin()  # kept apart, since steps donate their state
     views = jax.jit(functools.partial(training.views_of_step, config))(first.step, batch)
     count = len(views)
     train, given = (training.train_step, {}) if with_views else (training.learn, {"views": views})
@@ -65,13 +66,13 @@ def step(
         state, _ = jax.block_until_ready(move(state))
         return count / (time.perf_counter() - start)
 
-    def build() -> Beside:
+    def build() -> TorchProcess:
         material: tuple = (np.asarray(views),)
         if with_views:
-            drawn = choices_of(training.step_key(config, first.step), batch["size"], config.views)
+            drawn = view_parameters(training.step_key(config, first.step), batch["size"], config.views)
             material = pixels, drawn, config.views
         variables, queue = jax.tree.map(np.asarray, (first.variables, first.queue))
-        return Beside(in_torch.step, variables, queue, config, N_IMAGES, STEPS_PER_EPOCH, *material)
+        return TorchProcess(in_torch.step, variables, queue, config, N_IMAGES, STEPS_PER_EPOCH, *material)
 
     table = Measured(f"step{' with views' if with_views else ''}, {precision}", "views/s", ("ours",))
     table.facts = {"views of a batch": count, "batches of an optimizer step": accumulate}
@@ -82,8 +83,8 @@ def step(
     return finish(table, json)
 
 
-def _cost(images: int, precision: str) -> Measured:
-    """What the step that accelerators are given computes, moves and holds, as compiled here; nothing is run."""
+def _cost(images: int, precision: Precision) -> Measured:
+    """Compiles the step of accelerators, without running it; returns its operations, memory traffic and memory."""
     config = Train(name="benchmark", batch_size=images, precision=precision)
     state = jax.eval_shape(functools.partial(training.init_state, config, N_IMAGES // images))
     shapes = {"canvas": (images, 256, 512, 3), "size": (images, 2), "index": (images,), "label": (images,)}

@@ -1,4 +1,4 @@
-"""What it costs to open a folder of many files, before the first image is read."""
+"""Time and memory to open a folder of many files."""
 
 import os
 import subprocess
@@ -31,15 +31,15 @@ print(json.dumps({
 }))
 """
 CLASSES = 1000
-LINKS = 20_000  # to one file; file systems bound them
+LINKS = 20_000  # hard links to one file, whose number file systems limit
 
 
 def opening(files: int, json: Path | None) -> Measured:
-    """Opens a folder laid out as ImageNet, made for this of links to a few JPEGs, in a process that does nothing else.
+    """Measures how long a new process takes to open a folder with ImageNet's layout, made of links to a few JPEGs.
 
     Args:
         files: training images, in up to 1,000 classes.
-        json: file to write the figures to.
+        json: file to write the measurements to.
     """
     table = Measured("opening a folder")
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +52,7 @@ def opening(files: int, json: Path | None) -> Measured:
 
 
 def make_tree(folder: Path, files: int) -> None:
-    """Links `files` names in `train/<class>/`, and one of each class in `val/<class>/`, to a few JPEGs beside them."""
+    """Creates `files` links in `train/<class>/`, and one for each class in `val/<class>/`, to a few JPEGs."""
     originals = files // LINKS + 1
     write_jpegs(folder, originals, side=32)
     hidden = [(folder / f"{i}.jpg").rename(folder / f".{i}.jpg") for i in range(originals)]

@@ -1,4 +1,4 @@
-"""What is done with a trained network: activations of files, and nearest neighbours."""
+"""Benchmarks of a trained network: activations of image files, and nearest neighbours."""
 
 import tempfile
 import time
@@ -11,7 +11,7 @@ from ipcl_jax.activations.preprocess import make_transform
 from ipcl_jax.activations.stimuli import Reader, open_stimuli
 from ipcl_jax.activations.write import Extraction
 from ipcl_jax.benchmarks import in_torch
-from ipcl_jax.benchmarks.in_torch import Beside
+from ipcl_jax.benchmarks.in_torch import TorchProcess
 from ipcl_jax.benchmarks.material import write_jpegs
 from ipcl_jax.benchmarks.turns import Against, Measured, Memory, check_torch, compare, finish, take_turns
 from ipcl_jax.conversion import conversion
@@ -26,18 +26,18 @@ def extract(
     against: Against | None = None,
     json: Path | None = None,
 ) -> Measured:
-    """fc7 of JPEGs on disk, into an HDF5 file.
+    """Measures the extraction of fc7 from JPEGs on disk into an HDF5 file.
 
-    Each turn is all images, and the whole command without its start: they are checked, decoded, and
-    stored. The weights are untrained ones, the same on both sides.
+    Each turn covers all images and the complete command except its start: images are checked, decoded, and their
+    activations stored. Both implementations use the same untrained weights.
 
     Args:
         images: JPEGs to make.
         side: their shorter side in pixels; the longer is 1 to 1.5 times that.
-        batch_size: of ours.
+        batch_size: of this package.
         rounds: turns of either.
-        against: torch does it in the reference's way: one image after the other, batches of 32.
-        json: file to write the figures to.
+        against: torch does it as the PyTorch release: one image after the other, batches of 32.
+        json: file to write the measurements to.
     """
     check_torch(against)
     table = Measured("extract", "images/s", ("ours", *([against] if against else [])))
@@ -70,15 +70,16 @@ def extract(
             table.turns = take_turns(rounds, ours)
             return finish(table, json)
         paths = [str(stimuli / name) for name in files.names]
-        with Beside(in_torch.fc7, str(weights), paths) as beside:
-            expected = None
+        with TorchProcess(in_torch.fc7, str(weights), paths) as torch_process:
+            expected: np.ndarray | None = None
 
             def theirs() -> float:
                 nonlocal expected
-                seconds, expected = beside.run()
+                seconds, expected = torch_process.run()
                 return images / seconds
 
             table.turns = take_turns(rounds, ours, theirs)
+        assert expected is not None  # of the last turn
         with h5py.File(out) as file:
             error = np.abs(file["fc7"][:] - expected).max() / np.abs(expected).max()
         table.facts["largest difference, share of the largest value"] = float(error)
@@ -94,16 +95,16 @@ def knn(
     against: Against | None = None,
     json: Path | None = None,
 ) -> Measured:
-    """Exact nearest neighbours by cosine, of random features.
+    """Measures the search for exact nearest neighbours by cosine, with random features.
 
     Args:
-        queries: their number.
-        references: their number.
+        queries: number of queries.
+        references: number of references.
         dim: width of the features.
         k: neighbours of each query.
         rounds: turns of either.
-        against: torch multiplies and picks, 128 queries at a time, on two threads.
-        json: file to write the figures to.
+        against: torch does a matrix product and topk, 128 queries at a time, on two threads.
+        json: file to write the measurements to.
     """
     check_torch(against)
     rng = np.random.default_rng(0)
@@ -121,7 +122,7 @@ def knn(
     table = Measured("knn", "queries/s", ("ours",))
     table.facts = {"features": f"{queries:,} against {references:,} of {dim}, {k} neighbours"}
     theirs = compare(
-        table, rounds, ours, queries, against, lambda: Beside(in_torch.kneighbours, *features, k)
+        table, rounds, ours, queries, against, lambda: TorchProcess(in_torch.kneighbours, *features, k)
     )
     if theirs is not None:
         pairs = zip(rows.tolist(), theirs.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Two ways of doing the same work, taking turns, so that whatever else the machine does meets both."""
+"""Alternating measurements of two implementations, so that other programs on the machine slow both alike."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ipcl_jax.benchmarks.in_torch import TWINS, Beside
+from ipcl_jax.benchmarks.in_torch import TWINS, TorchProcess
 from ipcl_jax.errors import ConfigError
 
 Against = Literal["torch"]
@@ -25,7 +25,7 @@ _SUMMARIES: dict[str, Callable[..., float]] = {"median": statistics.median, "low
 
 @dataclass
 class Measured:
-    """One table: a row a turn, a column a way of doing the work, and what else is worth knowing."""
+    """A table of measurements: one row a turn, one column an implementation; and further facts by name."""
 
     name: str
     unit: str = ""
@@ -34,7 +34,7 @@ class Measured:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Median, lowest and highest of each column, and of the ratio of the first two in a turn."""
+        """Returns median, lowest and highest of each column, and of the ratio of the first two in each turn."""
         columns = dict(zip(self.columns, zip(*self.turns, strict=True), strict=True))
         if len(self.columns) > 1:
             ours, theirs = self.columns[:2]
@@ -59,9 +59,9 @@ def _number(name: str, value: float) -> str:
     return f"{value:.2f}" if name == "ratio" else f"{value:,.1f}"
 
 
-def take_turns(rounds: int, *ways: Callable[[], float]) -> list[tuple[float, ...]]:
-    """Runs each way once a round, and returns what they say of themselves, round by round."""
-    return [tuple(way() for way in ways) for _ in range(rounds)]
+def take_turns(rounds: int, *functions: Callable[[], float]) -> list[tuple[float, ...]]:
+    """Calls each function once a round; returns what they return, round by round."""
+    return [tuple(function() for function in functions) for _ in range(rounds)]
 
 
 def compare(
@@ -70,33 +70,33 @@ def compare(
     ours: Callable[[], float],
     count: int,
     against: Against | None,
-    build: Callable[[], Beside],
+    build: Callable[[], TorchProcess],
 ) -> np.ndarray | None:
-    """Fills a table: turns of ours alone, or of ours and torch's.
+    """Measures this package alone, or alternately with torch, and fills in a table.
 
     Args:
-        table: to fill; its first column is ours.
+        table: to fill in; its first column is this package.
         rounds: turns of either.
         ours: does the work once and returns its speed.
-        count: pieces of work in a turn, by which torch's speed is reckoned.
+        count: items of work in a turn, from which torch's speed is computed.
         against: None leaves torch out.
-        build: makes the same work in torch, if it is wanted.
+        build: starts the same work in torch; called if `against` is given.
 
     Returns:
-        What torch's work gives the first time, which is slower and not counted; None without torch.
+        The result of torch's first turn, which is slower and not counted; None without torch.
     """
     if against is None:
         table.turns = take_turns(rounds, ours)
         return None
     table.columns += (against,)
-    with build() as beside:
-        _, first = beside.run()
-        table.turns = take_turns(rounds, ours, lambda: count / beside.run()[0])
+    with build() as torch_process:
+        _, first = torch_process.run()
+        table.turns = take_turns(rounds, ours, lambda: count / torch_process.run()[0])
     return first
 
 
 def save(tables: Iterable[Measured], path: Path) -> None:
-    """Writes tables as JSON, with the machine they come from."""
+    """Writes tables as JSON, with the device and versions that they were measured on."""
     document = {
         "device": device(),
         "cores": os.cpu_count(),
@@ -114,7 +114,7 @@ def save(tables: Iterable[Measured], path: Path) -> None:
 
 
 def finish(table: Measured, json: Path | None) -> Measured:
-    """Shows a table, and writes it where asked for."""
+    """Prints a table, and writes it to `json` if given; returns it."""
     table.show()
     if json is not None:
         save([table], json)
@@ -122,12 +122,12 @@ def finish(table: Measured, json: Path | None) -> Measured:
 
 
 def device() -> str:
-    """The accelerators, such as `2 x NVIDIA H100 80GB HBM3`."""
+    """Returns the devices, such as `2 x NVIDIA H100 80GB HBM3`."""
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
 def check_torch(against: Against | None) -> None:
-    """Refuses a comparison with torch where there is none."""
+    """Raises ConfigError if a comparison with torch is asked for and impossible."""
     if against and find_spec("torch") is None:
         raise ConfigError("--against torch needs torch: pip install -e '.[convert]'")
     if against and not TWINS.is_dir():
@@ -135,7 +135,7 @@ def check_torch(against: Against | None) -> None:
 
 
 class Memory:
-    """Samples this process's resident memory while it is open."""
+    """Samples this process's resident memory every 50 ms; a context manager."""
 
     def __init__(self):
         self._samples, self._over = [], threading.Event()
@@ -150,7 +150,7 @@ class Memory:
         self._thread.join()
 
     def most(self, begin: float, end: float) -> float:
-        """Most MB between two shares of the time."""
+        """Returns the highest memory in MB between two moments, given as shares of the time."""
         count = len(self._samples)
         return max(self._samples[int(begin * count) : max(int(end * count), 1)]) / 1e6
 

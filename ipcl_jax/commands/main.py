@@ -1,4 +1,4 @@
-"""The command `ipcl`: `ipcl NAME ...` runs the script `NAME.py` of the folder `experiments`."""
+"""The command `ipcl`: `ipcl NAME ...` runs the script `experiments/NAME.py`."""
 
 import ast
 import os
@@ -9,40 +9,41 @@ from pathlib import Path
 import ipcl_jax
 from ipcl_jax.errors import near_miss
 
-_ABOUT = """\
+_HELP = """\
 usage: ipcl COMMAND ...
 
-Instance-prototype contrastive learning: train models, read out released or own ones, and compare them with brains.
+Instance-prototype contrastive learning (IPCL): train networks on images without labels, compute the responses of
+the paper's released models or of your own, and compare them with brain data.
 
 {commands}
 
-ipcl COMMAND --help explains a command's options, and says how it is used. To begin with:
+`ipcl COMMAND --help` lists the options of a command. To begin with:
 
   ipcl train --config ipcl_smoke                           train a small model on built-in photographs
-  ipcl extract ipcl1 my_images/ --layers fc7 --out a.h5    fc7 of the paper's primary model for your images
+  ipcl extract ipcl1 my_images/ --layers fc7 --out a.h5    layer fc7 of the paper's primary model for your images
 """
-_ORDER = (
-    ("Train", ("train", "views", "table", "prepare")),
-    ("Use models", ("extract", "convert")),
-    ("Read them out", ("knn", "linear", "rsa", "report")),
+_GROUPS = (
+    ("Train a model", ("train", "views", "table", "prepare")),
+    ("Use a model", ("extract", "convert")),
+    ("Evaluate models, and compare them with brain data", ("knn", "linear", "rsa", "report")),
     ("Measure speed", ("benchmark",)),
 )
 
 
 def scripts() -> Path:
-    """Returns the folder of the commands' scripts: in the installed package, or beside it in a clone."""
+    """Returns the folder of the scripts: inside the installed package, or beside it in a clone."""
     package = Path(ipcl_jax.__file__).resolve().parent
     installed = package / "experiments"
     return installed if installed.is_dir() else package.parent / "experiments"
 
 
-def about() -> str:
+def help_page() -> str:
     """Returns the page that `ipcl --help` prints: each command with the first line of its script's docstring."""
-    lines = []
-    for title, names in _ORDER:
+    lines: list[str] = []
+    for title, names in _GROUPS:
         lines += ["", f"{title}:"] if lines else [f"{title}:"]
         lines += [f"  {name:<10} {_first_line(scripts() / f'{name}.py')}" for name in names]
-    return _ABOUT.format(commands="\n".join(lines))
+    return _HELP.format(commands="\n".join(lines))
 
 
 def _first_line(path: Path) -> str:
@@ -64,10 +65,10 @@ def run(name: str, *arguments: str) -> int:
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
-    names = [name for _, group in _ORDER for name in group]
+    names = [name for _, group in _GROUPS for name in group]
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print(about(), end="")
+        print(help_page(), end="")
         return 0
     if name == "--version":
         from importlib.metadata import version

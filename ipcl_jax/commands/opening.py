@@ -1,4 +1,4 @@
-"""What the scripts that read models out have in common: the model, the images, and a bar while both meet."""
+"""Helpers of the scripts that measure models: opening a model and images, computing features, a progress bar."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -31,11 +31,11 @@ Preprocessing = Literal["stimulus", "validation"]
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model, and how images are made ready for it.
+    """A model and the preprocessing of its images.
 
     Attributes:
         encoder: the model.
-        transform: of images.
+        transform: resizes, crops and normalises images.
     """
 
     encoder: Encoder
@@ -43,7 +43,7 @@ class OpenedModel:
 
     @property
     def published(self) -> dict[str, float | None]:
-        """Its published ImageNet top-1 in percent, by read-out; empty for a model of one's own."""
+        """Published ImageNet top-1 in percent by read-out (`knn`, `linear`); empty if it isn't a released model."""
         record = MODELS.get(self.encoder.name)
         return {"knn": record.knn, "linear": record.linear} if record else {}
 
@@ -51,17 +51,17 @@ class OpenedModel:
         self, source: Source, layers: Iterable[str], console: Console, *, threads: int, batch_size: int = 64,
         dtype: str = "float32",
     ) -> dict[str, Features]:  # fmt: skip
-        """Layers of all images of a source, from the cache or with a progress bar."""
+        """Returns layers of all images of a source, from the cache or computed with a progress bar."""
         with progress_bar(console, source.name) as progress:
             reader = Reader(self.transform, batch_size, threads, progress)
             return cached_features(self.encoder, source, layers, reader, dtype=dtype)
 
 
 def open_model(model: str, transform: Preprocessing = "stimulus", size: int | None = None) -> OpenedModel:
-    """A model by its name or path.
+    """Opens a model by its name or path.
 
     Raises:
-        ConfigError, CheckpointError, DownloadError: if there is none, or images of that size are too small.
+        ConfigError, CheckpointError, DownloadError: if it can't be opened, or images of that size are too small.
     """
     encoder = open_encoder(model)
     size, smallest = size or encoder.size, SMALLEST_IMAGE[encoder.model.arch]
@@ -70,8 +70,8 @@ def open_model(model: str, transform: Preprocessing = "stimulus", size: int | No
     return OpenedModel(encoder, make_transform(transform, size))
 
 
-def open_both(data: Data, console: Console) -> tuple[Source, Source]:
-    """The training and the held-out images of a source with labels; what a user should know of them is printed.
+def open_labelled(data: Data, console: Console) -> tuple[Source, Source]:
+    """Opens the training and the held-out images of a source with labels; prints notes on them as warnings.
 
     Raises:
         ConfigError: if there are none, or they have no labels.
@@ -82,31 +82,40 @@ def open_both(data: Data, console: Console) -> tuple[Source, Source]:
     return check_labelled(sources["train"]), sources["val"]
 
 
-class Images:
-    """Features, labels and groups of some images: what can't be read is no one's neighbour and isn't asked."""
+class LabelledFeatures:
+    """Features of one layer and labels of the images of one source or more.
+
+    Attributes:
+        values: `[N, ...]` features; on disk if there is one source.
+        readable: `[N]` whether the image can be read.
+        labels: `[N]` classes, int from 0; -1 for none.
+        used: `[N]` whether the image can be read and has a class; others are neither queries nor references.
+    """
 
     def __init__(self, features: list[Features], labels: list[np.ndarray]):
         parts = [part.values for part in features]
-        # One part may be larger than memory; two are put together.
+        # The features of one source may be larger than memory; those of several are concatenated in memory.
         self.values = parts[0] if len(parts) == 1 else np.concatenate([part[:] for part in parts])
         self.readable = np.concatenate([part.readable for part in features])
         self.labels = np.concatenate(labels)
         self.used = self.readable & (self.labels >= 0)
 
     def queries(self) -> tuple[np.ndarray | h5py.Dataset, np.ndarray]:
-        """Features and labels of the images that can be asked about."""
+        """Returns features and labels of the images that are used."""
         if self.used.all():
             return self.values, self.labels
         return self.values[:][self.used], self.labels[self.used]
 
 
-def images_of(model: OpenedModel, layer: str, options, console: Console, *sources: Source) -> Images:
-    """A layer of all images of some sources.
+def labelled_features(
+    model: OpenedModel, layer: str, options, console: Console, *sources: Source
+) -> LabelledFeatures:
+    """Returns a layer of all images of some sources, with their labels.
 
     Args:
         model: the model.
         layer: its name.
-        options: of the script: data.threads, dtype and batch_size count.
+        options: of the script, whose data.threads, dtype and batch_size are used.
         console: for the progress bar.
         sources: of the images.
     """
@@ -117,19 +126,19 @@ def images_of(model: OpenedModel, layer: str, options, console: Console, *source
         )[layer]
         for source in sources
     ]  # fmt: skip
-    return Images(found, [source.labels() for source in sources])
+    return LabelledFeatures(found, [source.labels() for source in sources])
 
 
 def run_command(kind: type, measure: Callable, show: Callable) -> int:
-    """Parses a command line, measures, and shows what was found.
+    """Parses a command line, measures, and prints the result.
 
     Args:
         kind: dataclass of the options.
-        measure: takes the options and a console.
-        show: takes what was measured, the options and the console.
+        measure: `options, console -> result`.
+        show: `result, options, console -> None`, prints the result.
 
     Returns:
-        The exit code; see `exit_codes`.
+        The exit code; see `running.exit_code`.
     """
     console = make_console()
     set_up_compiler()
@@ -143,14 +152,14 @@ def run_command(kind: type, measure: Callable, show: Callable) -> int:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, which gets its name once it is whole; nothing is left of it after an error."""
+    """Gives a temporary folder that is renamed to `out` at the end, and removed after an error."""
     with atomic(expand_home(out)) as part:
         part.mkdir()
         yield part
 
 
 def check_new(out: Path) -> None:
-    """Refuses a folder that is there already."""
+    """Raises ConfigError if `out` exists or can't be written."""
     if expand_home(out).exists():
         raise ConfigError(f"--out {out} is there already; give another folder, or remove it.")
     check_writable(expand_home(out))
@@ -158,7 +167,7 @@ def check_new(out: Path) -> None:
 
 @contextmanager
 def progress_bar(console: Console, title: str) -> Iterator:
-    """A bar that appears once there is something to show; gives a function of how many are done, of how many."""
+    """Shows a progress bar; gives a function `done, total -> None`, whose first call makes the bar appear."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

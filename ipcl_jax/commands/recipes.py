@@ -1,7 +1,6 @@
-"""Recipes: Python files with a `config` and a docstring that says what it does and costs.
+"""Recipes: Python files that define a `config`, with a docstring on its data, cost and published score.
 
-`load` turns a command line into a config: `--config NAME`, then any field. A file of one's own does as well:
-`--config path/to/mine.py`.
+`load` reads a config from a command line: `--config NAME` or `--config path/to/mine.py`, then any field.
 """
 
 import argparse
@@ -15,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar, overload
 
 from ipcl_jax.commands.main import scripts
 from ipcl_jax.commands.running import parse
@@ -23,38 +23,42 @@ from ipcl_jax.errors import ConfigError, InputError, near_miss
 from ipcl_jax.system.files import expand_home
 
 RECIPES = {path.stem: path for path in sorted((scripts() / "configs").glob("[a-z]*.py"))}
-"""The recipes that come with the package: files by their names."""
+"""The package's recipes: each file by its name."""
 
 _EXAMPLE = "it needs a line such as config = Train(name='mine', epochs=10)."
 
 
 def read_config(path: Path, recipes: Iterable[str] = ()) -> tuple[Train, str]:
-    """Runs a config file.
+    """Runs a recipe's file.
 
     Args:
         path: a Python file.
-        recipes: names that can stand in its place, for the hint of an error.
+        recipes: names of recipes, to suggest one in an error message.
 
     Returns:
         Its config, and its docstring or else its path.
 
     Raises:
-        ConfigError: if it isn't there, fails, or gives no sound `config`; names file and line.
+        ConfigError: if it doesn't exist, fails, or defines no valid `config`; names file and line.
     """
     if path.suffix != ".py" or not path.is_file():
         near = difflib.get_close_matches(str(path), [*recipes, *map(str, path.parent.glob("*.py"))], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"{path} is no Python file; --config is one, or the name of a recipe.{hint}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # there is a loader for the suffix .py
     module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, os.fspath(scripts()))  # a recipe may import another one as `configs.NAME`
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever a user's file may do
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
-        line = lines[-1] if lines else getattr(error, "lineno", None) or "?"  # not even parsed
+        line = lines[-1] if lines else getattr(error, "lineno", None) or "?"  # of a SyntaxError
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
         raise ConfigError(f"{path}, line {line}: {kind}{error}") from error
+    finally:
+        sys.path.remove(os.fspath(scripts()))
     if not hasattr(module, "config"):
         raise ConfigError(f"{path} has no `config`; {_EXAMPLE}")
     config = module.config
@@ -65,7 +69,7 @@ def read_config(path: Path, recipes: Iterable[str] = ()) -> tuple[Train, str]:
 
 
 def _line_of_config(path: Path) -> int | str:
-    """Where a file last names its config."""
+    """Returns the last line that assigns or imports `config`."""
     lines = []
     for node in ast.walk(ast.parse(path.read_bytes())):
         match node:
@@ -74,16 +78,27 @@ def _line_of_config(path: Path) -> int | str:
     return max(lines, default="?")
 
 
+Schema = TypeVar("Schema", bound=Train)
+
+
+@overload
+def load(arguments: list[str], description: str) -> Train: ...
+
+
+@overload
+def load(arguments: list[str], description: str, schema: type[Schema]) -> Schema: ...
+
+
 def load(arguments: list[str], description: str, schema: type[Train] = Train) -> Train:
     """Reads a config from the command line.
 
     Args:
         arguments: `--config NAME` or `--config FILE.py`, then fields such as `--epochs 2`.
         description: first line of `--help`.
-        schema: `Train`, or a subclass with the fields of another script.
+        schema: `Train`, or a subclass with further fields.
 
     Returns:
-        The recipe with those fields changed.
+        The recipe's config with those fields changed, as a `schema`.
 
     Raises:
         ConfigError: if there is no recipe of that name, or the file gives no config.
@@ -117,7 +132,7 @@ def load(arguments: list[str], description: str, schema: type[Train] = Train) ->
 
 
 def published(recipe: str) -> float | None:
-    """The published kNN top-1 on ImageNet that a recipe's docstring names, a share in [0, 1]."""
+    """Returns the published kNN top-1 on ImageNet in a recipe's docstring, a share in [0, 1]; None without one."""
     if recipe not in RECIPES:
         return None
     about = ast.get_docstring(ast.parse(RECIPES[recipe].read_text(encoding="utf-8"))) or ""

@@ -1,4 +1,4 @@
-"""What commands share: their options are parsed and checked, and what can't be done is one line and an exit code."""
+"""Helpers of all scripts: parse and check the options, and turn errors into one line and an exit code."""
 
 import shlex
 import sys
@@ -17,7 +17,7 @@ from ipcl_jax.system import distributed
 
 
 def command_line() -> str:
-    """Returns the command line that started this process, to be given again."""
+    """Returns the command line that started this process, such as `python experiments/train.py --config NAME`."""
     program, *arguments = sys.argv
     start = program.split() if program.startswith("ipcl ") else ["python", program]
     return shlex.join([*start, *arguments])
@@ -27,7 +27,7 @@ Options = TypeVar("Options")
 
 
 def parse(kind: type[Options], **arguments: Any) -> Options:
-    """Reads a command line.
+    """Reads options from the command line.
 
     Args:
         kind: dataclass of the options, a config or one with configs in its fields.
@@ -37,25 +37,24 @@ def parse(kind: type[Options], **arguments: Any) -> Options:
         The options.
 
     Raises:
-        ConfigError: for a value that a config can't have.
+        ConfigError: for an invalid value.
         SystemExit: on `--help`, or for an option that does not exist (tyro names the near ones).
     """
-    with unchecked():  # tyro would print a refusal as a box of its own
+    with unchecked():  # within tyro, an error would be printed as a box
         options = tyro.cli(kind, **arguments)
     check(options)
     return options
 
 
 def exit_code(work: Callable[[], int | None]) -> int:
-    """Does the work of a command.
+    """Runs a command, and prints warnings and errors that concern the user in one line each.
 
     Args:
         work: returns an exit code, or None for 0.
 
     Returns:
-        That code; 2 if what was asked for is refused, and 1 if files fail in the middle of it, with the reason in one
-        line. Any other exception is a fault of the program, and is let through with its traceback.
-        Warnings are printed in one line each.
+        That code; 2 after an InputError, and 1 if reading or writing fails or training diverges. Any other exception
+        is a bug, and is raised with its traceback.
     """
     try:
         with warnings.catch_warnings():

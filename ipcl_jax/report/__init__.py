@@ -1,1 +1,1 @@
-"""Pages and pictures."""
+"""Reports as HTML pages, and figures."""

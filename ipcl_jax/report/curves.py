@@ -1,6 +1,6 @@
-"""Curves as SVG drawings for a page that holds many of them.
+"""Plots of curves as SVG for a page.
 
-Colours are left to the page's style sheet, so that drawings follow a reader's light or dark mode.
+Colours come from the page's style sheet, so that the plots follow the reader's light or dark mode.
 """
 
 import io
@@ -17,7 +17,7 @@ from ipcl_jax.report.drawing import load_matplotlib
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Stand-ins that matplotlib writes, and the names under which the page's style sheet has the colours.
+# Colours that matplotlib writes, by the names of the style sheet's variables that replace them.
 _COLOURS = {
     "one": "#010101", "two": "#020202", "three": "#030303", "four": "#040404", "five": "#050505",
     "grid": "#060606", "ink": "#070707",
@@ -32,28 +32,28 @@ _STYLES: dict[str, dict] = {
 
 
 def share(value: float | None) -> str:
-    """A share in [0, 1] as a reader sees it, in percent."""
+    """Formats a share in [0, 1] as percent; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line, with what the key says of it; its colour and style are names in the page's style sheet."""
+    """One line of a plot, with its label in the legend; colour and style are names in the page's style sheet."""
 
     label: str
     y: Sequence[float]
-    x: Sequence[float] | None = None  # None: one value, drawn across
+    x: Sequence[float] | None = None  # None: y is one value, drawn as a horizontal line
     colour: str = "one"
     style: str = "line"
 
 
 def curves(steps: list[dict], epochs: list[dict], chance: float | None) -> str:
-    """The grid of a run's plots, each there only if something was measured for it.
+    """Returns the grid of a run's plots, without those of metrics that were not measured.
 
     Args:
         steps: lines of steps, from `read_metrics`.
         epochs: lines of epochs; the first may be epoch 0, the untrained network.
-        chance: kNN top-1 of a guess, a share in [0, 1]; None without labels.
+        chance: kNN top-1 by chance, a share in [0, 1]; None without labels.
 
     Returns:
         HTML; empty if nothing was measured.
@@ -76,12 +76,12 @@ def curves(steps: list[dict], epochs: list[dict], chance: float | None) -> str:
         return [*found, untrained] if epochs[-1] is not before else [untrained]
 
     knn = shares("knn_top1", "top-1")
-    if chance is None or chance < 0.2:  # with up to five classes, one of five guesses is always right
+    if chance is None or chance < 0.2:  # with up to five classes, top-5 is always 1
         knn += shares("knn_top5", "top-5", "two")
     if knn and chance is not None:
         knn.append(Curve(f"chance {share(chance)}", [chance], colour="ink", style="dot"))
     loss = measured(steps, "loss", "each step", style="faint")
-    # A mean stands for the middle of its epoch.
+    # The mean of an epoch is drawn at the epoch's middle.
     middles = [line | {"step": line["step"] - (per_epoch or 0) / 2} for line in epochs if line["epoch"]]
     loss += measured(middles, "loss", "epoch mean", colour="two")
     plots = {
@@ -103,7 +103,7 @@ def curves(steps: list[dict], epochs: list[dict], chance: float | None) -> str:
     plots = {title: [panel for panel in panels if panel[0]] for title, panels in plots.items()}
     plots = {title: panels for title, panels in plots.items() if panels}
     end = max((line["step"] for line in [*steps[-1:], *epochs[-1:]]), default=0) / (per_epoch or 1)
-    # The first plot fills a row if the others come in pairs.
+    # With an odd number of plots, the first one takes a full row.
     cards = [
         card(title, panels, unit, end or 1.0, wide=not index and len(plots) % 2 == 1)
         for index, (title, panels) in enumerate(plots.items())
@@ -112,7 +112,7 @@ def curves(steps: list[dict], epochs: list[dict], chance: float | None) -> str:
 
 
 def _steps_per_epoch(steps: list, epochs: list) -> float | None:
-    """Inferred from where epochs begin or, in the first one, from where it ended."""
+    """Infers the steps of an epoch from the first step of a later epoch or, in the first epoch, from its end."""
     begun = next((line for line in reversed(steps) if line["epoch"] > steps[0]["epoch"]), None)
     if begun:
         first = next(line for line in steps if line["epoch"] == begun["epoch"])
@@ -121,7 +121,7 @@ def _steps_per_epoch(steps: list, epochs: list) -> float | None:
 
 
 def _thin(points: np.ndarray, most: int = 400) -> np.ndarray:
-    """Averages neighbours until few enough points are left: `[2, many]` -> `[2, at most 400]`."""
+    """Averages adjacent points so that at most `most` are left: `[2, N]` -> `[2, min(N, most)]`."""
     groups = np.array_split(points, most, axis=1) if points.shape[1] > most else None
     return points if groups is None else np.stack([group.mean(axis=1) for group in groups], axis=1)
 
@@ -129,7 +129,7 @@ def _thin(points: np.ndarray, most: int = 400) -> np.ndarray:
 def card(
     title: str, panels: Sequence[tuple[Sequence[Curve], str]], unit: str, end: float, *, wide: bool = False
 ) -> str:
-    """A plot with its title and key.
+    """Returns a plot with its title and legend.
 
     Args:
         title: of the plot.
@@ -137,7 +137,7 @@ def card(
             span much) or zero (from 0).
         unit: of the x axis.
         end: of the x axis, which begins at 0.
-        wide: whether it fills the width of a broad page.
+        wide: whether it takes a full row of a wide page.
 
     Returns:
         HTML.
@@ -149,7 +149,7 @@ def card(
         if curve.label
     ]
     drawn = _svg(panels, unit, end, title=title)
-    if wide:  # a phone shows the narrow form, whose letters stay legible
+    if wide:  # a phone shows the narrow form, where the text stays legible
         broad = _svg(panels, unit, end, title=title, inches=(10.2, 2.9))
         drawn = f'<div class="broad">{broad}</div><div class="narrow">{drawn}</div>'
     head = f'<h3>{escape(title)}</h3><p class="key">{"".join(keys)}</p>'
@@ -159,9 +159,9 @@ def card(
 def _svg(
     panels: Sequence, unit: str, end: float, *, title: str, inches: tuple[float, float] = (4.9, 2.6)
 ) -> str:
-    """Draws panels one above the other, from 0 to `end` of the unit."""
+    """Draws panels one above the other, with a common x axis from 0 to `end`."""
     matplotlib = load_matplotlib()
-    # Ids are those of the whole page, so each drawing needs its own.
+    # Ids must be unique on the page, so those of each drawing get a prefix.
     identity = f"{re.sub('[^a-z]+', '-', title.lower())}-{inches[0]:.0f}"
     style = {"svg.fonttype": "none", "svg.hashsalt": identity, "font.size": 9.5, "path.simplify": True}
     with matplotlib.rc_context(style):
@@ -176,7 +176,7 @@ def _svg(
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]  # an XML prologue has no place inside a page
+    svg = svg[svg.index("<svg") :]  # without the XML prologue
     svg = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", svg, count=5)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)} by {unit}"', 1)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{identity}-", svg)

@@ -1,4 +1,4 @@
-"""Matplotlib, imported when something is drawn, since whoever only computes needn't have it."""
+"""Import of matplotlib when something is drawn, since it is an optional package."""
 
 from types import ModuleType
 
@@ -6,7 +6,7 @@ from ipcl_jax.errors import require
 
 
 def load_matplotlib() -> ModuleType:
-    """Imports matplotlib with the parts that the pages and pictures use.
+    """Imports and returns matplotlib with the submodules that reports use.
 
     Raises:
         MissingPackage: if it isn't installed.

@@ -1,4 +1,4 @@
-"""Pictures of the read-outs' page: a map of embeddings, and the filters of the first layer."""
+"""Pictures of the page on models: a map of embeddings, and the filters of the first layer."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ SIDE = 1100  # of a map, in pixels
 _FRAME, _GAP = 2, 2
 
 
-def frames(labels: np.ndarray) -> dict[int, str]:
-    """A colour for each class that occurs, `#rrggbb` by label; none if there are more than twenty."""
+def class_colours(labels: np.ndarray) -> dict[int, str]:
+    """Returns a colour `#rrggbb` for each class in `labels`; empty if there are more than twenty classes."""
     matplotlib = load_matplotlib()
     known = [int(label) for label in np.unique(labels) if label >= 0]
     palette = matplotlib.color_sequences["tab20"]
@@ -22,11 +22,11 @@ def frames(labels: np.ndarray) -> dict[int, str]:
 
 
 def draw_map(points: np.ndarray, images: Sequence[np.ndarray], labels: np.ndarray) -> Image.Image:
-    """Images where their embeddings lie, in the frames of their classes.
+    """Draws images at the positions of their embeddings, with frames in the colours of their classes.
 
     Args:
-        points: `[N, 2]` any numbers.
-        images: N images `[h, w, 3]` uint8, of which the centre is shown.
+        points: `[N, 2]` positions, in any range.
+        images: N images `[h, w, 3]` uint8; their central square is shown.
         labels: `[N]` classes, int from 0; -1 for none.
 
     Returns:
@@ -35,7 +35,7 @@ def draw_map(points: np.ndarray, images: Sequence[np.ndarray], labels: np.ndarra
     side = int(np.clip(SIDE / (1.35 * np.sqrt(len(points))), 24, 96))
     span = np.ptp(points, axis=0)
     places = (points - points.min(0)) / np.where(span > 0, span, 1) * (SIDE - side)
-    colours, sheet = frames(labels), Image.new("RGB", (SIDE, SIDE), "white")
+    colours, sheet = class_colours(labels), Image.new("RGB", (SIDE, SIDE), "white")
     for (x, y), image, label in zip(places.astype(int), images, labels, strict=True):
         frame = _FRAME if int(label) in colours else 0
         inner = side - 2 * frame
@@ -45,14 +45,14 @@ def draw_map(points: np.ndarray, images: Sequence[np.ndarray], labels: np.ndarra
 
 
 def draw_filters(kernel: np.ndarray, *, columns: int = 16) -> Image.Image:
-    """Filters of the first convolution, each in its own range.
+    """Draws the filters of the first convolution, each scaled to its own range.
 
     Args:
         kernel: `[h, w, 3, N]`.
         columns: filters in a row.
 
     Returns:
-        The filters, RGB, each weight a square of whole pixels.
+        The filters, RGB; each weight is a square of n x n pixels.
     """
     height, width, _, count = kernel.shape
     low, high = kernel.min((0, 1, 2)), kernel.max((0, 1, 2))

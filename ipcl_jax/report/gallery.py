@@ -1,4 +1,4 @@
-"""Pictures for a page: what a network sees, and what it finds alike."""
+"""Pictures for a run's page: views of training images, and nearest neighbours of held-out images."""
 
 import jax
 import numpy as np
@@ -13,23 +13,23 @@ from ipcl_jax.data.sources import Source
 from ipcl_jax.random_streams import key_of
 from ipcl_jax.report.html import Neighbours
 from ipcl_jax.report.run_page import ContactSheet
-from ipcl_jax.run.monitor import Embedded, nearest_images, spread
+from ipcl_jax.run.monitor import Embedded, evenly_spaced, nearest_images
 from ipcl_jax.training.state import Bank
 
 
 def contact_sheet(images: Source, config: Train, *, n_images: int = 6) -> ContactSheet:
-    """Views of a few images, spread evenly over a source.
+    """Draws views of a few images, evenly spaced over a source.
 
     Args:
-        images: where they come from.
-        config: the run, whose views and seed they are.
-        n_images: how many; those that can't be read are left out.
+        images: the source.
+        config: the run, whose views and seed are used.
+        n_images: number of images; those that can't be read are left out.
 
     Returns:
         Images and views as uint8.
     """
-    batch = _read(images, spread(len(images), n_images), config.data.canvas)
-    if batch["valid"].any():  # what can't be read has no views
+    batch = _read(images, evenly_spaced(len(images), n_images), config.data.canvas)
+    if batch["valid"].any():  # leaves out unreadable images
         batch = {name: values[batch["valid"]] for name, values in batch.items()}
     views = jax.jit(make_views, static_argnames="options")(
         key_of(config.seed, "pictures"), batch["canvas"], batch["size"], options=config.views
@@ -39,14 +39,14 @@ def contact_sheet(images: Source, config: Train, *, n_images: int = 6) -> Contac
 
 
 def draw_sheet(sheet: ContactSheet, *, cell: int = 192) -> Image.Image:
-    """A contact sheet as one picture: an image by row, first as it is and then its views.
+    """Draws a contact sheet as one picture: a row for each image, the image itself first and then its views.
 
-    Views keep their pixels, each as a square of whole screen pixels if they are small. The
-    images are scaled to the same cell, aspect kept.
+    Small views are magnified by a whole factor without interpolation. The images are scaled to the same size, with
+    their aspect ratio kept.
 
     Args:
         sheet: images and views.
-        cell: views smaller than this are magnified up to it.
+        cell: views are magnified as long as they don't exceed this side in pixels.
 
     Returns:
         The picture, RGB.
@@ -69,33 +69,33 @@ def draw_sheet(sheet: ContactSheet, *, cell: int = 192) -> Image.Image:
 def neighbours(
     embedded: Embedded, bank: Bank, held_out: Source, images: Source, config: Train
 ) -> Neighbours:
-    """A few validation images and the training images nearest to them.
+    """Returns a few held-out images and the training images nearest to them.
 
     Args:
-        embedded: embedded validation images.
-        bank: the epoch's training images.
-        held_out: where validation images come from.
-        images: where training images come from.
+        embedded: embeddings of held-out images.
+        bank: embeddings of the epoch's training images.
+        held_out: the source of held-out images.
+        images: the source of training images.
         config: the run.
 
     Returns:
         Images as uint8, with class names if there are classes.
     """
     queries, near, cosines = nearest_images(embedded, bank)
-    return pairs(held_out, queries, images, near, cosines, canvas=config.data.canvas)
+    return neighbour_pictures(held_out, queries, images, near, cosines, canvas=config.data.canvas)
 
 
-def pairs(
+def neighbour_pictures(
     held_out: Source, queries: np.ndarray, images: Source, near: np.ndarray, cosines: np.ndarray, *,
     canvas: tuple[int, int],
 ) -> Neighbours:  # fmt: skip
-    """Some images with others that lie nearest to them.
+    """Reads queries and their nearest neighbours.
 
     Args:
-        held_out: where the first come from.
-        queries: `[Q]` their places there.
-        images: where the others come from.
-        near: `[Q, n]` their places there.
+        held_out: the source of the queries.
+        queries: `[Q]` their indices there.
+        images: the source of the neighbours.
+        near: `[Q, n]` their indices there.
         cosines: `[Q, n]`.
         canvas: (H, W), H <= W, that pictures are decoded to, in pixels.
 
@@ -103,34 +103,39 @@ def pairs(
         Images as uint8, with class names if there are classes.
     """
     asked, found = _read(held_out, queries, canvas), _read(images, near.ravel(), canvas)
-    pictures, names = _upright(found), None
-    if images.classes:
-        names = [[images.classes[label] for label in labels] for labels in (asked["label"], found["label"])]
+    pictures = _upright(found)
     rows = [slice(i * near.shape[1], (i + 1) * near.shape[1]) for i in range(len(near))]
+    query_labels, neighbour_labels = None, None
+    if images.classes:
+        query_labels = [images.classes[label] for label in asked["label"]]
+        names = [images.classes[label] for label in found["label"]]
+        neighbour_labels = [names[row] for row in rows]
     return Neighbours(
         queries=_upright(asked),
         neighbours=[pictures[row] for row in rows],
         cosines=cosines,
-        query_labels=names and names[0],
-        neighbour_labels=names and [names[1][row] for row in rows],
+        query_labels=query_labels,
+        neighbour_labels=neighbour_labels,
     )
 
 
 def read_images(source: Source, indices: np.ndarray, *, canvas: tuple[int, int]) -> list[np.ndarray]:
-    """Images of a source, each `[h, w, 3]` uint8 and small enough for a canvas (H, W), H <= W."""
+    """Reads images of a source, each `[h, w, 3]` uint8, shrunk to fit a canvas (H, W), H <= W."""
     return _upright(_read(source, indices, canvas))
 
 
 def to_uint8(views: Array, options: Views) -> np.ndarray:
-    """Normalised views `[..., S, S, 3]` as pictures, uint8."""
+    """Undoes the normalisation of views `[..., S, S, 3]`; returns uint8."""
     pixels = np.asarray(views) * np.asarray(options.std) + np.asarray(options.mean)
     return np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
 
 
 def _read(source: Source, indices: np.ndarray, canvas: tuple[int, int]) -> dict[str, np.ndarray]:
-    return next(eval_batches(source, batch_size=len(indices), canvas=canvas, threads=1, indices=indices))
+    return next(
+        eval_batches(source, batch_size=len(indices), canvas=canvas, threads=1, indices=indices.tolist())
+    )
 
 
 def _upright(batch: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """The images of a batch, each `[h, w, 3]` uint8."""
+    """Returns the images of a batch, each `[h, w, 3]` uint8."""
     return [upright(*image).copy() for image in zip(batch["canvas"], batch["size"], strict=True)]

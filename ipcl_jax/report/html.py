@@ -1,4 +1,4 @@
-"""Pages that need no other file and no network, and the pieces that they are made of."""
+"""Self-contained HTML pages, which need no other file and no network, and their elements."""
 
 import base64
 import io
@@ -17,16 +17,16 @@ from ipcl_jax.system.files import atomic
 def write_page(
     path: Path, *, title: str, kicker: str, lead: str, head: str, body: Sequence[str], footer: str
 ) -> None:
-    """Writes a page; safe while an older one is being read.
+    """Writes a page atomically.
 
     Args:
         path: the page.
         title: of the page, plain text like kicker, lead and footer.
-        kicker: what kind of page it is.
-        lead: what it says, in a sentence or two.
+        kicker: the line above the title: the kind of page.
+        lead: a summary of one or two sentences.
         head: HTML below the lead.
         body: HTML of each section; empty ones are left out.
-        footer: where its numbers are.
+        footer: the file with the page's numbers.
     """
     template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     words = {name: escape(text) for name, text in dict(title=title, kicker=kicker, lead=lead).items()}
@@ -36,13 +36,13 @@ def write_page(
 
 
 def section(title: str, about: str, content: str, *, level: int = 2) -> str:
-    """A part of a page; title and about are plain text."""
+    """Returns a section of a page; title and about are plain text, content is HTML."""
     about = f'<p class="about">{escape(about)}</p>' if about else ""
     return f"<section><h{level}>{escape(title)}</h{level}>{about}{content}</section>"
 
 
 def list_table(items: Mapping[str, object], marked: Set[str] = frozenset()) -> str:
-    """Names and values, one a row; the marked ones stand out."""
+    """Returns a table of names and values, one a row; the marked ones are bold."""
     rows = (
         f'<tr><th scope="row">{escape(name)}</th>'
         f"<td{' class=set' * (name in marked)}>{escape(str(value))}</td></tr>"
@@ -52,7 +52,7 @@ def list_table(items: Mapping[str, object], marked: Set[str] = frozenset()) -> s
 
 
 def image(pixels: np.ndarray, alt: str, *, side: int = 176) -> str:
-    """An image `[h, w, 3]` uint8 as a JPEG of at most that many pixels a side."""
+    """Returns an image `[h, w, 3]` uint8 as an embedded JPEG, shrunk to at most `side` pixels."""
     picture, file = Image.fromarray(pixels).convert("RGB"), io.BytesIO()
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     picture.save(file, "JPEG", quality=84, optimize=True)
@@ -60,19 +60,19 @@ def image(pixels: np.ndarray, alt: str, *, side: int = 176) -> str:
 
 
 def embedded(data: bytes, kind: str, alt: str) -> str:
-    """An encoded picture (kind `jpeg` or `png`) as part of the page."""
+    """Returns an encoded picture (kind `jpeg` or `png`) as an HTML element with its data."""
     text = base64.b64encode(data).decode()
     return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{text}">'
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """LockHeld-out images and the training images whose embeddings lie nearest."""
+    """LockHeld-out images and the training images whose embeddings are nearest to theirs."""
 
     queries: Sequence[np.ndarray]
     """Q images, each `[h, w, 3]` uint8."""
     neighbours: Sequence[Sequence[np.ndarray]]
-    """For each query its nearest training images, best first."""
+    """For each query its nearest training images, nearest first."""
     cosines: np.ndarray
     """`[Q, neighbours]`."""
     query_labels: Sequence[str] | None = None
@@ -82,7 +82,7 @@ class Neighbours:
 
 
 def neighbour_rows(found: Neighbours) -> tuple[str, str]:
-    """What is to be seen, in words, and a row of pictures for each query."""
+    """Returns an explanation in words, and a row of pictures for each query."""
     labelled = found.query_labels is not None and found.neighbour_labels is not None
     classes = found.query_labels or [""] * len(found.queries)
     near_classes = found.neighbour_labels or [[""] * len(near) for near in found.neighbours]

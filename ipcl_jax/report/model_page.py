@@ -1,4 +1,4 @@
-"""The read-outs' page: `report.html`, which needs no other file and no network."""
+"""The page on one model or several: read-outs and pictures, one self-contained HTML file."""
 
 import io
 from collections.abc import Sequence
@@ -10,26 +10,26 @@ import numpy as np
 from PIL import Image
 
 from ipcl_jax.report.curves import Curve, card, share
-from ipcl_jax.report.figures import draw_filters, draw_map, frames
+from ipcl_jax.report.figures import class_colours, draw_filters, draw_map
 from ipcl_jax.report.html import Neighbours, embedded, neighbour_rows, section, write_page
 from ipcl_jax.report.rdm_figures import draw_rdms
 
 _COLOURS, _STYLES = ("one", "two", "three", "four", "five"), ("line", "dash", "dot")
-OPEN = 3  # up to so many models the page shows at once, of more it unfolds one at a click
-EXTREMES = 12  # classes at either end, where there are too many to show all
+MOST_UNFOLDED = 3  # with more models, the pictures of each are folded away until a click
+EXTREMES = 12  # easiest and hardest classes that are shown if there are too many to show all
 _COLUMNS = 8  # models side by side in a table of classes
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found in one model.
+    """The measurements of one model.
 
     Attributes:
         title: the model.
         about: its network, in words.
-        scores: what `scores.json` keeps of it.
+        scores: its entry in `scores.json`.
         neighbours: of the chosen images.
-        points: `[N, 2]` places of N held-out images on the map.
+        points: `[N, 2]` positions of N held-out images on the map.
         thumbnails: these images, `[h, w, 3]` uint8.
         labels: `[N]` their classes, int from 0.
         categories: their classes' names.
@@ -49,17 +49,17 @@ class Findings:
     filters: np.ndarray
 
 
-def write_findings(
+def write_model_page(
     path: Path, found: Sequence[Findings], source: str, classes: Sequence[str], n_references: int
 ) -> None:
     """Writes the page.
 
     Args:
         path: the page.
-        found: of each model.
-        source: where images come from.
+        found: the measurements of each model.
+        source: of the images, such as `folder:/path`.
         classes: names of all classes.
-        n_references: training images.
+        n_references: number of training images.
     """
     first = found[0].scores
     names = [findings.title for findings in found]
@@ -78,15 +78,15 @@ def write_findings(
             section("Read-outs", _ABOUT_SCORES, _scores(found)),
             _by_epoch(found, len(classes)),
             section("By class", *_by_class(found)),
-            *(_model(findings, unfolded=len(found) <= OPEN) for findings in found),
+            *(_model(findings, unfolded=len(found) <= MOST_UNFOLDED) for findings in found),
         ],
         footer="Every number on this page is in scores.json beside it.",
     )
 
 
 _ABOUT_SCORES = (
-    "Published figures are top-1 on ImageNet, of kNN on the last layer and of a linear read-out; what stands beside "
-    "them was measured on the images of this page."
+    "Published scores are top-1 on ImageNet, of kNN on the last layer and of a linear read-out; all others were "
+    "measured on the images of this page."
 )
 
 
@@ -94,7 +94,7 @@ _ABOUT_SCORES = (
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """A table of HTML cells, whose first row names the columns."""
+    """Returns a table of HTML cells, whose first row holds the names of the columns."""
     lines = [f"<tr>{''.join(cells)}</tr>" for cells in rows]
     return f'<div class="wide-table card"><table>{"".join(lines)}</table></div>'
 
@@ -135,10 +135,10 @@ def _scores(found: Sequence[Findings]) -> str:
 
 
 def _by_class(found: Sequence[Findings]) -> tuple[str, str]:
-    """Accuracy by class, the mean of all models falling; in tables of a few models each."""
+    """Returns tables of the accuracy by class, sorted by the mean of all models, of up to eight models each."""
     names = list(found[0].scores["by_class"])
     means = {name: np.mean([findings.scores["by_class"][name] for findings in found]) for name in names}
-    names.sort(key=means.get, reverse=True)
+    names.sort(key=means.__getitem__, reverse=True)
     about = "Share of held-out images of each class whose kNN top-1 is right, the easiest first."
     if len(names) > 2 * EXTREMES + 6:
         names = names[:EXTREMES] + names[-EXTREMES:]
@@ -155,7 +155,7 @@ def _by_class(found: Sequence[Findings]) -> tuple[str, str]:
 
 
 def _by_epoch(found: Sequence[Findings], n_classes: int) -> str:
-    """kNN of the runs among the models, as each measured it while it trained."""
+    """Returns curves of kNN by epoch for models that are runs, from their metrics; empty if there are none."""
     runs = [findings for findings in found if findings.scores["knn_by_epoch"]]
     if not runs:
         return ""
@@ -169,8 +169,8 @@ def _by_epoch(found: Sequence[Findings], n_classes: int) -> str:
     curves.append(Curve(f"chance {share(1 / n_classes)}", [1 / n_classes], colour="ink", style="dot"))
     end = max(epoch for findings in runs for epoch, _ in findings.scores["knn_by_epoch"])
     about = (
-        "What runs measured while they trained, with neighbours among the views of the epoch, on the images that they "
-        "were given. Epoch 0 is the untrained network."
+        "Measured by the runs while they trained: neighbours are the views of the epoch, and the images are those of "
+        "the run. Epoch 0 is the untrained network."
     )
     drawn = card("kNN top-1", [(curves, "share")], "epoch", end or 1, wide=True)
     return section("By epoch", about, f'<div class="plots">{drawn}</div>')
@@ -180,15 +180,15 @@ def _by_epoch(found: Sequence[Findings], n_classes: int) -> str:
 
 
 def _model(findings: Findings, *, unfolded: bool) -> str:
-    """All pictures of one model."""
+    """Returns all pictures of one model."""
     map_about = (
-        f"{len(findings.points)} held-out images where t-SNE puts their {findings.scores['layer']}: what lies close "
-        "together is alike to the model."
+        f"{len(findings.points)} held-out images on a map of their {findings.scores['layer']} by t-SNE: images that "
+        "are close together are similar to the model."
     )
     names = dict(zip(findings.labels.tolist(), findings.categories, strict=True))
     key = "".join(
         f'<span><i style="color: {colour}"></i>{escape(names[label])}</span>'
-        for label, colour in frames(findings.labels).items()
+        for label, colour in class_colours(findings.labels).items()
     )
     rdms = io.BytesIO()
     draw_rdms(findings.rdms, findings.categories, rdms)
@@ -201,11 +201,11 @@ def _model(findings: Findings, *, unfolded: bool) -> str:
             level=3,
         ),
         section(
-            "Filters", "The first convolution, each filter in its own range.",
+            "Filters", "Filters of the first convolution, each scaled to its own range.",
             _paper(_encode(draw_filters(findings.filters), "png"), "png", f"filters of {findings.title}"), level=3,
         ),
         section(
-            "Dissimilarity", f"1 - r of the {len(findings.points)} images of the map, class by class.",
+            "Dissimilarity", f"1 - r of the {len(findings.points)} images of the map, sorted by class.",
             _paper(rdms.getvalue(), "png", f"RDMs of {findings.title}"), level=3,
         ),
     ]  # fmt: skip

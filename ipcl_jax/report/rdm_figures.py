@@ -1,4 +1,4 @@
-"""Pictures of representational geometry: RDMs, scores by layer, and the alignment of layers."""
+"""Figures of representational geometry: RDMs, scores by layer, and CKA between layers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ TITLES = {"rsa": "RSA", "encoding": "encoding", "versa": "voxel-encoding RSA"}
 
 
 def draw_rdms(rdms: dict[str, np.ndarray], categories: Sequence[str], path: Path | BinaryIO) -> None:
-    """RDMs of layers, each in its own range, with lines between categories.
+    """Draws RDMs of layers, each scaled to its own range, with lines between categories.
 
     Args:
         rdms: `[N, N]` of each layer.
-        categories: of the N images; images of one stand side by side.
+        categories: of the N images, which are sorted by category.
         path: the picture to write, or a file for a PNG.
     """
     matplotlib = load_matplotlib()
@@ -42,7 +42,10 @@ def draw_rdms(rdms: dict[str, np.ndarray], categories: Sequence[str], path: Path
 
 
 def _borders(categories: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Where the category changes, from 0 to N, and the categories' names; none if there are more than 30."""
+    """Returns the indices where the category changes, with 0 and N, and the categories' names.
+
+    With more than 30 categories, or none, the N images count as one.
+    """
     count = len(categories)
     edges = [0, *(i for i in range(1, count) if categories[i] != categories[i - 1]), count]
     labels = [categories[edge] for edge in edges[:-1]]
@@ -52,10 +55,10 @@ def _borders(categories: Sequence[str]) -> tuple[list[int], list[str]]:
 
 
 def draw_layers(measures: dict[str, dict], path: Path) -> None:
-    """Bars of each layer's score, a dot for each subject, and the noise ceiling as a band.
+    """Draws each layer's score as a bar, each subject's as a dot, and the noise ceiling as a band.
 
     Args:
-        measures: `scores`, `by_subject`, `ceiling` and perhaps `sem` of each measure.
+        measures: `scores`, `by_subject`, `ceiling` and optionally `sem` of each measure.
         path: the picture to write.
     """
     matplotlib = load_matplotlib()
@@ -88,7 +91,7 @@ def draw_layers(measures: dict[str, dict], path: Path) -> None:
 
 
 def draw_alignment(scores: dict, path: Path) -> None:
-    """Matrices of CKA between layers, biased and debiased.
+    """Draws matrices of CKA between layers, biased and debiased.
 
     Args:
         scores: with cka_biased, cka_debiased, model and, if there are two, other_model.

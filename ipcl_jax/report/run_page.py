@@ -1,4 +1,4 @@
-"""A run on one page: `report.html`, which needs no other file and no network.
+"""The page of a training run, `report.html`: one self-contained HTML file.
 
 Equal runs give equal pages.
 """
@@ -23,8 +23,8 @@ from ipcl_jax.report.html import Neighbours, image, list_table, neighbour_rows, 
 from ipcl_jax.run.metrics import METRICS, read_metrics
 
 _RETRIEVAL = (
-    "Instance retrieval asks, for two fresh views of each held-out image, how often the nearest of all "
-    "other views is the sibling."
+    "Instance retrieval: of two new views of each held-out image, the share whose nearest view is the other view of "
+    "the same image."
 )
 _NETWORKS = {"alexnet_gn": "An AlexNet-GN", "resnet18": "A ResNet-18", "resnet50": "A ResNet-50"}
 _EMPTY = '<p class="empty card">Nothing has been measured yet.</p>'
@@ -32,7 +32,7 @@ _EMPTY = '<p class="empty card">Nothing has been measured yet.</p>'
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """Images and the views that training drew from them."""
+    """Images and augmented views of them."""
 
     originals: Sequence[np.ndarray]
     """Each `[h, w, 3]` uint8."""
@@ -41,7 +41,7 @@ class ContactSheet:
 
 
 def environment(sources: Mapping[str, Source]) -> dict[str, str]:
-    """Returns what a run works on and with: devices, images (`train` and `val`), versions."""
+    """Returns a run's devices, images (from the sources `train` and `val`) and versions of packages."""
     devices, images = jax.devices(), sources["train"]
     packages = ("jax", "flax", "optax", "grain", "dm-pix", "numpy")
     return {
@@ -63,16 +63,16 @@ def write_report(
     contact_sheet: ContactSheet | None = None,
     neighbours: Neighbours | None = None,
 ) -> Path:
-    """Writes a run's page from its metrics; safe to call while it is being read.
+    """Writes a run's page from its metrics, atomically.
 
     Args:
-        run_dir: folder of the run, where `Record` keeps the metrics.
+        run_dir: folder of the run, where `Record` writes the metrics.
         config: of the run.
-        environment: what it ran on: versions, devices, where the images come from and how many.
-        resume: the command that goes on with the run.
-        classes: how many; 0 without labels.
+        environment: from `environment`.
+        resume: the command that resumes the run.
+        classes: number of classes; 0 without labels.
         contact_sheet: examples of views.
-        neighbours: examples of what the embedding holds alike.
+        neighbours: examples of nearest neighbours.
 
     Returns:
         The page, `run_dir/report.html`.
@@ -85,10 +85,10 @@ def write_report(
     views, queue = config.views.per_image, config.objective.queue_size
     lead = f"{_NETWORKS[config.model.arch]} learns from images ({config.data.source}) "
     if config.objective.name == "categories":
-        lead += f"and their labels: each of the {views} views of an image is to show the image's class."
+        lead += f"and their labels: it is trained to classify each of the {views} views of an image."
     else:
         lead += (
-            f"without labels: each of the {views} views of an image is drawn to their mean embedding, the "
+            f"without labels: each of the {views} views of an image is pulled towards their mean embedding, the "
             f"image's prototype, and pushed away from a queue of {queue:,} embeddings of earlier views."
         )
     drawn = curves(steps, epochs, chance)
@@ -99,8 +99,8 @@ def write_report(
         section("Configuration", *_config(config)),
         section("Environment", "", f'<div class="section whole card">{list_table(environment)}</div>'),
         section(
-            "Going on",
-            "This command takes the run up from its newest checkpoint.",
+            "Resuming",
+            "This command resumes the run from its newest checkpoint.",
             f'<div class="card"><pre><code>{escape(resume)}</code></pre></div>',
         ),
     ]
@@ -185,7 +185,7 @@ def _contact_sheet(sheet: ContactSheet) -> tuple[str, str]:
             for index, view in enumerate(views, 1)
         ]
         rows.append(f'<div class="row" {columns}>{"".join(cells)}</div>')
-    about = "Images and the views that the network gets of them: cropped, recoloured and mirrored at random."
+    about = "Images, and the views that the network is trained on: cropped, recoloured and mirrored at random."
     return about, f'<div class="pictures card">{"".join(rows)}</div>'
 
 
@@ -205,7 +205,7 @@ def _config(config: Train) -> tuple[str, str]:
     for group, items in groups.items():
         own = {key for where, key in changed if where == group}
         cards.append(f'<div class="section card"><h3>{group}</h3>{list_table(items, own)}</div>')
-    about = "Bold values depart from the defaults." if changed else ""
+    about = "Bold values differ from the defaults." if changed else ""
     return about, f'<div class="sections">{"".join(cards)}</div>'
 
 

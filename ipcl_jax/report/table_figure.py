@@ -1,4 +1,4 @@
-"""The figure of `table.py`: kNN and loss by epoch, a line a run, each named at its end."""
+"""The figure of `table.py`: kNN and loss by epoch, with a labelled line for each run."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,27 +12,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SUFFIXES = (".png", ".svg", ".pdf")
-"""Kinds of file that `draw` writes."""
+"""Suffixes of the files that `draw` writes."""
 
-# Okabe and Ito's colours, which most colour-blind readers tell apart, without the yellow.
+# Okabe and Ito's palette for colour-blind readers, without the yellow.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 _INK, _FAINT = "#222222", "#E4E4E4"
-_SIZE = 11  # points of the letters
+_SIZE = 11  # of the font, in points
 _STYLE = {
     "font.size": _SIZE, "svg.fonttype": "none", "pdf.fonttype": 42, "text.color": _INK,
     "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "axes.edgecolor": "#999999",
 }  # fmt: skip
 
 
-class Course(NamedTuple):
-    """How something went in one run."""
+class Series(NamedTuple):
+    """A metric of one run by epoch."""
 
     run: str
     points: Sequence[tuple[int, float]]  # epoch, value
 
 
-def draw(knn: Sequence[Course], loss: Sequence[Course], path: Path) -> None:
+def draw(knn: Sequence[Series], loss: Sequence[Series], path: Path) -> None:
     """Writes the figure.
 
     Args:
@@ -42,33 +42,33 @@ def draw(knn: Sequence[Course], loss: Sequence[Course], path: Path) -> None:
     """
     matplotlib = load_matplotlib()
     with matplotlib.rc_context(_STYLE):
-        letters = max(len(_short(course.run)) for course in knn)
-        size = (9.5 + 0.016 * _SIZE * letters, max(4.8, 1.5 + 0.24 * len(knn)))  # room for names
+        longest = max(len(_short(series.run)) for series in knn)
+        size = (9.5 + 0.016 * _SIZE * longest, max(4.8, 1.5 + 0.24 * len(knn)))  # room for names
         figure = matplotlib.figure.Figure(figsize=size, layout=matplotlib.layout_engine.ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
         panels = figure.subplots(1, 2)
         _draw(panels[0], "kNN top-1 of held-out images", knn, lambda value, _: f"{100 * value:.4g} %")
         _draw(panels[1], "Loss, mean of the epoch", loss, lambda value, _: f"{value:,.4g}")
-        values = [value for course in loss for _, value in course.points]
+        values = [value for series in loss for _, value in series.points]
         if values and 0 < 5 * min(values) < max(values):
             panels[1].set_yscale("log")
             panels[1].yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
             panels[1].yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
             panels[1].yaxis.set_major_formatter("{x:,.4g}")
-        if any(epoch == 0 for course in knn for epoch, _ in course.points):
+        if any(epoch == 0 for series in knn for epoch, _ in series.points):
             panels[0].set_xlabel("epoch (0: untrained)")
-        figure.draw_without_rendering()  # the layout decides how close names may stand
+        figure.draw_without_rendering()  # computes the layout, which the positions of the names depend on
         _name_lines(panels[0], knn, share)
         _name_lines(panels[1], loss, "{:.4g}".format)
         with atomic(path) as part:
             figure.savefig(part, format=path.suffix[1:].lower(), dpi=200)
 
 
-def _draw(axes: "Axes", title: str, courses: Sequence[Course], form: Callable) -> None:
+def _draw(axes: "Axes", title: str, lines: Sequence[Series], form: Callable) -> None:
     matplotlib = load_matplotlib()
     axes.set_title(title, loc="left", fontsize=_SIZE + 2, pad=12)
     axes.set_xlabel("epoch")
     axes.spines[["top", "right", "left"]].set_visible(False)
-    if not any(course.points for course in courses):
+    if not any(series.points for series in lines):
         axes.text(0.5, 0.5, "nothing measured yet", transform=axes.transAxes, ha="center", va="center")
         axes.set(xticks=[], yticks=[])
         return
@@ -78,35 +78,35 @@ def _draw(axes: "Axes", title: str, courses: Sequence[Course], form: Callable) -
     axes.grid(axis="y", color=_FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
-    for number, course in enumerate(courses):
-        if course.points:
-            few = len(course.points) <= 30
+    for number, series in enumerate(lines):
+        if series.points:
+            few = len(series.points) <= 30
             axes.plot(
-                *zip(*course.points, strict=True), linewidth=2, marker="o" if few else None, markersize=5,
-                markeredgecolor="white", markeredgewidth=0.8, **_look(number),
+                *zip(*series.points, strict=True), linewidth=2, marker="o" if few else None, markersize=5,
+                markeredgecolor="white", markeredgewidth=0.8, **_line_style(number),
             )  # fmt: skip
 
 
-def _look(number: int) -> dict:
+def _line_style(number: int) -> dict:
     dash = _DASHES[number // len(_COLOURS) % len(_DASHES)]
     return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": dash}
 
 
-def _name_lines(axes: "Axes", courses: Sequence[Course], form: Callable) -> None:
-    """Names and last values to the right of the lines' ends, moved apart where they would touch."""
-    ends = {number: course.points[-1] for number, course in enumerate(courses) if course.points}
+def _name_lines(axes: "Axes", lines: Sequence[Series], form: Callable) -> None:
+    """Writes names and last values to the right of the lines' ends, moved apart where they would overlap."""
+    ends = {number: series.points[-1] for number, series in enumerate(lines) if series.points}
     if not ends:
         return
     to_share = axes.transData + axes.transAxes.inverted()
-    places = {number: to_share.transform(end)[1] for number, end in ends.items()}
-    height = axes.get_window_extent().height / axes.figure.dpi * 72  # points
-    for number, place in _spread(places, gap=1.25 * _SIZE / height).items():
+    heights = {number: to_share.transform(end)[1] for number, end in ends.items()}
+    axis_height = axes.get_window_extent().height / axes.figure.dpi * 72  # points
+    for number, height in _spread(heights, gap=1.25 * _SIZE / axis_height).items():
         axes.annotate(
-            f"{_short(courses[number].run)}  {form(ends[number][1])}", ends[number], xytext=(1.04, place),
+            f"{_short(lines[number].run)}  {form(ends[number][1])}", ends[number], xytext=(1.04, height),
             textcoords="axes fraction", va="center", annotation_clip=False,
             arrowprops=dict(
                 arrowstyle="-", relpos=(0, 0.5), linewidth=1, alpha=0.6, shrinkA=2, shrinkB=4,
-                **_look(number),
+                **_line_style(number),
             ),
         )  # fmt: skip
 
@@ -116,9 +116,9 @@ def _short(name: str) -> str:
 
 
 def _spread(places: dict[int, float], gap: float) -> dict[int, float]:
-    """Moves places in [0, 1] as little as it takes to keep a gap between neighbours, in their order."""
-    groups: list[tuple[list[int], float]] = []  # runs side by side at the gap, and their middle
-    for number in sorted(places, key=places.get):
+    """Moves positions in [0, 1] as little as possible, in their order, so that neighbours are at least `gap` apart."""
+    groups: list[tuple[list[int], float]] = []  # members that are exactly `gap` apart, and their middle
+    for number in sorted(places, key=places.__getitem__):
         members, middle = [number], places[number]
         while groups and middle - groups[-1][1] < gap * (len(members) + len(groups[-1][0])) / 2:
             lower, below = groups.pop()

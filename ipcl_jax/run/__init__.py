@@ -1,1 +1,1 @@
-"""A run in its folder: the loop, checkpoints, metrics and what is measured after each epoch."""
+"""A run and its folder: the training loop, checkpoints, metrics, and the measurements after each epoch."""

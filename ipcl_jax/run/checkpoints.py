@@ -1,6 +1,6 @@
-"""The checkpoints of a run: Orbax saves the whole state, in the background.
+"""Checkpoints of a run, which Orbax saves in the background.
 
-A state's own step number says where the images go on, so nothing else is stored.
+A checkpoint holds the training state only. The position in the stream of images follows from the state's step number.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import orbax.checkpoint as ocp
@@ -22,45 +22,47 @@ from ipcl_jax.system.files import error_text
 from ipcl_jax.system.locks import folder_lock
 from ipcl_jax.system.seals import SEAL, find_damage, seal
 
-_PATIENCE = 30 * 86400  # seconds until a save counts as hung
+_SAVE_TIMEOUT = 30 * 86400  # seconds
 
 
 class SaveFailed(OSError):
-    """A checkpoint can't be written; those before it are kept."""
+    """A checkpoint can't be written; earlier checkpoints are kept."""
 
 
 class RestoreFailed(OSError):
-    """A checkpoint can't be read, and it isn't known to be damaged; it is left in its place."""
+    """A checkpoint can't be read although its checksums don't show damage; it is not moved."""
 
 
 class State(Protocol):
-    """A dataclass of pytrees that says how many batches it has seen."""
+    """A dataclass whose fields are pytrees."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
     step: Array
+    """Number of batches trained on."""
 
     def replace(self, **fields: Any) -> "State":
-        """The state with other values of some fields."""
+        """Returns a copy with some fields replaced."""
 
 
 Earlier = Mapping[str, tuple[str, Callable[[Array], Array]]]
-"""Fields that earlier versions saved under another name, and how they become today's."""
+"""By a field's name: the name under which earlier versions saved it, and a function that converts the old value."""
 
 
 class Checkpoints:
-    """The newest checkpoints of a run, in `run_dir/checkpoints`; use it in a `with` statement.
+    """Saves and restores the checkpoints in `run_dir/checkpoints`; a context manager.
 
-    Opening removes what a killed process left half-written, and keeps every other process out of
-    the folder. A complete checkpoint is sealed by the sha256 of its files, in the background.
+    Opening it locks the run's folder against other processes and removes partially written checkpoints of a process
+    that was killed. Once a checkpoint is complete, a background thread stores the sha256 of its files beside it.
 
     Args:
         run_dir: the run's folder.
-        keep: how many to keep; an older one goes only after a newer one is complete.
+        keep: how many to keep; an older one is removed only after a newer one is complete.
 
     Attributes:
-        damaged: what was found wrong with newer checkpoints than the one that was restored.
+        damaged: a message for each damaged checkpoint that `restore` skipped.
 
     Raises:
-        ConfigError: while another process is at work in the folder.
+        ConfigError: if another process is using the folder.
     """
 
     def __init__(self, run_dir: Path, *, keep: int):
@@ -73,36 +75,36 @@ class Checkpoints:
                 self._open.enter_context(folder_lock(self._run_dir, wait=False))
             except BlockingIOError:
                 raise ConfigError(
-                    f"Another process is at work in {self._run_dir}. Wait until it ends, or stop it, or give another "
+                    f"Another process is using {self._run_dir}. Wait until it ends, or stop it, or give another "
                     "--out."
                 ) from None
         self._sealer = self._open.enter_context(ThreadPoolExecutor(1))
         self._sealing: list[Future] = []
-        self._sound: set[int] = set()  # steps that were written here or could be read
+        self._readable: set[int] = set()  # steps that this process wrote or restored
         self._manager = ocp.CheckpointManager(
             self._run_dir / "checkpoints",
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.LatestN(keep),
                 cleanup_tmp_directories=True,
-                # Orbax looks at the clock of the wall, which may be set by a day in the middle of a save.
-                async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE),
+                # Orbax compares the time with the system clock, which may be set during a save.
+                async_options=ocp.AsyncOptions(timeout_secs=_SAVE_TIMEOUT),
             ),
         )
 
     def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint; None if there is none."""
+        """Returns the step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def save(self, state: State) -> None:
-        """Saves a state; returns once it is copied, and writes while training goes on.
+        """Saves a state; returns as soon as it is copied, and writes it to disk in the background.
 
         Raises:
-            SaveFailed: if the disk has no room for it, or the one before could not be written.
+            SaveFailed: if the disk has no room for it, or the previous checkpoint could not be written.
         """
         step = int(state.step)
         if step == self.latest_step():
             return
-        self.wait()  # for the one before, which takes room too
+        self.wait()  # for the previous checkpoint, which takes room too
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self._run_dir).free
         if free < size:
@@ -111,26 +113,26 @@ class Checkpoints:
             )
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
-            self._sound.add(step)
+            self._readable.add(step)
         except Exception as error:
             raise self._failed(str(error), step) from error
 
     def restore(
         self, shapes: State, *, fresh: Mapping[str, Any] = MappingProxyType({}), earlier: Earlier = MappingProxyType({})
     ) -> State:
-        """Reads the newest checkpoint whose checksums hold; one whose don't is put aside, as `damaged-STEP`.
+        """Restores the newest undamaged checkpoint; one whose checksums differ is renamed to `damaged-STEP`.
 
         Args:
             shapes: shapes, dtypes and shardings of the state, such as `training.Steps.state`.
-            fresh: fields whose values are these, and are not read.
+            fresh: values of fields that are not read from the checkpoint.
             earlier: see `Earlier`.
 
         Returns:
-            The state, bit for bit as it was saved.
+            The state, bit-identical to the one that was saved.
 
         Raises:
             FileNotFoundError: if there is no complete checkpoint.
-            ConfigError: if all are damaged, or the newest is of a state with other shapes.
+            ConfigError: if all are damaged, or the newest holds arrays of other shapes or dtypes.
             RestoreFailed: if it can't be read for another reason.
         """
         if self.latest_step() is None:
@@ -155,10 +157,10 @@ class Checkpoints:
                 }
                 for name, (old, _) in renamed.items():
                     wanted[old] = wanted.pop(name)
-                if unlike := _other_shapes(stored, wanted):
+                if mismatch := _shape_mismatch(stored, wanted):
                     raise ConfigError(
-                        f"The checkpoint of step {step:,} in {self._run_dir} is of another state: {unlike}. It is left "
-                        "as it is."
+                        f"The checkpoint of step {step:,} in {self._run_dir} is of another state: {mismatch}. It is "
+                        "left as it is."
                     )
                 arguments = ocp.args.PyTreeRestore(
                     item=wanted,
@@ -176,14 +178,15 @@ class Checkpoints:
                 "elsewhere, and the same command goes on from the one before."
             ) from error
         shardings = jax.tree.map(lambda leaf: leaf.sharding, wanted)
-        # In buffers of JAX's own, which a step may donate.
+        # Copies into buffers that JAX owns, since a step donates them.
         found = jax.jit(lambda tree: jax.tree.map(jax.numpy.copy, tree), out_shardings=shardings)(found)
         for name, (old, convert) in renamed.items():
             found[name] = convert(found.pop(old))
-        self._sound.add(step)
+        self._readable.add(step)
         return shapes.replace(**fresh, **found)
 
     def _put_aside(self, step: int, reason: str) -> None:
+        """Renames a damaged checkpoint to `damaged-STEP`, or `damaged-STEP-2` and so on if that exists."""
         places = (self._run_dir / f"damaged-{step}{suffix}" for suffix in ("", *map("-{}".format, range(2, 10**6))))
         place = next(place for place in places if not place.exists())
         self.damaged.append(f"The checkpoint of step {step:,} is damaged and now {place}: {reason}")
@@ -197,16 +200,16 @@ class Checkpoints:
         return self._run_dir / "checkpoints" / str(step)
 
     def _seal(self) -> None:
-        """Seals what is complete and isn't sealed; in the sealer's one thread, so each but once."""
+        """Writes the checksums of complete checkpoints that have none; runs in the one thread of `_sealer`."""
         for step in ocp.utils.checkpoint_steps(self._run_dir / "checkpoints"):
-            if step in self._sound and not (self._folder(step) / SEAL).exists():
+            if step in self._readable and not (self._folder(step) / SEAL).exists():
                 seal(self._folder(step))
 
     def wait(self) -> None:
-        """Blocks until what was saved is on disk.
+        """Blocks until every saved state is on disk.
 
         Raises:
-            SaveFailed: if it could not be written, or the one before could not be sealed.
+            SaveFailed: if it could not be written, or the checksums of the previous one could not.
         """
         try:
             self._manager.wait_until_finished()
@@ -221,16 +224,19 @@ class Checkpoints:
 
     def _check_seals(self, finished: list[Future]) -> None:
         self._sealing = [sealing for sealing in self._sealing if sealing not in finished]
-        for error in filter(None, [sealing.exception() for sealing in finished]):
-            raise self._failed(f"its checksums can't be written: {error_text(error)}") from error
+        for sealing in finished:
+            try:
+                sealing.result()
+            except Exception as error:
+                raise self._failed(f"its checksums can't be written: {error_text(error)}") from error
 
     def _failed(self, reason: str, step: int | None = None) -> SaveFailed:
-        """What to say when a checkpoint can't be written."""
+        """Returns the error for a checkpoint that can't be written."""
         kept = max(ocp.utils.checkpoint_steps(self._manager.directory), default=None)
-        newest = "There is none yet" if kept is None else f"The newest one that is whole is of step {kept:,}"
+        newest = "There is none yet" if kept is None else f"The newest complete one is of step {kept:,}"
         what = "A checkpoint" if step is None else f"The checkpoint of step {step:,}"
         return SaveFailed(
-            f"{what} can't be written to {self._run_dir}: {reason}. {newest}. Make room, or see to the disk, and "
+            f"{what} can't be written to {self._run_dir}: {reason}. {newest}. Make room, or check the disk, and "
             "give the same command."
         )
 
@@ -244,8 +250,8 @@ class Checkpoints:
             self._check_seals(self._sealing)
 
 
-def _other_shapes(stored: Mapping, wanted: Mapping) -> str:
-    """The first array that a checkpoint has with another shape or dtype, or has not; empty if it has all."""
+def _shape_mismatch(stored: Mapping, wanted: Mapping) -> str:
+    """Describes the first array that a checkpoint lacks or has with another shape or dtype; empty if all fit."""
     there = {
         jax.tree_util.keystr(path, simple=True, separator="."): (tuple(leaf.shape), leaf.dtype)
         for path, leaf in jax.tree_util.tree_leaves_with_path(stored)

@@ -1,9 +1,9 @@
-"""A run's folder: it is bound to the config and the images that the run began with.
+"""The folder of a run, which is bound to the config and the images that the run started with.
 
-Beside what training writes it holds `config.json` and `images.txt.gz`. The latter begins with a line of JSON (for
-each split the number of images, their identity and the number of lines); then comes a line for each image, or for
-each file where many lie in one: name, size and time of change (`Source.stamps`), first of the training images, then
-of the held-out ones.
+Two files record them: `config.json` and `images.txt.gz`. The latter begins with a line of JSON: for each split the
+number of images, their identity and the number of lines. Then follows a line for each image (or for each file, if a
+file holds many images) with its name, size and modification time (`Source.stamps`): first the training images, then
+the held-out ones.
 """
 
 import gzip
@@ -34,20 +34,22 @@ Images = Mapping[str, Source]
 def check_folder(
     config: Train | LinearProbe, images: Images, default: str | None = None
 ) -> tuple[Path, str]:
-    """The folder that a run may have; nothing is written. Of several processes the first one looks.
+    """Returns the folder of a run after checking that the run may use it; writes nothing.
+
+    With several processes, only the first one checks.
 
     Args:
         config: the run; its folder is config.out, or runs/NAME.
-        images: what it would be trained and measured on.
+        images: the images that it would be trained and measured on.
         default: the folder if config.out is None, instead of runs/NAME.
 
     Returns:
-        The folder, which may not be there yet, and how the images differ from those that the run had so far; empty
-        if they don't.
+        The folder, which may not exist yet, and how the images differ from those of the run so far; empty if they
+        don't differ.
 
     Raises:
-        ConfigError: if it holds something else: another run (its differences are named), a run on other images
-            (unless config.data accepts them), or files that are not a run's; or if it can't be written to.
+        ConfigError: if the folder holds a run with another config (the message lists the differences), a run on other
+            images (unless config.data accepts them), or files that are not a run's; or if it can't be written to.
     """
     folder = expand_home(config.out or default or f"runs/{config.name}")
     changed = _changes(config, folder, images) if distributed.is_first() else ""
@@ -63,7 +65,7 @@ def _changes(config: Train | LinearProbe, folder: Path, images: Images) -> str:
             listing = "\n  ".join(found)
             raise ConfigError(
                 f"{folder} holds a run with another config:\n  {listing}\n"
-                "Give the same fields to go on with it, or another --out, or remove the folder."
+                "Give the same fields to continue it, or another --out, or remove the folder."
             )
         changed = other_images(folder, images)
         if changed and not config.data.accept_other_images:
@@ -71,21 +73,21 @@ def _changes(config: Train | LinearProbe, folder: Path, images: Images) -> str:
                 f"{folder} holds a run on other images: {changed}. Nothing is changed. Bring the images back, "
                 f"or give another --out, or {_ACCEPT} to go on with these."
             )
-    elif folder.exists() and (not folder.is_dir() or not _only_begun(folder)):
+    elif folder.exists() and (not folder.is_dir() or not _holds_no_run_yet(folder)):
         raise ConfigError(f"{folder} is there already and holds no run; give another --out.")
     check_writable(path)
     return changed
 
 
 def claim_folder(folder: Path, config: Train | LinearProbe, images: Images) -> None:
-    """Makes a run's folder if it is new, and binds it to config and images.
+    """Creates a run's folder if it is new, and records the run's config and images in it.
 
-    Of several processes, which must all see the folder, the first one writes.
+    With several processes, which must share the file system, only the first one writes.
 
     Args:
         folder: from `check_folder`.
         config: the run.
-        images: what it is trained and measured on.
+        images: the images that it is trained and measured on.
 
     Raises:
         ConfigError: if this process can't see what the first one wrote.
@@ -102,15 +104,15 @@ def claim_folder(folder: Path, config: Train | LinearProbe, images: Images) -> N
     distributed.barrier("made the folder")
     if not path.exists():
         raise ConfigError(
-            f"The first process made {folder}, which this one can't see; they need one file system."
+            f"The first process created {folder}, which this one can't see; all processes need the same file system."
         )
 
 
 def rebind(folder: Path, images: Images) -> None:
-    """Binds a run to other images from now on; the note of those before stays, as `images-before-N.txt.gz`.
+    """Records other images for a run; the list of the previous ones is kept as `images-before-N.txt.gz`.
 
-    To be called once a checkpoint of training on these images is saved: a run that is killed earlier is
-    still one on the images before. Of several processes the first one writes.
+    Call it once a checkpoint of training on these images is saved: a run that is killed before that still belongs to
+    the previous images. With several processes, only the first one writes.
     """
     if distributed.is_first():
         earlier = sum(1 for _ in folder.glob("images-before-*.txt.gz"))
@@ -119,13 +121,13 @@ def rebind(folder: Path, images: Images) -> None:
 
 
 def refuse_lost_checkpoints(folder: Path) -> None:
-    """Refuses to begin a run anew where one was under way; nothing that it left is touched.
+    """Raises ConfigError if a run that has no checkpoint left metrics or damaged checkpoints in its folder.
 
     Args:
         folder: of a run without a complete checkpoint.
 
     Raises:
-        ConfigError: if it holds metrics, or a checkpoint that was put aside.
+        ConfigError: if it holds metrics, a log or a damaged checkpoint, which a new run would overwrite.
     """
     left = [name for name in (METRICS, "log.txt") if (folder / name).exists()]
     left += sorted(path.name for path in folder.glob("damaged-*"))
@@ -136,8 +138,8 @@ def refuse_lost_checkpoints(folder: Path) -> None:
         )
 
 
-def _only_begun(folder: Path) -> bool:
-    """Whether a folder holds no more than what is written before a run's config, by a process that was killed."""
+def _holds_no_run_yet(folder: Path) -> bool:
+    """Returns whether a folder holds only files that are written before `config.json`, by a process that was killed."""
     return all(
         entry.name == IMAGES or (entry.name.startswith(".") and entry.name.endswith(".part"))
         for entry in folder.iterdir()
@@ -148,20 +150,20 @@ def _only_begun(folder: Path) -> bool:
 
 
 def write_images(folder: Path, images: Images) -> None:
-    """Notes the images of a run in its folder, whole or not at all."""
+    """Writes the list of a run's images, `images.txt.gz`, atomically."""
     header, listings = {}, []
     for split, source in images.items():
         listing, lines = io.BytesIO(), 0
         with gzip.open(listing, "wt", compresslevel=1, encoding="utf-8") as file:
 
-            def noted(stamps: Iterable[str], file: IO[str] = file) -> Iterator[str]:
+            def written(stamps: Iterable[str], file: IO[str] = file) -> Iterator[str]:
                 nonlocal lines
                 for stamp in stamps:
                     file.write(f"{stamp}\n")
                     lines += 1
                     yield stamp
 
-            header[split] = {"count": len(source), "sha256": digest(noted(source.stamps())), "lines": lines}
+            header[split] = {"count": len(source), "sha256": digest(written(source.stamps())), "lines": lines}
         listings.append(listing.getvalue())
     with atomic(folder / IMAGES) as part:
         head = gzip.compress(json.dumps(header).encode() + b"\n", mtime=0)
@@ -169,18 +171,18 @@ def write_images(folder: Path, images: Images) -> None:
 
 
 def other_images(folder: Path, images: Images) -> str:
-    """How images differ from those noted in a run's folder.
+    """Describes how images differ from those recorded in a run's folder.
 
     Args:
         folder: of the run.
-        images: those at hand.
+        images: the present ones.
 
     Returns:
-        So many then, so many now, and the first that differs, for each split; empty if all are the same, or none
-        are noted, as in runs of version 0.1.
+        For each split that differs, the two numbers of images and the first image that differs; empty if all are the
+        same, or if none are recorded, as in runs of version 0.1.
 
     Raises:
-        ConfigError: if the note can't be read.
+        ConfigError: if the list can't be read.
     """
     path = folder / IMAGES
     if not path.exists():
@@ -189,18 +191,18 @@ def other_images(folder: Path, images: Images) -> str:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             then = json.loads(next(file))
         return "; ".join(
-            _difference(split, then[split]["count"], _noted(path, then, split), source)
+            _difference(split, then[split]["count"], _recorded(path, then, split), source)
             for split, source in images.items()
             if (then[split]["count"], then[split]["sha256"]) != (len(source), source.identity())
         )
     except (EOFError, ValueError, KeyError, TypeError, StopIteration, gzip.BadGzipFile) as error:
         raise ConfigError(
-            f"{path}, which notes the images of the run, is damaged: {error!r}. Nothing is changed."
+            f"{path}, the list of the run's images, is damaged: {error!r}. Nothing is changed."
         ) from None
 
 
-def _noted(path: Path, header: dict, wanted: str) -> list[str]:
-    """The lines of one split."""
+def _recorded(path: Path, header: dict, wanted: str) -> list[str]:
+    """Returns the lines of one split."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         next(file)
         start = 0

@@ -1,6 +1,6 @@
-"""The loop: trains a state in a folder to the end, or until a signal comes, and goes on where it stopped.
+"""The training loop: resumes from the last checkpoint, and trains to the end or until SIGTERM or Ctrl-C.
 
-Networks (`experiments/train.py`) and linear heads (`experiments/linear.py`) are trained by it; each hands in a `Task`.
+`experiments/train.py` (networks) and `experiments/linear.py` (linear heads) describe what they train as a `Task`.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from time import monotonic, perf_counter
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from ipcl_jax.config import LinearProbe, Train
 from ipcl_jax.data.base import Source
@@ -21,33 +21,33 @@ from ipcl_jax.data.loader import TrainBatches, on_devices
 from ipcl_jax.data.workers import choose_workers
 from ipcl_jax.run.checkpoints import Checkpoints, Earlier
 from ipcl_jax.run.folder import rebind, refuse_lost_checkpoints
-from ipcl_jax.run.metrics import WAITS, Record, Silence, read_metrics
+from ipcl_jax.run.metrics import WAITS, NoRecord, Record, read_metrics
 from ipcl_jax.system import distributed
 from ipcl_jax.system.signals import Interruption
 from ipcl_jax.system.tracing import Trace
 
-Log = Record | Silence
-_SAVE = 1  # what a process may ask for besides a stop, which is the number of its signal and higher
-_PEERS = "With one process gone all stop. Start them again to go on from the last checkpoint:"
+Log = Record | NoRecord
+_SAVE = 1  # request to save; a request to stop is the number of the signal, which is higher
+_OTHER_PROCESSES = "The other processes stop too. Start all of them again to go on from the last checkpoint:"
 
 
 class Diverged(RuntimeError):
     """The loss or its gradient is no longer a finite number."""
 
 
-def _nothing() -> Iterable[str]:
+def _no_lines() -> Iterable[str]:
     return ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is trained, on which images, and how far.
+    """What is trained, on which images, and for how long.
 
     Attributes:
-        config: of which data, batch_size, views.per_image, seed, checkpoints and profile_steps count here.
-        command: the command line that goes on with it.
-        folder: the run's folder, claimed by `folder.claim_folder`.
-        changed: how the images differ from those that the run had so far, as `folder.check_folder` says it.
+        config: of the run; the loop uses its data, batch_size, views.per_image, seed, checkpoints and profile_steps.
+        command: the command line that resumes the run.
+        folder: the run's folder, from `folder.claim_folder`.
+        changed: how the images differ from those of the run so far, from `folder.check_folder`.
         sources: `train` and `val`.
         total: batches to train.
         per_epoch: batches of one pass over the training images.
@@ -56,17 +56,17 @@ class Task:
         shapes: shapes, dtypes and shardings of the state, to restore into.
         step: `state, batch -> state, metrics`, jitted; metrics hold loss, grad_norm, lr and momentum.
         read_out: `epoch, step, state, log, unreadable -> None`, called by all processes after each epoch: measures, and
-            hands the metrics to `log.epoch`. `unreadable` counts training images that can't be read.
-        greeting: the log's first line.
-        collect: `state, batch -> state`, as `step` but nothing is learned: an epoch of it comes before the read-out
-            of the untrained state, epoch 0. None for no such read-out.
-        report: called where training stops in the middle of an epoch.
-        closing: gives lines for the log's end.
+            passes the metrics to `log.epoch`. `unreadable` is the number of training images that can't be read.
+        first_line: of the log.
+        collect: `state, batch -> state`, a step without learning: one epoch of it precedes the read-out of the
+            untrained state, epoch 0. None leaves out that read-out.
+        report: called if training stops in the middle of an epoch.
+        last_lines: returns lines for the end of the log.
         result: where the results are, in a sentence.
-        fresh: fields of a restored state that start anew.
-        earlier: fields that earlier versions saved otherwise; see `checkpoints.Checkpoints.restore`.
-        warnings: what a user should know when a run is gone on with.
-        advice: what to change when the loss of some step is not finite.
+        fresh: fields that a restored state doesn't take from the checkpoint, with their values.
+        earlier: fields that earlier versions saved under other names; see `checkpoints.Earlier`.
+        warnings: logged when a run is resumed.
+        advice: `step -> text`: what to change when the loss of that step is not finite.
     """
 
     config: Train | LinearProbe
@@ -81,10 +81,10 @@ class Task:
     shapes: Any
     step: Callable[[Any, Any], tuple[Any, dict]]
     read_out: Callable[[int, int, Any, Log, int], None]
-    greeting: str
+    first_line: str
     collect: Callable[[Any, Any], Any] | None = None
-    report: Callable[[], object] = _nothing
-    closing: Callable[[], Iterable[str]] = _nothing
+    report: Callable[[], object] = _no_lines
+    last_lines: Callable[[], Iterable[str]] = _no_lines
     result: str = ""
     fresh: Mapping[str, Any] = field(default_factory=dict)
     earlier: Earlier = field(default_factory=dict)
@@ -99,11 +99,11 @@ def fit(task: Task) -> int:
         task: what is trained.
 
     Returns:
-        0 if all is done; after a signal 128 + its number, with the state saved.
+        0 at the end of training; after a signal 128 + its number, with the state saved.
 
     Raises:
-        Diverged: if the loss is no longer a finite number; no checkpoint holds that.
-        ConfigError: if the folder can't be gone on with.
+        Diverged: if the loss is no longer a finite number; that state is not saved.
+        ConfigError: if the run in the folder can't be resumed.
         OSError: if a checkpoint can't be written or read.
         UnreadableImages: if too many images can't be read.
     """
@@ -114,7 +114,8 @@ def fit(task: Task) -> int:
         state, resumes = _begin(task, checkpoints)
         start = int(state.step)
         with _open_log(task, start) as log:
-            workers = _greet(task, log, checkpoints, start if resumes else None)
+            workers = _choose_workers(task, log)
+            _log_warnings(task, log, checkpoints, start if resumes else None)
             loop = _Loop(task, log, checkpoints, interruption, workers)
             try:
                 loop.measure_missing(state, start)
@@ -122,39 +123,39 @@ def fit(task: Task) -> int:
             except Exception as error:
                 if isinstance(error, Diverged) or not jax.distributed.is_initialized():
                     raise
-                distributed.abandon(f"{error}\n{_PEERS} {task.command}")
-            distributed.barrier("the end")  # the others would wait for a process that leaves alone
+                distributed.abandon(f"{error}\n{_OTHER_PROCESSES} {task.command}")
+            distributed.barrier("the end")
             if loop.stopped:
                 log.say(
                     f"{loop.stopped.name}: saved at step {done:,} of {task.total:,}. To go on: {task.command}"
                 )
                 return 128 + loop.stopped
-            for line in (*task.closing(), f"Done: {done:,} steps. {task.result}"):
+            for line in (*task.last_lines(), f"Done: {done:,} steps. {task.result}"):
                 log.say(line)
             return 0
 
 
 def _begin(task: Task, checkpoints: Checkpoints) -> tuple[Any, bool]:
-    """The state to go on from, and whether it was restored."""
+    """Returns the state to train from, and whether it was restored from a checkpoint."""
     if checkpoints.latest_step() is not None:
         return checkpoints.restore(task.shapes, fresh=task.fresh, earlier=task.earlier), True
     refuse_lost_checkpoints(task.folder)
     state = task.init()
-    checkpoints.save(state)  # a run that was begun always has a checkpoint
+    checkpoints.save(state)  # so that every run with metrics has a checkpoint
     checkpoints.wait()
     return state, False
 
 
 def _open_log(task: Task, start: int) -> Log:
     if not distributed.is_first():
-        return Silence()
+        return NoRecord()
     return Record(task.folder, total_steps=task.total, steps_per_epoch=task.per_epoch, start_step=start)
 
 
-def _greet(task: Task, log: Log, checkpoints: Checkpoints, resumed: int | None) -> int:
-    """Says what begins, and what a user should know of it; returns with how many processes images are decoded."""
+def _choose_workers(task: Task, log: Log) -> int:
+    """Logs the first line of a run; returns the number of processes that decode images."""
     data, images = task.config.data, task.sources["train"]
-    log.say(task.greeting)
+    log.say(task.first_line)
     workers = data.workers
     if workers == "auto":
         workers, why = choose_workers(
@@ -162,6 +163,11 @@ def _greet(task: Task, log: Log, checkpoints: Checkpoints, resumed: int | None) 
             threads=data.threads,
         )  # fmt: skip
         log.say(why)
+    return workers
+
+
+def _log_warnings(task: Task, log: Log, checkpoints: Checkpoints, resumed: int | None) -> None:
+    """Logs damaged checkpoints, notes on the images, and from which step the run is resumed."""
     for damage in checkpoints.damaged:
         log.warn(damage)
     for note in dict.fromkeys(note for source in task.sources.values() for note in source.notes):
@@ -172,30 +178,31 @@ def _greet(task: Task, log: Log, checkpoints: Checkpoints, resumed: int | None) 
         log.say(f"Going on after step {resumed:,} of {task.total:,}.")
         for warning in task.warnings:
             log.warn(warning)
-    return workers
 
 
 class _Loop:
-    """What the loop holds between steps."""
+    """The loop over batches, and its state besides that of training."""
 
     def __init__(
         self, task: Task, log: Log, checkpoints: Checkpoints, interruption: Interruption, workers: int
     ):
         self._task, self._log, self._checkpoints = task, log, checkpoints
         self._interruption, self._workers, self._changed = interruption, workers, task.changed
-        self._agreement = distributed.Agreement(task.sharding.mesh)
+        mesh = task.sharding.mesh
+        assert isinstance(mesh, Mesh)  # a mesh of devices, not an AbstractMesh
+        self._agreement = distributed.Agreement(mesh)
         self.stopped: signal.Signals | None = None
 
     def measure_missing(self, state: Any, start: int) -> None:
-        """Makes the read-outs that should stand in the log and don't: of epoch 0, and of an epoch that a killed
-        process ended without."""
+        """Makes the read-outs that are missing in the metrics: of epoch 0, and of an epoch after which the process was
+        killed before its read-out."""
         task = self._task
         measured = {line["epoch"] for line in read_metrics(task.folder)[1]}
         epoch, rest = divmod(start, task.per_epoch)
         baseline = task.collect is not None and 0 not in measured
-        # Of other images nothing has been collected yet.
+        # If the images have changed, the bank of embeddings is still empty.
         unmeasured = epoch > 0 and not rest and epoch not in measured and not task.changed
-        # Only the first process has the log.
+        # Only the first process reads the metrics.
         baseline, unmeasured = (bool(distributed.broadcast(todo)) for todo in (baseline, unmeasured))
         if baseline and task.collect is not None:
             self._log.say("Measuring the untrained network: an epoch of views, forward only.")
@@ -210,22 +217,22 @@ class _Loop:
             task.read_out(epoch, start, state, self._log, 0)
 
     def run(self, state: Any, done: int) -> int:
-        """Steps until the end or a signal, saves, and returns the steps done.
+        """Trains until the end or a signal, saves the state, and returns the number of steps done.
 
-        The metrics of a step are read while the device works on the next one.
+        The metrics of a step are read while the device computes the next one.
         """
         task, log, config = self._task, self._log, self._task.config
         metrics, waits, saved_at, known = None, {}, monotonic(), 0
 
-        def settle() -> None:
-            """Logs the metrics of the last step, for which it waits until the device is done."""
+        def log_last_step() -> None:
+            """Waits for the device, and logs the metrics of the last step."""
             nonlocal metrics
             if metrics is not None:
                 start = perf_counter()
                 jax.block_until_ready(metrics)
                 waits["wait_device"] += perf_counter() - start
                 log.step(done, metrics | waits | {"views": config.batch_size * config.views.per_image})
-                self._refuse_infinity(metrics, done)
+                self._check_finite(metrics, done)
             metrics = None
 
         traced = config.profile_steps if distributed.is_first() else 0
@@ -237,13 +244,13 @@ class _Loop:
                 begin = perf_counter()
                 batch = next(feed)
                 decoded = perf_counter()
-                jax.block_until_ready(batch)  # was sent two steps ago
+                jax.block_until_ready(batch)  # its copy was started two steps ago
                 arrived = perf_counter()
                 state, new = task.step(state, batch)
-                sent = perf_counter()
-                settle()
+                dispatched = perf_counter()
+                log_last_step()
                 metrics, done = new, done + 1
-                waits = dict(zip(WAITS, (decoded - begin, arrived - decoded, sent - arrived), strict=True))
+                waits = dict(zip(WAITS, (decoded - begin, arrived - decoded, dispatched - arrived), strict=True))
                 for place in itertools.islice(batches.unreadable.values(), known, None):
                     log.warn(f"Can't be read, so the next image takes its place: {place}")
                 known = len(batches.unreadable)
@@ -251,12 +258,12 @@ class _Loop:
                 agreed = self._agree(_SAVE if late else 0)
                 epoch_ends = done % task.per_epoch == 0
                 if epoch_ends or agreed == _SAVE:
-                    settle()  # what is saved must be sound
+                    log_last_step()  # raises if the loss is not finite, before the state is saved
                     self._save(state)
                     saved_at = monotonic()
                 if epoch_ends:
                     task.read_out(done // task.per_epoch, done, state, log, known)
-            settle()
+            log_last_step()
             self._save(state)
             self._checkpoints.wait()
         if done % task.per_epoch:
@@ -271,9 +278,9 @@ class _Loop:
             shard=(part, parts),
         )  # fmt: skip
 
-    def _agree(self, wish: int = 0) -> int:
-        """What all processes do after this step: nothing (0), _SAVE, or stop for the signal of that number."""
-        agreed = self._agreement(self._interruption.received or wish)
+    def _agree(self, request: int = 0) -> int:
+        """Returns what all processes do after this step: 0 for nothing, _SAVE, or the number of a signal to stop."""
+        agreed = self._agreement(self._interruption.received or request)
         if agreed > _SAVE:
             self.stopped = signal.Signals(agreed)
         return agreed
@@ -285,7 +292,8 @@ class _Loop:
             rebind(self._task.folder, self._task.sources)
             self._changed = ""
 
-    def _refuse_infinity(self, metrics: Mapping, step: int) -> None:
+    def _check_finite(self, metrics: Mapping, step: int) -> None:
+        """Raises Diverged if the loss or the norm of its gradient is not a finite number."""
         loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(

@@ -1,6 +1,6 @@
-"""What a run says while it trains, and what it keeps.
+"""The metrics and log of a run: printed while it trains, and written to its folder.
 
-A run's folder gets `metrics.jsonl` (one JSON object a line), `log.txt` and `tensorboard/`.
+The files are `metrics.jsonl` (one JSON object a line), `log.txt` and `tensorboard/`.
 """
 
 import contextlib
@@ -15,19 +15,19 @@ from time import monotonic
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Column
 
 from ipcl_jax.system.console import make_console
 from ipcl_jax.system.files import atomic
 
 METRICS = "metrics.jsonl"
-PLAIN_EVERY = 10.0  # seconds between two lines where there is no terminal
+PLAIN_EVERY = 10.0  # seconds between two printed lines if the output is not a terminal
 WINDOW = 30.0  # seconds over which speed is averaged
-HUNGRY = 0.2  # share of an epoch spent waiting for input from which on a hint is given
+INPUT_BOUND = 0.2  # share of an epoch spent waiting for input above which a warning is given
 
 WAITS = ("wait_input", "wait_copy", "wait_device")
-"""What a step waited for, in seconds: its batch to be decoded, to arrive on the device, and the device."""
+"""Seconds that a step waited for its batch to be decoded, for the batch to be copied to the device, for the device."""
 
 _STEP_LINE = {"loss": "loss {:#.4g}", "lr": "lr {:#.3g}", "views_per_second": "{:,.0f} views/s"}
 _EPOCH_LINE = {
@@ -45,16 +45,16 @@ _EPOCH_LINE = {
 
 
 class Record:
-    """Keeps the metrics of a run and shows how far it is; use it in a `with` statement.
+    """Writes the metrics of a run and shows its progress; a context manager.
 
-    Step s is the s-th batch of the run, from 1. With `start_step=s` the files go on after step s:
-    lines of later steps, which will be computed again, are dropped.
+    Step s is the s-th batch of the run, from 1. With `start_step=s` the files are continued after step s:
+    lines of later steps, which will be computed again, are removed.
 
     Args:
-        run_dir: folder of the run; made if it isn't there.
-        total_steps: batches of the whole run.
+        run_dir: folder of the run; created if it doesn't exist.
+        total_steps: batches of the complete run.
         steps_per_epoch: batches of one pass over the images.
-        start_step: batches done before this process began.
+        start_step: batches done before this process started.
         console: where to print; by default standard output.
     """
 
@@ -75,17 +75,17 @@ class Record:
     def __enter__(self) -> "Record":
         self._dir.mkdir(parents=True, exist_ok=True)
         self._drop_later()
-        # Line-buffered: what was written survives the process, however it ends.
-        # Names may hold bytes that are no UTF-8.
-        def begin(name: str) -> TextIO:
+        # Line-buffered, so that complete lines survive a process that is killed.
+        # File names in messages may hold bytes that are not UTF-8.
+        def open_file(name: str) -> TextIO:
             return open(self._dir / name, "a", buffering=1, encoding="utf-8", errors="backslashreplace")
 
-        self._metrics, self._log = begin(METRICS), begin("log.txt")
+        self._metrics, self._log = open_file(METRICS), open_file("log.txt")
         self._board = _tensorboard(self._dir / "tensorboard", self._start)
         if self._console.is_terminal and not self._console.is_dumb_terminal:
-            # All numbers in one column that never wraps: a single line at any width.
+            # All numbers are in one column that never wraps, so that they take one line at any width.
             line = Column(no_wrap=True, overflow="ellipsis")
-            columns = [TextColumn("{task.description}", markup=False, table_column=line)]
+            columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False, table_column=line)]
             if self._console.width >= 120:
                 columns.insert(0, BarColumn(bar_width=24))
             self._bar = Progress(*columns, console=self._console, refresh_per_second=4)
@@ -102,9 +102,9 @@ class Record:
             file.close()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keeps the metrics of one step.
+        """Writes the metrics of one step.
 
-        Reading them waits for the device, so hand in those of the step before the one just started.
+        Reading them waits for the device, so pass those of the previous step once the next one is dispatched.
 
         Args:
             step: the step that they belong to, from 1.
@@ -113,7 +113,7 @@ class Record:
         """
         values = {name: float(value) for name, value in metrics.items()}
         self._done, self._views = step, self._views + values.pop("views", 0.0)
-        # The first entry only sets the clock: its step included compilation, or a pause.
+        # The first entry only starts the clock, since its step included compilation or a pause.
         self._window.append((monotonic(), self._views))
         while len(self._window) > 10 and self._window[-1][0] - self._window[0][0] > WINDOW:
             self._window.popleft()
@@ -137,16 +137,16 @@ class Record:
             self._print("  ".join(text))
 
     def epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
-        """Keeps and says what was measured after an epoch.
+        """Writes and prints the metrics of an epoch.
 
         Unless given, the epoch's mean loss, grad_norm and views_per_second, its last lr and momentum,
-        and the share of its time spent waiting for input are added; so hand in its last step first.
+        and the share of its time spent waiting for input are added; so call `step` for its last step first.
 
         Args:
             epoch: number of the epoch, from 1; 0 is the untrained network.
             step: batches done.
             metrics: top1, top5, knn_top1, knn_top5 and retrieval as shares in [0, 1]; mean_cosine,
-                effective_rank, unreadable (images), and whatever else was measured.
+                effective_rank, unreadable (images), and any other metric.
         """
         values, lines = {}, [line for line in self._of_epoch if line["epoch"] == epoch]
         for name in ("loss", "lr", "momentum", "grad_norm", "views_per_second"):
@@ -161,12 +161,12 @@ class Record:
         self._keep(line)
         name = f"epoch {epoch}/{self._epochs}" if epoch else "untrained network"
         self.say(f"{name}: {', '.join(_describe(line, _EPOCH_LINE)) or 'nothing measured'}")
-        if values.get("input_share", 0) > HUNGRY:
+        if values.get("input_share", 0) > INPUT_BOUND:
             self.warn(
                 f"Training waited for images {values['input_share']:.0%} of the time. More --data.threads or "
                 "--data.workers auto may help, and images made small once by experiments/prepare.py."
             )
-        self._window.clear()  # the pause for measuring says nothing about the speed of training
+        self._window.clear()  # leaves the time of the measurements out of the training speed
 
     def say(self, text: str) -> None:
         """Prints text above the progress bar and adds it to the log."""
@@ -174,7 +174,7 @@ class Record:
         self._write_log(text)
 
     def warn(self, text: str) -> None:
-        """Like `say`, for what a reader should not miss."""
+        """Prints and logs a warning."""
         self._print(f"warning: {text}", style="yellow")
         self._write_log(f"warning: {text}")
 
@@ -198,7 +198,7 @@ class Record:
         self._remember(line)
         self._metrics.write(json.dumps(line, allow_nan=False) + "\n")
         for name, value in line.items():
-            # tensorboardX prints a complaint for each value that isn't finite.
+            # tensorboardX prints a message for each value that isn't finite.
             if name not in ("kind", "step", "epoch") and value is not None:
                 self._board.add_scalar(f"{line['kind']}/{name}", value, line["step"])
 
@@ -209,17 +209,17 @@ class Record:
         self._log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
 
 
-class Silence:
-    """In place of a `Record` where another process keeps it."""
+class NoRecord:
+    """Replaces `Record` in processes that don't write; its methods do nothing."""
 
-    def __enter__(self) -> "Silence":
+    def __enter__(self) -> "NoRecord":
         return self
 
     def __exit__(self, *_) -> None:
         pass
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """See `Record.step`; nothing is kept, and no device is waited for."""
+        """See `Record.step`; doesn't wait for the device."""
 
     def epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """See `Record.epoch`."""
@@ -232,14 +232,14 @@ class Silence:
 
 
 def read_metrics(run_dir: Path) -> tuple[list[dict], list[dict]]:
-    """Reads back what `Record` kept.
+    """Reads the metrics that `Record` wrote.
 
     Args:
         run_dir: folder of a run; one without metrics gives two empty lists.
 
     Returns:
-        Lines of steps and of epochs in order, one each (the last written counts). None stands for an
-        infinite value or none at all, which JSON lacks. Half a line of a killed process is left out.
+        Lines of steps and of epochs in order, the last written one of each. None stands for an infinite value or
+        NaN, which JSON lacks. An incomplete line of a process that was killed is left out.
     """
     steps, epochs = {}, {}
     for line in _lines(Path(run_dir) / METRICS):
@@ -278,13 +278,13 @@ def _duration(seconds: float) -> str:
 
 
 def _tensorboard(folder: Path, start_step: int):
-    """A tensorboardX writer; it hides the events after `start_step` of an earlier attempt."""
-    # tensorboardX imports torch wherever that is installed, to accept tensors. It never gets any
-    # from us, and a second framework in the process costs seconds and memory.
+    """Returns a tensorboardX writer that hides events after `start_step` of an earlier process."""
+    # tensorboardX imports torch if that is installed, to accept tensors. None are passed here, and importing
+    # torch would cost seconds and memory.
     with contextlib.ExitStack() as stack:
         if "torch" not in sys.modules:
             sys.modules["torch"] = None  # type: ignore[assignment]
             stack.callback(sys.modules.pop, "torch")
         import tensorboardX
-    suffix = f".from{start_step}"  # file names hold whole seconds only, which two attempts may share
+    suffix = f".from{start_step}"  # the time in file names is in seconds, which two processes may share
     return tensorboardX.SummaryWriter(str(folder), purge_step=start_step + 1, flush_secs=10, filename_suffix=suffix)

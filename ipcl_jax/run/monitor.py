@@ -1,4 +1,4 @@
-"""What is measured after each epoch, on images the run never trains on."""
+"""Measurements after each epoch, on images that the run never trains on."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ from ipcl_jax.training.state import Bank
 
 @dataclass(frozen=True)
 class Embedded:
-    """Validation images as the network embeds them now."""
+    """Current embeddings of M held-out images."""
 
-    whole: np.ndarray  # [M, D] of the whole image
+    uncropped: np.ndarray  # [M, D] of the image without augmentation
     pairs: np.ndarray  # [M, 2, D] of two augmented views
-    index: np.ndarray  # [M] place in the source
-    label: np.ndarray  # [M] class, -1 without
+    index: np.ndarray  # [M] index in the source
+    label: np.ndarray  # [M] class, -1 for none
 
 
 def embed_held_out(
     embed: Callable, variables: Mapping, held_out: Source, config: Train, mesh: Mesh
 ) -> Embedded:
-    """Embeds the held-out images of a run; all processes take part.
+    """Embeds the held-out images of a run; every process must call it.
 
     Args:
         embed: `training.Steps.embed`.
@@ -40,7 +40,7 @@ def embed_held_out(
         mesh: from `distributed.make_mesh`.
 
     Returns:
-        The embeddings of those that can be read.
+        The embeddings of the images that can be read.
     """
     batches = eval_batches(
         held_out, batch_size=config.batch_size, canvas=config.data.canvas, threads=config.data.threads,
@@ -57,7 +57,7 @@ def embed_images(
     Args:
         embed: `training.Steps.embed`.
         variables: of the model.
-        batches: from `loading.eval_batches`, this process's part.
+        batches: this process's shards, from `data.loader.eval_batches`.
         sharding: of a batch over the devices.
 
     Returns:
@@ -67,78 +67,78 @@ def embed_images(
     for i, batch in enumerate(batches):
         given = {name: batch[name] for name in ("canvas", "size")}
         images = jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), given)
-        whole, pairs = embed(variables, np.uint32(i), images)
-        rows.append((*map(all_gather, (batch["valid"], batch["index"], batch["label"])), whole, pairs))
+        uncropped, pairs = embed(variables, np.uint32(i), images)
+        rows.append((*map(all_gather, (batch["valid"], batch["index"], batch["label"])), uncropped, pairs))
     if not rows:
         raise InputError("There are no held-out images to embed.")
-    valid, index, label, whole, pairs = (np.concatenate(column) for column in zip(*rows, strict=True))
-    return Embedded(whole[valid], pairs[valid], index[valid], label[valid])
+    valid, index, label, uncropped, pairs = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return Embedded(uncropped[valid], pairs[valid], index[valid], label[valid])
 
 
 def measure(
     images: Embedded, bank: Bank, config: Train, *, n_classes: int
 ) -> dict[str, float]:
-    """The numbers of an epoch.
+    """Computes the metrics of an epoch.
 
     Args:
-        images: embedded validation images.
-        bank: the epoch's training images.
-        config: the run: monitor.k neighbours vote, but no more than the training images of a class;
-            objective.temperature is that of their votes; with categories, embeddings are scores of the classes.
+        images: embeddings of held-out images.
+        bank: embeddings of the epoch's training images.
+        config: the run: monitor.k neighbours vote, but at most as many as a class has training images on average;
+            objective.temperature weights their votes; with objective.name `categories`, embeddings are class scores.
         n_classes: number of classes; 0 leaves out the kNN read-out.
 
     Returns:
-        top1 and top5 (shares, for scores), knn_top1 and knn_top5 (shares, with labels), and for two images or
-        more retrieval (share), mean_cosine, effective_rank. What can't be measured is left out, and images without
-        a class neither vote nor are asked.
+        top1 and top5 (shares, if embeddings are class scores), knn_top1 and knn_top5 (shares, with labels), and for
+        two images or more retrieval (share), mean_cosine, effective_rank. Metrics that can't be measured are left
+        out; images without a class are used neither as queries nor as references.
     """
     metrics: dict[str, float] = {}
-    asked, voters = images.label >= 0, np.asarray(bank.label).reshape(-1)
-    voting = voters >= 0
-    if config.objective.name == "categories" and asked.any():
-        ranked = np.argsort(-images.whole[asked], axis=1, kind="stable")[:, :5]
-        hits = ranked == images.label[asked, None]
+    labelled, reference_labels = images.label >= 0, np.asarray(bank.label).reshape(-1)
+    voting = reference_labels >= 0
+    if config.objective.name == "categories" and labelled.any():
+        ranked = np.argsort(-images.uncropped[labelled], axis=1, kind="stable")[:, :5]
+        hits = ranked == images.label[labelled, None]
         metrics = {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(1).mean())}
-    if n_classes and asked.any() and voting.any():
+    if n_classes and labelled.any() and voting.any():
         references = np.asarray(bank.embeddings).reshape(-1, bank.embeddings.shape[-1])[voting]
         k = max(1, min(config.monitor.k, len(references) // n_classes))
         (score,) = knn_scores(
-            images.whole[asked], images.label[asked], references, voters[voting],
+            images.uncropped[labelled], images.label[labelled], references, reference_labels[voting],
             n_classes=n_classes, k=k, temperature=config.objective.temperature,
         )  # fmt: skip
         metrics |= {"knn_top1": score.top1, "knn_top5": score.top5}
-    if len(images.whole) < 2:  # nothing to tell an image from
+    if len(images.uncropped) < 2:  # the remaining metrics compare different images
         return metrics
     return metrics | {
         "retrieval": instance_retrieval(images.pairs),
-        "mean_cosine": mean_cosine(images.whole),
-        "effective_rank": effective_rank(images.whole),
+        "mean_cosine": mean_cosine(images.uncropped),
+        "effective_rank": effective_rank(images.uncropped),
     }
 
 
 def nearest_images(
     images: Embedded, bank: Bank, *, n_queries: int = 8, k: int = 5
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The training images nearest to some validation images.
+    """Finds the training images nearest to some held-out images.
 
     Args:
-        images: embedded validation images.
-        bank: the epoch's training images.
-        n_queries: how many, spread evenly over the images.
+        images: embeddings of held-out images.
+        bank: embeddings of the epoch's training images.
+        n_queries: number of queries, evenly spaced over the held-out images.
         k: neighbours of each.
 
     Returns:
-        Places of the queries in their source `[Q]`, of the neighbours in theirs `[Q, k]`, and
+        Indices of the queries in the held-out source `[Q]`, of their neighbours in the training source `[Q, k]`, and
         cosines `[Q, k]`.
     """
-    chosen = spread(len(images.index), n_queries)
+    chosen = evenly_spaced(len(images.index), n_queries)
     references = bank.embeddings.reshape(-1, bank.embeddings.shape[-1])
     if not len(chosen):
         return np.empty(0, int), np.empty((0, k), int), np.empty((0, k), np.float32)
-    cosines, rows = nearest(images.whole[chosen], references, k=min(k, len(references)))
+    cosines, rows = nearest(images.uncropped[chosen], references, k=min(k, len(references)))
     return images.index[chosen], np.asarray(bank.index).reshape(-1)[rows], cosines
 
 
-def spread(count: int, most: int) -> np.ndarray:
-    """Up to that many places of a list, from its first to its last, evenly."""
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """Returns up to `most` evenly spaced indices from 0 to `count - 1`."""
     return np.linspace(0, max(count - 1, 0), min(count, most)).astype(int)

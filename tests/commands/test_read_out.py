@@ -62,7 +62,7 @@ def features_of(model, images, split, layer):
 def test_knn_is_that_of_python(model, images, cache, tmp_path):
     asked = ("--layer", "fc7", "--data.source", images, "--k", 3, 9, "--json", tmp_path / "scores.json")
     text = run("knn.py", model, *asked, cache=cache)
-    assert "18 images asked, 36 vote, 3 classes (chance 33.3%)" in text
+    assert "18 images tested, 36 vote, 3 classes (chance 33.3%)" in text
     found = json.loads((tmp_path / "scores.json").read_text())
     train, held_out = (features_of(model, images, split, "fc7") for split in ("train", "val"))
     for score in found["scores"]:
@@ -77,7 +77,7 @@ def test_knn_without_held_out_images(model, images, cache, tmp_path):
     for protocol in ("leave-one-out", "folds"):
         asked = ("--k", 5, "--protocol", protocol, "--repeats", 2, "--json", tmp_path / "scores.json")
         text = run("knn.py", model, "--layer", "fc7", "--data.source", images, *asked, cache=cache)
-        assert "54 images asked, 54 vote" in text
+        assert "54 images tested, 54 vote" in text
         (score,) = json.loads((tmp_path / "scores.json").read_text())["scores"]
         assert 0.5 < score["top1"] <= 1 and ("top1_sd" in score) == (protocol == "folds")
 

@@ -240,7 +240,7 @@ def test_a_copy_that_cannot_be_read_now_is_not_replaced(released, serve, tmp_pat
     def fail(*_, **__):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("ipcl_jax.activations.encoder.safe_open", fail)
+    monkeypatch.setattr("ipcl_jax.activations.serialize.safe_open", fail)
     with pytest.raises(OSError, match="Input/output"):
         convert_torch_checkpoint("ipcl1", **options)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before and server.requests == 1

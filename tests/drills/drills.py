@@ -1,10 +1,10 @@
-"""Fault drills: what becomes of a run, an extraction or a read-out when the machine lets it down.
+"""Fault tests: runs, extractions and read-outs that are killed, run out of disk space, or lose files.
 
     python tests/drills/drills.py --tries 20 --out docs/drills.md
 
-Every fault happens to the commands as a user starts them. A try has survived if, once the fault is over, the same
-command ends in the same bits as one that nothing happened to (or, where it must not go on, says why in one line); it
-has lost something if anything that was written before the fault is gone.
+Each fault is applied to a command as a user starts it. A try survived if after the fault the same command gives a result
+that is bit-identical to that of an undisturbed command (or, where it must not go on, says why in one line). A try lost
+data if anything that was written before the fault is gone.
 """
 
 import contextlib
@@ -211,7 +211,7 @@ def occupied(lab: Lab, tries: int) -> Outcome:
         shutil.copytree(whole, out)
         with Checkpoints(out, keep=2):
             code, said = lab.run(*lab.command("training", out))
-        survived += code == 2 and "Another process is at work" in said and same("training", whole, out)
+        survived += code == 2 and "Another process is using" in said and same("training", whole, out)
         shutil.rmtree(out)
     return Outcome("second process in a run's folder", tries, survived)
 
@@ -469,7 +469,7 @@ def main(
             print(lines[-1], flush=True)
     if out:
         out.write_text(
-            f"# Fault drills\n\n{__doc__.split(chr(10) * 2)[2].strip()}\n\n" + "\n".join(lines) + "\n"
+            f"# Fault tests\n\n{__doc__.split(chr(10) * 2)[2].strip()}\n\n" + "\n".join(lines) + "\n"
         )
 
 

@@ -2,12 +2,12 @@
 
     python tests/fuzz/fuzz.py --inputs 4000 --seed 23 --out docs/fuzz.md
 
-Each input is a sound file that was changed in one to six places: bits, bytes, numbers, text, pieces cut out, put in
-or taken from elsewhere. Reading it must succeed or raise an error of the reader's own that names the file. Anything
-else is a crash: another error, a signal, more than ten seconds, a program started, code run, a connection opened, or a
-file written elsewhere. There are two gigabytes of memory to be had; the table says how much was taken. Readers that start a process for each file get a tenth of
-the inputs. The sound files of torch and safetensors hold a few small tensors, so that most changes hit their format;
-they are refused as too small for a network.
+Each input is a valid file that was changed in one to six places: bits, bytes, numbers, text, pieces removed, inserted
+or copied from other files. Reading it must succeed, or raise one of the reader's own errors that names the file.
+Anything else counts as a crash: another error, a signal, more than ten seconds, a program started, code run, a
+connection opened, or another file written. The memory is limited to two gigabytes; the table shows how much was used.
+Readers that start a process for each file get a tenth of the inputs. The files of torch and safetensors hold a few small
+tensors, so that most changes affect their format; all are refused as too small for a network.
 """
 
 import json

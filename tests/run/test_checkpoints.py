@@ -137,7 +137,7 @@ def test_an_error_that_says_nothing_about_the_checkpoint_is_said_as_it_is(folder
         raise error
 
     before = contents(folder)
-    where = "orbax.checkpoint.Checkpointer.restore" if isinstance(error, MemoryError) else "ipcl_jax.run.checkpoints.sha256"
+    where = "orbax.checkpoint.Checkpointer.restore" if isinstance(error, MemoryError) else "ipcl_jax.system.seals.sha256"
     monkeypatch.setattr(where, fail)
     with Checkpoints(folder, keep=2) as checkpoints, pytest.raises(OSError, match=str(error.args[-1])):
         checkpoints.restore(SHAPES)
@@ -160,7 +160,7 @@ def test_a_seal_that_cannot_be_written_is_said(folder, monkeypatch):
     def fail(folder):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ipcl_jax.system.seals.seal", fail)
+    monkeypatch.setattr("ipcl_jax.run.checkpoints.seal", fail)
     with (
         pytest.raises(SaveFailed, match="checksums can't be written.*No space left"),
         Checkpoints(folder, keep=2) as checkpoints,
@@ -203,7 +203,7 @@ def test_nothing_sound_is_an_error_that_names_all(folder):
 
 
 def test_one_process_at_a_time(folder):
-    with Checkpoints(folder, keep=2), pytest.raises(ConfigError, match="Another process is at work"):
+    with Checkpoints(folder, keep=2), pytest.raises(ConfigError, match="Another process is using"):
         Checkpoints(folder, keep=2)
     assert restored(folder) == (2, [])
 
@@ -211,7 +211,7 @@ def test_one_process_at_a_time(folder):
 def test_a_full_disk_keeps_what_is_there(folder, monkeypatch):
     with Checkpoints(folder, keep=2) as checkpoints:
         monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1000))
-        with pytest.raises(SaveFailed, match="step 3 can't be written.*no room.*whole is of step 2"):
+        with pytest.raises(SaveFailed, match="step 3 can't be written.*no room.*complete one is of step 2"):
             checkpoints.save(state_of(3))
     monkeypatch.undo()
     assert restored(folder) == (2, [])

@@ -146,7 +146,7 @@ def test_a_damaged_note_of_images_is_said(folder):
     content = (folder / IMAGES).read_bytes()
     for damaged in (b"", content[:20], b"nothing", gzip.compress(b"[]\n")):
         (folder / IMAGES).write_bytes(damaged)
-        with pytest.raises(ConfigError, match=f"{IMAGES}, which notes the images of the run, is damaged"):
+        with pytest.raises(ConfigError, match=f"{IMAGES}, the list of the run.s images, is damaged"):
             check_folder(config(folder), sources())
 
 

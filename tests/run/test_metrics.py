@@ -11,7 +11,7 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
 from ipcl_jax.run import metrics
-from ipcl_jax.run.metrics import Record, Silence, read_metrics
+from ipcl_jax.run.metrics import NoRecord, Record, read_metrics
 from ipcl_jax.system.console import make_console
 
 METRICS = {"loss": 2.0, "lr": 1e-3, "momentum": 0.9, "grad_norm": 0.5, "views": 40}
@@ -140,9 +140,9 @@ def test_the_untrained_networks_measures_stay(tmp_path):
 def test_a_silent_process_has_what_a_record_has_and_no_more():
     """A misspelt call fails in every process, not just in the one that prints."""
     named = {name for name in vars(Record) if not name.startswith("_")}
-    assert {name for name in vars(Silence) if not name.startswith("_")} == named
+    assert {name for name in vars(NoRecord) if not name.startswith("_")} == named
     with pytest.raises(AttributeError):
-        Silence().sya("")
+        NoRecord().sya("")
 
 
 def test_numbers_json_lacks_become_null(tmp_path, capsys):

@@ -122,5 +122,5 @@ def test_the_images_of_a_run_are_noted_in_a_file_that_can_be_read(begun):
 
 def test_a_run_that_noted_no_images_is_told_so_and_notes_them(begun):
     (begun / "run" / "images.txt.gz").unlink()
-    assert "warning: This run was begun by version 0.1" in train(begun, 24)
+    assert "warning: This run was started by version 0.1" in train(begun, 24)
     assert (begun / "run" / "images.txt.gz").exists()

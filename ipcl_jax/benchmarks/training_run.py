@@ -1,4 +1,4 @@
-"""A whole run as the trainer makes it, from files to read-outs, and whether it stays as it began."""
+"""Benchmark of a training run, from files to read-outs: speed, memory and compilations over time."""
 
 import contextlib
 import os
@@ -24,18 +24,18 @@ def train(
     steps: int = 200,
     json: Path | None = None,
 ) -> Measured:
-    """Views a second of a run, its read-outs included, and whether memory, speed and programs stay as they are.
+    """Measures views a second of a run with its read-outs, and whether memory use, speed and compilations change.
 
-    The first tenth of the run is left out: programs are compiled then, and caches filled.
+    The first tenth of the run is left out, in which programs are compiled and caches filled.
 
     Args:
         options: of train.py, after a `--`: another --config, a --data.source.
         steps: batches to train.
-        json: file to write the figures to.
+        json: file to write the measurements to.
     """
     compiled = []
 
-    def note(event: str, seconds: float, **_) -> None:
+    def note(event: str, duration_secs: float, **_: str | int) -> None:
         if event == _COMPILED:
             compiled.append(time.perf_counter())
 
@@ -48,10 +48,10 @@ def train(
             code = run("train", *given)
         seconds = time.perf_counter() - start
         if code:
-            raise ConfigError(f"The run ended with exit code {code}; give its command alone to see why.")
+            raise ConfigError(f"The run ended with exit code {code}; run train.py with these options to see why.")
         lines, _ = read_metrics(Path(folder, "run"))
     jax.monitoring.clear_event_listeners()
-    speeds = [line["views_per_second"] for line in lines if "views_per_second" in line]  # not of the first
+    speeds = [line["views_per_second"] for line in lines if "views_per_second" in line]  # the first step has none
     part = len(speeds) // 10
     n_views = config.batch_size * config.views.per_image
     table = Measured(
