@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ipcl_jax.augment import colour, views
+from ipcl_jax.augment.resample import _resample
 from ipcl_jax.config import Views
 from pictures import (
     all_kinds,
@@ -111,7 +112,7 @@ def test_a_block_of_outputs_sees_all_its_source_pixels():
         side = int(rng.choice([1, 5, 31, 32, 33, 64, 97, 224, 300]))
         axis = int(rng.choice([0, 2]))
         resample = jax.jit(
-            jax.vmap(lambda line, start, length, flip: views._resample(  # noqa: B023
+            jax.vmap(lambda line, start, length, flip: _resample(  # noqa: B023
                 line, axis, side, start, length, side, 0, flip  # noqa: B023
             ), (None, 0, 0, 0))
         )  # fmt: skip
