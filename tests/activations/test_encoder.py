@@ -187,6 +187,7 @@ def test_expected_variables_compute_nothing():
     assert shapes["params"]["fc6_linear"]["kernel"].shape == (9216, 4096)
 
 
+@pytest.mark.slow
 def test_loading_what_was_trained_needs_no_torch(encoder, tmp_path):
     save_encoder(encoder, tmp_path / "model.safetensors")
     program = (

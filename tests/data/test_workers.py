@@ -57,6 +57,7 @@ def test_the_faster_one_is_taken(trials, fast):
     assert "images/s with 2 threads" in why and why.startswith(f"Decoding with {8 if fast else 2}")
 
 
+@pytest.mark.slow
 def test_a_real_trial(monkeypatch):
     monkeypatch.setattr(workers, "TRIAL", 0.2)
     number, why = choose_workers(

@@ -318,6 +318,7 @@ def test_configs_of_runs(text, tmp_path):
         refusal(read, tmp_path, ConfigError)
 
 
+@pytest.mark.slow
 def test_names_that_mean_something_to_a_terminal_or_a_page(small, tmp_path):
     """They are said as they are, and a page shows them as text."""
     folder = tmp_path / "[red]a[" / "red] é ☃ {task} %s <b>"

@@ -103,6 +103,7 @@ def test_heads_learn_side_by_side_as_they_would_alone(batches):
     )
 
 
+@pytest.mark.slow
 def test_a_step_sees_a_new_view_and_leaves_the_model_alone():
     encoder = init_encoder(Model(fc_dim=32), name="small", size=64, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     config = LinearProbe(layers=("fc7", "conv_block_5"), epochs=1, batch_size=4)

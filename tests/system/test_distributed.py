@@ -14,7 +14,9 @@ from jax.sharding import AxisType, Mesh
 
 from checkpoint_leaves import leaves
 from command_line import Command, run, start
-from ipcl_jax import training
+from ipcl_jax import save_encoder, training
+from ipcl_jax.activations.encoder import init_encoder
+from ipcl_jax.config import Model
 from ipcl_jax.run.checkpoints import Checkpoints
 from ipcl_jax.run.metrics import read_metrics
 from ten_steps import CONFIG, ten_steps
@@ -55,11 +57,11 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start_two(script: str, *arguments: str) -> list[Command]:
+def start_two(script: str, *arguments: str, **surroundings) -> list[Command]:
     """A program as two processes that know each other, a device each."""
     known = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2"}
     return [
-        start(script, *arguments, variables=known | {"JAX_PROCESS_ID": process}) for process in "01"
+        start(script, *arguments, variables=known | {"JAX_PROCESS_ID": process}, **surroundings) for process in "01"
     ]
 
 
@@ -196,3 +198,38 @@ def test_processes_that_cannot_meet(options, message, tmp_path):
     said = run("train.py", *command, code=2)
     assert re.search(message, said, re.DOTALL)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_linear_heads_in_two_processes_are_those_of_one(tmp_path):
+    save_encoder(init_encoder(Model(fc_dim=32), size=64), tmp_path / "small.safetensors")
+    options = "--layers fc7 --data.source sample --data.canvas 64 64 --batch-size 56 --epochs 1".split()
+    options = [str(tmp_path / "small.safetensors"), *options]
+    run("linear.py", *options, "--out", tmp_path / "one", cache=tmp_path)
+    started = start_two("linear.py", *options, "--distributed", "--out", str(tmp_path / "two"), cache=tmp_path)
+    codes, printed, errors = ends(started)
+    assert codes == [0, 0], errors
+    assert "Done: 16 steps" in printed[0] and "Done" not in printed[1]  # one prints, and writes
+    (one, (read_out,)), (two, (other,)) = (read_metrics(tmp_path / name) for name in ("one", "two"))
+    # Sums over the batch are grouped by process; sixteen steps at the read-out's large rate magnify rounding.
+    np.testing.assert_allclose([line["loss"] for line in two], [line["loss"] for line in one], rtol=1e-3)
+    assert other["fc7_top1"] == pytest.approx(read_out["fc7_top1"], abs=5e-3)  # one of 336 images
+
+
+@pytest.mark.slow
+def test_a_signal_and_a_loss_that_is_no_number_stop_linear_heads(tmp_path):
+    save_encoder(init_encoder(Model(fc_dim=32), size=64), tmp_path / "small.safetensors")
+    options = "--layers fc7 --data.source sample --data.canvas 64 64 --batch-size 56".split()
+    options = [str(tmp_path / "small.safetensors"), *options]
+    said = run(
+        "linear.py", *options, "--optim.lr", "1e38", "--schedule.name", "constant", "--out", tmp_path / "diverged",
+        code=1, cache=tmp_path,
+    )  # fmt: skip
+    assert "the norm of its gradient" in said and "--optim.lr" in said
+    process = start("linear.py", *options, "--out", tmp_path / "run", cache=tmp_path)
+    wait_for_step(tmp_path / "run", 3, [process])
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM and "SIGTERM: saved at step" in out, errors
+    with Checkpoints(tmp_path / "run", keep=2) as checkpoints:
+        assert checkpoints.latest_step() == len(read_metrics(tmp_path / "run")[0])
