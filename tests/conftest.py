@@ -13,16 +13,18 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile the same programs again and again: in pytest's workers, in commands, and the next time.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax  # noqa: E402
+import psutil  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compiled_programs_of_one_module_at_a_time():
-    """Compiled programs are hundreds of megabytes by the end, and modules hardly share any."""
+def compiled_programs_take_no_more_than_a_gigabyte():
+    """Forgets compiled programs, of which later modules hardly use any."""
     yield
-    jax.clear_caches()
+    if psutil.Process().memory_info().rss > 1.2e9:
+        jax.clear_caches()

@@ -18,6 +18,7 @@ def measure(tmp_path: Path, *arguments: str) -> tuple[dict, str]:
     return table, said
 
 
+@pytest.mark.slow
 def test_a_step_computes_what_torchs_does(tmp_path):
     options = "--with-views --images 1 --rounds 2 --against torch".split()
     table, printed = measure(tmp_path, "step", *options)
@@ -30,6 +31,7 @@ def test_a_step_computes_what_torchs_does(tmp_path):
     assert ours == pytest.approx(theirs, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_step(tmp_path):
     table, printed = measure(tmp_path, "step", "--cost", "--images", "2")
     facts = table["facts"]
