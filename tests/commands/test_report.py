@@ -156,7 +156,7 @@ def scripts(monkeypatch):
 
 
 def test_the_map_puts_images_where_their_points_are(scripts):
-    from ipcl_jax.report.run_page import figures
+    from ipcl_jax.report import figures
 
     images = [np.full((30, 50, 3), shade, np.uint8) for shade in (10, 120, 200)]
     labels = np.array([4, 7, -1])
@@ -166,15 +166,15 @@ def test_the_map_puts_images_where_their_points_are(scripts):
     for shade, place in shades.items():
         assert (drawn[place] == shade).all()
     assert (drawn[1052, 48] == 255).all()
-    frames = figures.frames(labels)
+    frames = figures.class_colours(labels)
     assert list(frames) == [4, 7] and len(set(frames.values())) == 2
     corner = tuple(int(frames[4][i : i + 2], 16) for i in (1, 3, 5))
     assert tuple(drawn[0, 0]) == corner and (drawn[1005, 1005] == 200).all()  # no class, no frame
-    assert figures.frames(np.arange(21)) == {}
+    assert figures.class_colours(np.arange(21)) == {}
 
 
 def test_filters_are_drawn_each_in_its_own_range(scripts):
-    from ipcl_jax.report.run_page import figures
+    from ipcl_jax.report import figures
 
     rng = np.random.default_rng(0)
     kernel = (rng.normal(size=(11, 11, 3, 20)) * 10.0 ** np.arange(-10, 10)).astype(np.float32)
