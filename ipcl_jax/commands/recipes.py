@@ -5,6 +5,7 @@
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
@@ -12,8 +13,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar, overload
 
 from ipcl_jax.commands.main import scripts
@@ -48,17 +50,15 @@ def read_config(path: Path, recipes: Iterable[str] = ()) -> tuple[Train, str]:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # there is a loader for the suffix .py
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, os.fspath(scripts()))  # a recipe may import another one as `configs.NAME`
     try:
-        spec.loader.exec_module(module)
+        with _recipes_as_package():
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a user's file may raise anything
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
         line = lines[-1] if lines else getattr(error, "lineno", None) or "?"  # of a SyntaxError
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
         raise ConfigError(f"{path}, line {line}: {kind}{error}") from error
-    finally:
-        sys.path.remove(os.fspath(scripts()))
     if not hasattr(module, "config"):
         raise ConfigError(f"{path} has no `config`; {_EXAMPLE}")
     config = module.config
@@ -66,6 +66,26 @@ def read_config(path: Path, recipes: Iterable[str] = ()) -> tuple[Train, str]:
         found = f"`config` is of type {type(config).__name__}"
         raise ConfigError(f"{path}, line {_line_of_config(path)}: {found}; {_EXAMPLE}")
     return config, module.__doc__ or str(path)
+
+
+@contextlib.contextmanager
+def _recipes_as_package() -> Iterator[None]:
+    """Lets a recipe import another one, as `from configs.ipcl_smoke import config`."""
+
+    def imported() -> dict[str, ModuleType]:
+        return {name: module for name, module in sys.modules.items() if name.split(".")[0] == "configs"}
+
+    others = imported()  # a package of the user's may have the name
+    for name in others:
+        del sys.modules[name]
+    package = sys.modules["configs"] = ModuleType("configs")
+    package.__path__ = [os.fspath(scripts() / "configs")]
+    try:
+        yield
+    finally:
+        for name in imported():
+            del sys.modules[name]
+        sys.modules.update(others)
 
 
 def _line_of_config(path: Path) -> int | str:

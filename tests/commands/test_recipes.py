@@ -105,7 +105,7 @@ def test_a_config_file_of_ones_own(tmp_path, monkeypatch, capsys):
     Path("mine.py").write_text(
         '"""My own recipe."""\n'
         "from dataclasses import replace\n"
-        "from recipes.ipcl_smoke import config\n"
+        "from configs.ipcl_smoke import config\n"
         'config = replace(config, name="mine_3", epochs=3)\n'
     )
     for path in ("mine.py", "./mine.py", str(tmp_path / "mine.py")):

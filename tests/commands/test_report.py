@@ -160,11 +160,11 @@ def test_the_map_puts_images_where_their_points_are():
     for shade, place in shades.items():
         assert (drawn[place] == shade).all()
     assert (drawn[1052, 48] == 255).all()
-    frames = figures.frames(labels)
+    frames = figures.class_colours(labels)
     assert list(frames) == [4, 7] and len(set(frames.values())) == 2
     corner = tuple(int(frames[4][i : i + 2], 16) for i in (1, 3, 5))
     assert tuple(drawn[0, 0]) == corner and (drawn[1005, 1005] == 200).all()  # no class, no frame
-    assert figures.frames(np.arange(21)) == {}
+    assert figures.class_colours(np.arange(21)) == {}
 
 
 def test_filters_are_drawn_each_in_its_own_range():
