@@ -64,12 +64,13 @@ def train(options: Linear, command: str, console: Console) -> int:
     views_for(config, encoder)  # raises ConfigError if the views don't fit the model's size
     sources = open_splits(config.data)
     images, held_out = check_labelled(sources["train"]), sources["val"]
+    per_epoch = steps_per_epoch(images, config.batch_size)
     folder, changed = check_folder(config, sources, f"runs/linear-{encoder.name or Path(config.name).name}")
     tests = model.features(held_out, config.layers, console, threads=config.data.threads)
     claim_folder(folder, config, sources)
 
     labels, published = held_out.labels(), model.published.get("linear")
-    mesh, per_epoch = distributed.make_mesh(), steps_per_epoch(images, config.batch_size)
+    mesh = distributed.make_mesh()
     total = config.epochs * per_epoch
     steps = compile_heads(config, encoder, mesh, n_classes=len(images.classes), n_batches=total)
 

@@ -131,7 +131,7 @@ def response_scores(linear: dict[str, np.ndarray], responses: Responses, options
         {
             "measure": "Pearson's r of predicted and measured responses, mean over voxels",
             "subjects": names, "scores": {layer: float(np.mean(values)) for layer, values in encoding.items()},
-            "by_subject": encoding, "ceiling": ceiling and [ceiling, ceiling],
+            "by_subject": encoding, "ceiling": None if ceiling is None else [ceiling, ceiling],
         },
         {
             "method": options.method, "subjects": names,

@@ -62,9 +62,10 @@ def train(config: Train, command: str) -> int:
         check_categories(images, config.model.out_dim)
     folder, changed = check_folder(config, sources)
     from_0_1 = not (folder / IMAGES).exists()
+    per_epoch = steps_per_epoch(images, config.batch_size)
     claim_folder(folder, config, sources)
 
-    mesh, per_epoch = distributed.make_mesh(), steps_per_epoch(images, config.batch_size)
+    mesh = distributed.make_mesh()
     steps = compile_steps(config, mesh, n_images=len(images), steps_per_epoch=per_epoch)
     first = distributed.is_first()
     total = config.epochs * per_epoch

@@ -122,6 +122,7 @@ def given() -> dict:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("python"))
 def test_every_block_of_python_runs(block, place, monkeypatch):
     monkeypatch.chdir(place)

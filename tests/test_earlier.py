@@ -40,10 +40,12 @@ def same_course(found: Path, expected: Path) -> None:
     """The lines of a log but for its times, which agree to what float32 sums in another order come to."""
     for line, right in zip(lines(found), lines(expected), strict=True):
         for name, value in right.items():
-            if not name.startswith(("views_per", "wait", "input")):
+            # The gradient at weights that are all alike is nearly 0, and so nothing but rounding.
+            if not name.startswith(("views_per", "wait", "input", "grad_norm")):
                 assert line[name] == (pytest.approx(value, rel=1e-4, abs=1e-6) if name != "kind" else value), name
 
 
+@pytest.mark.slow
 def test_a_run_is_gone_on_with(place):
     said = run("train.py", "--config", "./tiny.py", "--max-steps", "4", cwd=place)
     assert "Going on after step 2 of 4." in said and "version 0.1" not in said

@@ -5,6 +5,7 @@ from typing import get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ipcl_jax import training
 from ipcl_jax.config import Model, Train, Views
@@ -32,6 +33,7 @@ def test_streams_stay_what_they_are():
     assert get_args(Use)[:4] == ("weights", "queue", "views", "held-out views")
 
 
+@pytest.mark.slow
 def test_weights_and_queue_do_not_share_the_keys_of_views():
     config = Train(name="x", model=Model(fc_dim=32), views=Views(size=64), batch_size=2)
     state = training.init_state(config, 3)

@@ -1,8 +1,7 @@
 """The command `ipcl`: `ipcl NAME ...` runs the script `experiments/NAME.py`."""
 
 import ast
-import os
-import runpy
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -53,13 +52,18 @@ def _first_line(path: Path) -> str:
 
 def run(name: str, *arguments: str) -> int:
     """Runs a command in this process, as `ipcl NAME ...` does; returns its exit code."""
-    before, sys.argv = sys.argv, [f"ipcl {name}", *arguments]
+    spec = importlib.util.spec_from_file_location("__main__", scripts() / f"{name}.py")
+    assert spec is not None and spec.loader is not None  # there is a loader for the suffix .py
+    module = importlib.util.module_from_spec(spec)
+    module.__spec__ = None  # as of a script: worker processes then import its file
+    before = sys.argv, sys.modules["__main__"]
+    sys.argv, sys.modules["__main__"] = [f"ipcl {name}", *arguments], module
     try:
-        runpy.run_path(os.fspath(scripts() / f"{name}.py"), run_name="__main__")
+        spec.loader.exec_module(module)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:
-        sys.argv = before
+        sys.argv, sys.modules["__main__"] = before
     return 0
 
 

@@ -145,6 +145,7 @@ def test_variables_must_fit_the_description(encoder):
         build_encoder(jax.tree.map(np.asarray, encoder.variables), description | {"colour": 1})
 
 
+@pytest.mark.slow
 def test_a_run_loads_as_an_encoder(tmp_path):
     config = Train(
         name="tiny",

@@ -10,7 +10,6 @@ from ipcl_jax.activations.encoder import Encoder, init_encoder
 from ipcl_jax.activations.extract import compute, plan, reduced
 from ipcl_jax.activations.projection import make_projection, project
 from ipcl_jax.config import Model
-from thinning import first
 
 F32 = jnp.dtype("float32")
 
@@ -71,6 +70,7 @@ def test_deeper_layers_cost_nothing(encoder):
     assert 3 * first < second < 0.7 * last
 
 
+@pytest.mark.slow
 def test_differentiable_and_vmappable(encoder, images):
     def energy(model, x):
         return jnp.square(extract(model, x, "fc7")["fc7"]).sum()
@@ -185,7 +185,8 @@ def test_reductions_happen_in_order(encoder, pixels):
     )  # float16
 
 
-@pytest.mark.parametrize("arch", first(1, ["alexnet_gn", "resnet18"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["alexnet_gn", "resnet18"])
 def test_convolutions_a_few_images_at_a_time(arch):
     """Layers before and after the convolutions' end, pooled and projected, equal those of the whole batch."""
     model = init_encoder(Model(arch=arch, fc_dim=64))

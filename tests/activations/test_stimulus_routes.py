@@ -330,6 +330,7 @@ def test_canvases_for_ones_own_loop(tmp_path):
         load_canvases([wide], canvas=(512, 256))
 
 
+@pytest.mark.slow
 def test_a_portrait_laid_naturally_gives_the_same_views_on_any_canvas():
     portrait = np.asarray(Image.fromarray(RGB).resize((120, 200)))
     options, key = Views(size=64, rotation=20), jax.random.key(1)

@@ -25,6 +25,7 @@ from pictures import (
     render_views,
     without_normalising,
 )
+from thinning import first
 
 # A pixel in [0, 1] carries float32's 6e-8 through some 250 additions and a chain of four colour
 # operations, each of which may multiply it: 6e-7 was seen. A wrong weight or sector costs 1e-2.
@@ -54,7 +55,7 @@ def border_boxes(height: int, width: int) -> list[tuple[int, int, int, int]]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("side", [224, 64])
+@pytest.mark.parametrize("side", first(1, [64, 224]))
 def test_views_are_the_formulas_in_float64(side):
     images, options = all_kinds(), Views(size=side, per_image=2, crop_area=(0.02, 1.0))
     canvas, sizes = on_canvas(images)
@@ -66,6 +67,7 @@ def test_views_are_the_formulas_in_float64(side):
     assert largest_error(images, parameters, rendered, options) < PIXEL
 
 
+@pytest.mark.slow
 def test_crops_at_every_border_are_the_formulas_in_float64():
     images, options = all_kinds(), Views(size=97, per_image=12)
     canvas, sizes = on_canvas(images)
@@ -77,6 +79,7 @@ def test_crops_at_every_border_are_the_formulas_in_float64():
     assert largest_error(images, parameters, rendered, options) < PIXEL
 
 
+@pytest.mark.slow
 def test_large_canvases_shrink_as_the_formulas_do():
     images, options = [noise(700, 900), noise(900, 701)], Views(size=64, per_image=2)
     canvas, sizes = on_canvas(images, 768, 1024)
@@ -104,6 +107,7 @@ def test_torchs_antialiased_resizing_is_the_triangle_filter(height, width, side)
     assert np.abs(resized.numpy() - expected).max() < 1e-7
 
 
+@pytest.mark.slow
 def test_a_block_of_outputs_sees_all_its_source_pixels():
     """Random boxes, canvases and sizes: the band's product is that of the full matrix."""
     rng = np.random.default_rng(5)
@@ -213,6 +217,7 @@ def test_choices_are_independent_of_each_other():
     assert np.abs(between).max() < 4.5 / np.sqrt(DRAWS)  # of 108 pairs of independent columns, 1 in 1,400
 
 
+@pytest.mark.slow
 def test_each_view_has_a_key_of_its_own():
     options = Views(size=64, per_image=4)
     images = [photograph("coffee.png", 256, 256), photograph("chelsea.png", 256, 300), noise(300, 256)]
@@ -245,7 +250,7 @@ def test_views_depend_on_the_key_and_on_their_own_image_alone():
 # --- whole images, normalisation, options ------------------------------------------------
 
 
-@pytest.mark.parametrize("side", [224, 97])
+@pytest.mark.parametrize("side", first(1, [97, 224]))
 def test_whole_images_are_torchvisions_resize_and_centre_crop(side):
     images = [
         photograph("astronaut.png", 256, 341), photograph("chelsea.png", 400, 256), noise(256, 256),

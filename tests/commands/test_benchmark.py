@@ -42,6 +42,7 @@ def test_the_cost_of_a_step(tmp_path):
     assert "moved, GB" in printed
 
 
+@pytest.mark.slow
 def test_neighbours_are_torchs(tmp_path):
     sizes = "--queries 64 --references 500 --dim 16 --k 5 --rounds 1 --against torch".split()
     table, _ = measure(tmp_path, "knn", *sizes)
@@ -68,6 +69,7 @@ def test_opening_a_folder(tmp_path):
     assert "sent to a worker process, bytes" in printed
 
 
+@pytest.mark.slow
 def test_loading_and_extraction(tmp_path):
     table, _ = measure(tmp_path, "loading", *"--images 40 --batch-size 8 --rounds 1 --seconds 0.3".split())
     assert table["columns"] == ["loader", "bare decoding"]

@@ -83,6 +83,7 @@ def test_the_file_holds_what_extract_computes(unbroken, model, images):
         assert error < 2e-6, name  # another batch size, so other orders of sums
 
 
+@pytest.mark.slow
 def test_a_complete_file_is_left_alone_and_another_request_refused(unbroken, model, images, tmp_path):
     before = unbroken.read_bytes(), unbroken.stat().st_mtime_ns
     layers = ("--layers", "fc7", "conv_block_1.0", "--batch-size", 4)
@@ -139,6 +140,7 @@ def test_formats_hold_the_same(unbroken, model, images, tmp_path):
     assert "is there already" in run(*arguments, "--out", tmp_path / "acts.npz", code=2)
 
 
+@pytest.mark.slow
 def test_reductions_and_kinds_of_images(model, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 70, 80, 3), np.uint8)
     with h5py.File(tmp_path / "stimuli.h5", "w") as file:
@@ -192,6 +194,7 @@ def scaled(tmp_path: Path, layer: str, factor: float) -> Path:
     return tmp_path / f"{layer}.safetensors"
 
 
+@pytest.mark.slow
 def test_what_float16_cannot_hold_is_refused_and_nothing_left(few, tmp_path):
     # Before its norm, a layer is as large as its weights.
     large, small = scaled(tmp_path, "conv_block_1_conv", 1e7), scaled(tmp_path, "fc8_linear", 1e-7)
@@ -251,6 +254,7 @@ def looks_whole() -> bytes:
     )
 
 
+@pytest.mark.slow
 def test_a_replaced_stimulus_is_noticed_when_an_extraction_goes_on(unbroken, model, images, tmp_path):
     folder, out = tmp_path / "set", tmp_path / "acts.h5"
     shutil.copytree(images, folder)
@@ -275,6 +279,7 @@ def test_a_replaced_stimulus_is_noticed_when_an_extraction_goes_on(unbroken, mod
         np.testing.assert_array_equal(found["fc7"][:], right["fc7"][:])
 
 
+@pytest.mark.slow
 def test_rows_of_an_array_that_change_are_noticed(model, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 70, 80, 3), np.uint8)
     arguments = model, f"{tmp_path}/stimuli.h5:images", "--out", tmp_path / "acts.h5"

@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from command_line import SCRIPTS, run
+from command_line import run, script
 from ipcl_jax.data.sources import open_source
 
 
@@ -83,13 +83,8 @@ def test_unreadable_images_are_listed_and_have_no_copy(originals, tmp_path):
     assert (tmp_path / "copies/train/cat/wide.jpg").exists()
 
 
-@pytest.fixture
-def experiments(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-
-
-def test_what_cannot_be_done_is_said_before_anything_is_written(originals, tmp_path, experiments):
-    import prepare
+def test_what_cannot_be_done_is_said_before_anything_is_written(originals, tmp_path):
+    prepare = script("prepare.py")
     from rich.console import Console
 
     from ipcl_jax.errors import ConfigError
@@ -164,8 +159,8 @@ def test_imagenets_flat_val_is_sorted_by_the_list_of_its_classes(tmp_path, kind)
         ("1\n2\n1\n2\n", "meta.mat of the same development kit"),
     ],
 )
-def test_a_list_of_classes_that_does_not_fit(tmp_path, experiments, text, message):
-    import prepare
+def test_a_list_of_classes_that_does_not_fit(tmp_path, text, message):
+    prepare = script("prepare.py")
     from rich.console import Console
 
     from ipcl_jax.errors import ConfigError
@@ -189,8 +184,8 @@ def test_what_is_not_copied_is_said_and_names_need_not_be_utf8(tmp_path):
     assert os.listdir(os.fsencode(tmp_path / "copy")) == [b"caf\xe9.jpg"]
 
 
-def test_a_disk_that_fails_is_not_taken_for_a_damaged_image(originals, tmp_path, experiments, monkeypatch):
-    import prepare
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_image(originals, tmp_path, monkeypatch):
+    prepare = script("prepare.py")
     from rich.console import Console
 
     def fail(*_):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy.spatial.distance import squareform
 
-from command_line import SCRIPTS, refused, run
+from command_line import refused, run, script
 from ipcl_jax import extract, load_encoder, save_encoder
 from ipcl_jax.activations.cache import cached_features
 from ipcl_jax.activations.encoder import init_encoder
@@ -82,6 +82,7 @@ def test_knn_without_held_out_images(model, images, cache, tmp_path):
         assert 0.5 < score["top1"] <= 1 and ("top1_sd" in score) == (protocol == "folds")
 
 
+@pytest.mark.slow
 def test_linear_goes_on_as_if_it_had_not_stopped(model, images, cache, tmp_path):
     asked = (
         model, "--layers", "fc7", "conv_block_5", "--data.source", images, "--epochs", 3, "--batch-size", 6,
@@ -126,6 +127,7 @@ def brain(model, images, tmp_path_factory) -> dict[str, Path]:
     return {"brain": folder / "brain.npz", "images": root}
 
 
+@pytest.mark.slow
 def test_rsa_finds_the_planted_layer_in_all_measures(model, brain, cache, tmp_path):
     given = model, brain["images"], "--out", tmp_path / "rsa"
     layers = "--layers", "conv_block_1.0", "conv_block_3", "fc7", "l2norm"
@@ -219,9 +221,7 @@ def test_what_makes_no_sense_is_refused(model, images, brain, cache, tmp_path):
 
 
 def test_home_is_home_and_bad_numbers_are_no_json(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    import rsa
-
+    rsa = script("rsa.py")
     monkeypatch.setenv("HOME", str(tmp_path))
     with rsa.new_folder(Path("~/deep/x")) as part:
         (part / "a").write_text("a")
@@ -239,13 +239,14 @@ def test_images_without_labels_or_of_one_class_are_refused(model, images, cache,
     for split in ("train", "val"):
         (tmp_path / "one" / split).mkdir(parents=True)
         (tmp_path / "one" / split / "red").symlink_to(root / split / "red")
-    scripts = [("knn.py", model), ("linear.py", model), ("report.py", model, "--k", 5)]
-    one = refused(cache, *((*script, "--data.source", f"folder:{tmp_path}/one") for script in scripts))
+    commands = [("knn.py", model), ("linear.py", model), ("report.py", model, "--k", 5)]
+    one = refused(cache, *((*command, "--data.source", f"folder:{tmp_path}/one") for command in commands))
     assert all("only one class, red" in line for line in one)
-    none = refused(cache, *((*script, "--data.source", f"folder:{root}/train/red") for script in scripts))
+    none = refused(cache, *((*command, "--data.source", f"folder:{root}/train/red") for command in commands))
     assert all("no labels" in line for line in none)
 
 
+@pytest.mark.slow
 def test_features_that_are_not_numbers_are_refused(images, brain, cache, tmp_path):
     encoder = init_encoder(Model(fc_dim=64), name="broken", size=64)
     encoder.variables["params"]["fc7_linear"]["bias"] *= np.nan

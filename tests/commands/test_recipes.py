@@ -21,8 +21,10 @@ from ipcl_jax.stored_config import differences, to_json
 from ipcl_jax.system.distributed import batch_sharding
 from ipcl_jax.training.step import compile_steps
 from ipcl_jax.zoo import MODELS
+from thinning import first
 
 EVERY = pytest.mark.parametrize("name", recipes.RECIPES)
+SMALLEST_FIRST = sorted(recipes.RECIPES, key=lambda name: name != "ipcl_smoke")
 
 
 def recipe(name: str) -> Train:
@@ -189,7 +191,7 @@ def compiled(name: str):
     return config, images, mesh, steps
 
 
-@EVERY
+@pytest.mark.parametrize("name", first(2, SMALLEST_FIRST))
 def test_a_recipe_can_be_traced(name):
     config, images, _, steps = compiled(name)
     with TrainBatches(images, batch_size=4, canvas=(64, 64), seed=0, threads=1) as batches:
@@ -201,6 +203,7 @@ def test_a_recipe_can_be_traced(name):
     assert embeddings.shape == (4, config.model.out_dim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["ipcl_alexnet_gn", "ipcl_alexnet_gn_fastaug", "ipcl_alexnet_gn_ranger", "ipcl_resnet18", "ipcl_resnet50",
              "supervised_augset1_1x"],

@@ -69,6 +69,7 @@ def read(folder):
     return text, Page(text), json.loads((folder / "scores.json").read_text())
 
 
+@pytest.mark.slow
 def test_all_released_models(cache, tmp_path):
     asked = *MODELS, *SMALL, "--layers", "fc7"
     said = run("report.py", *asked, "--out", tmp_path / "report", cache=cache)
@@ -134,6 +135,7 @@ def test_a_run_with_its_epochs_and_a_linear_read_out(cache, trained, tmp_path):
     assert f"is of other images: sample, not {other}" in said[1]
 
 
+@pytest.mark.slow
 def test_home_is_home_and_what_cannot_be_is_refused(cache, trained, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     run("report.py", "~/run", *SMALL, "--layers", "fc7", "--out=~/report", cache=cache, cwd=tmp_path)

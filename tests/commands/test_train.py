@@ -18,6 +18,7 @@ from ipcl_jax.data.loader import eval_batches
 from ipcl_jax.data.sources import open_source
 from ipcl_jax.run.checkpoints import Checkpoints
 from ipcl_jax.run.metrics import WAITS, read_metrics
+from thinning import first
 
 # One epoch of 30 steps, each with its checkpoint: nothing is spared but size.
 SHORT = (
@@ -66,6 +67,7 @@ def test_a_run_leaves_what_it_promises(unbroken):
     assert len(list((folder / "checkpoints").glob("[0-9]*"))) == 2  # the newest, and no more
 
 
+@pytest.mark.slow
 def test_a_trace_is_written_and_changes_nothing(unbroken, tmp_path):
     folder, _ = unbroken
     code, out, err = run(*SHORT, "--profile-steps", "2", "--max-steps", "9", "--out", str(tmp_path / "run"))
@@ -144,7 +146,7 @@ def test_the_monitor_is_the_read_out_of_the_same_checkpoint(unbroken):
     assert abs(again - epoch["knn_top1"]) <= 0.01  # three images, of a network that is hardly trained
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", first(1, [signal.SIGTERM, signal.SIGINT]))
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     folder = tmp_path / "run"
     arguments = [*SHORT[:-2], "--out", str(folder)]  # checkpoints at the end of the epoch only
@@ -159,6 +161,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
         assert checkpoints.latest_step() == steps_written(folder) >= 3
 
 
+@pytest.mark.slow
 def test_stopping_early_and_going_on_is_one_run(unbroken, tmp_path):
     folder, _ = unbroken
     again = tmp_path / "run"
@@ -169,6 +172,7 @@ def test_stopping_early_and_going_on_is_one_run(unbroken, tmp_path):
     same_bits(folder, again)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     folder = tmp_path / "run"
     code, out, err = run(*SHORT, "--optim.lr", "1e30", "--schedule.name", "constant", "--out", str(folder))
@@ -230,6 +234,7 @@ def test_help_explains_every_field():
         assert text in out
 
 
+@pytest.mark.slow
 def test_a_folder_without_labels_and_with_damage(tmp_path):
     from PIL import Image
 

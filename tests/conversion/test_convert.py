@@ -24,6 +24,7 @@ from convert import (
 from ipcl_jax import Encoder, extract, load_encoder, save_encoder, zoo
 from ipcl_jax.config import IMAGENET_MEAN
 from ipcl_jax.errors import ConfigError
+from thinning import first
 from torch_resnet import TorchResNet
 from torch_twin import TorchAlexNetGN, all_layers, channel_first, channel_last, shake
 
@@ -64,7 +65,7 @@ def images(count: int, side: int) -> np.ndarray:
     return (patches + 0.3 * rng.normal(size=patches.shape)).clip(-2.1, 2.2).astype(np.float32)
 
 
-@pytest.mark.parametrize("out_dim, l2norm", [(128, True), (1000, False)], ids=["ipcl", "supervised"])
+@pytest.mark.parametrize("out_dim, l2norm", first(1, [(128, True), (1000, False)]))
 def test_every_layer_of_a_converted_file(out_dim, l2norm, tmp_path):
     model = twin(out_dim, l2norm, fc_dim=4096, seed=out_dim)
     path = tmp_path / "released.pth.tar"
@@ -85,7 +86,7 @@ def test_every_layer_of_a_converted_file(out_dim, l2norm, tmp_path):
 
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("arch", first(1, ["resnet18", "resnet50"]))
 def test_resnets_are_known_by_their_tensors(arch, norm, tmp_path):
     torch.manual_seed(3)
     model = shake(TorchResNet(arch, norm, out_dim=128 if norm == "group" else 1000), seed=4).eval()
@@ -399,6 +400,7 @@ def test_writing_needs_no_second_copy_of_memory_views(small, tmp_path):
     assert encoder.digest() == before
 
 
+@pytest.mark.slow
 def test_the_untrained_model_needs_no_file():
     encoder = convert_torch_checkpoint("ipcl16")
     assert encoder.name == "ipcl16" and encoder.mean == IMAGENET_MEAN and not encoder.source
@@ -409,6 +411,7 @@ def test_the_untrained_model_needs_no_file():
     assert sum(leaf.size for leaf in jax.tree.leaves(encoder.variables["params"])) == 58_823_520
 
 
+@pytest.mark.slow
 def test_a_trained_run_goes_to_torch_and_back(tmp_path):
     folder, file = tmp_path / "run", tmp_path / "run.pth"
     short = "--max-steps 3 --batch-size 8 --views.per-image 2 --monitor.no-baseline --out".split()

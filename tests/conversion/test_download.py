@@ -198,6 +198,7 @@ def test_nobody_listens_and_no_room(tmp_path):
         convert_torch_checkpoint("ipcl1", cache_dir=tmp_path / "file" / "cache", progress=False)
 
 
+@pytest.mark.slow
 def test_damage_in_the_cache_is_mended(released, serve, tmp_path):
     server = serve(released.read_bytes())
     options = {"cache_dir": tmp_path, "base_url": server.url, "progress": False}
@@ -218,6 +219,7 @@ def test_damage_in_the_cache_is_mended(released, serve, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {converted.name, download.name}
 
 
+@pytest.mark.slow
 def test_a_copy_by_another_version_of_the_conversion_is_made_anew(released, serve, tmp_path):
     server = serve(released.read_bytes())
     options = {"cache_dir": tmp_path, "base_url": server.url, "progress": False}

@@ -185,6 +185,7 @@ def tfds_dir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_tfds_without_tensorflow(tfds_dir):
     script = textwrap.dedent("""
         import io, pickle, sys

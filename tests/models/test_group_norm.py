@@ -57,7 +57,7 @@ def gradients(values: tuple, weight: np.ndarray, after: dict) -> tuple:
 @pytest.mark.parametrize(
     ("shape", "offset"), first(1, [((3, 8, 5, 32), 10.0), ((2, 7, 9, 64), 0.0), ((2, 7, 9, 64), 10.0)])
 )
-@pytest.mark.parametrize("train", [True, False], ids=["training", "outside training"])
+@pytest.mark.parametrize("train", first(1, [True, False]))
 def test_values_and_gradients(shape, offset, after, train):
     values = drawn(shape, offset)
     y, weight, expected = reference(values, after)
@@ -116,7 +116,8 @@ def test_where_a_relu_meets_0_its_gradient_is_0():
         assert not jax.jvp(lambda bias: ours(x, scale, bias, relu=True), (bias,), (scale,))[1].any()
 
 
-@pytest.mark.parametrize("after", first(1, AFTER))
+@pytest.mark.slow
+@pytest.mark.parametrize("after", AFTER)
 def test_bfloat16_keeps_its_moments_in_float32(after):
     values = drawn((2, 13, 13, 64), 3)
     x, scale, bias = (jnp.asarray(v, jnp.float32) for v in values)

@@ -97,7 +97,8 @@ def test_every_layer_in_float64(arch, norm, size):
         assert_close(far(found, expected), 1e-12)
 
 
-@pytest.mark.parametrize("arch, norm", first(1, [("resnet18", "group"), ("resnet50", "batch")]))
+@pytest.mark.slow
+@pytest.mark.parametrize("arch, norm", [("resnet18", "group"), ("resnet50", "batch")])
 def test_gradients_and_statistics_in_training(arch, norm):
     twin, x = double_twin(arch, norm).train(), images(4, 45, 45).astype(np.float64)
     variables = to_flax(twin.state_dict())

@@ -177,6 +177,7 @@ def test_the_ceiling_is_that_of_its_definition():
     np.testing.assert_allclose(found, (low, high), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_bootstrap_is_reproducible_and_knows_uncertainty():
     models, measured = planted(noise=0.2)
     state = np.random.get_state()[1].copy()

@@ -15,6 +15,7 @@ from ipcl_jax.report.run_page import ContactSheet
 SMALL = "--config ipcl_smoke --data.source sample --views.size 63 --views.per-image 2 --views.blur 0.5".split()
 
 
+@pytest.mark.slow
 def test_the_command_draws_the_views_that_a_run_would_see(tmp_path):
     said = run("views.py", *SMALL, "--images", "3", "--seed", "4", "--out", "new/views.png", cwd=tmp_path)
     assert "new/views.png" in said and "seed 4" in said

@@ -66,6 +66,7 @@ def test_sound_checkpoints_are_read_without_a_word(folder):
     assert not list(folder.glob("damaged*"))
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_any_file_is_noticed(folder):
     for number, path in enumerate(files(folder, 2)):
         content = path.read_bytes()

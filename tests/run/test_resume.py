@@ -48,6 +48,7 @@ def train(place, steps: int, *more, code: int = 0) -> str:
                "--max-steps", steps, *more, cache=place, code=code)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_images_added_to_a_runs_folder(begun):
     before = contents(begun / "run")
     fill(begun / "images", 1000, 60)
@@ -70,6 +71,7 @@ def test_images_added_to_a_runs_folder(begun):
     assert epoch["step"] == 23 and 0 <= epoch["retrieval"] <= 1
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(begun):
     place = begun / "run"
     kept = place / "checkpoints"
@@ -82,6 +84,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(begun):
     (begun / "checkpoints").rename(kept)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_first_checkpoint_goes_on(tmp_path):
     """There is one of step 0 before anything is measured."""
     fill(tmp_path / "images", 0, 40)
@@ -91,6 +94,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_goes_on(tmp_path):
         assert checkpoints.latest_step() == 1
 
 
+@pytest.mark.slow
 def test_a_run_of_version_0_1_goes_on(tmp_path):
     """It kept Z instead of its logarithm, and did not note its images."""
     config = Train(
@@ -120,6 +124,7 @@ def test_the_images_of_a_run_are_noted_in_a_file_that_can_be_read(begun):
     assert lines[0].split()[0] == "1.png" and int(lines[0].split()[1]) == (begun / "images/1.png").stat().st_size
 
 
+@pytest.mark.slow
 def test_a_run_that_noted_no_images_is_told_so_and_notes_them(begun):
     (begun / "run" / "images.txt.gz").unlink()
     assert "warning: This run was started by version 0.1" in train(begun, 24)

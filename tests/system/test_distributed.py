@@ -90,11 +90,13 @@ def wait_for_step(folder: Path, step: int, started: list[Command]) -> None:
 
 # Sums over the batch are grouped by device: rounding, magnified by ten steps.
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 1e-4)])
+@pytest.mark.slow
 def test_four_devices_compute_what_one_does(dtype, tolerance):
     errors = largest_errors(on_devices(4, dtype), on_devices(1, dtype))
     assert max(errors.values()) < tolerance, errors
 
 
+@pytest.mark.slow
 def test_restored_on_another_number_of_devices(tmp_path):
     def steps_on(number: int) -> training.Steps:
         return training.compile_steps(CONFIG, mesh_of(number), n_images=32, steps_per_epoch=4)

@@ -60,6 +60,7 @@ def read_only(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_every_command_refuses_a_place_that_cannot_be_written_before_it_begins(read_only, tmp_path):
     with pytest.raises(ConfigError, match="disk is read-only, or another user's; give another --out"):
         check_writable(read_only / "deep" / "a")
