@@ -294,6 +294,7 @@ def test_without_augmentation_a_view_is_the_whole_image():
     assert np.abs(plain - np.repeat(whole, 2, axis=0)).max() < COLOUR  # hue goes to HSV and back
 
 
+@pytest.mark.slow
 def test_single_options_do_what_they_say():
     images = [photograph("coffee.png", 256, 256), photograph("chelsea.png", 256, 256)]
     canvas, sizes = on_canvas(images)
@@ -313,6 +314,7 @@ def test_single_options_do_what_they_say():
 # --- where it runs -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_views_at_once_are_the_views_one_at_a_time(monkeypatch):
     images, options = all_kinds(), Views(size=64, per_image=3)
     canvas, sizes = on_canvas(images)
@@ -328,7 +330,7 @@ def test_all_views_at_once_are_the_views_one_at_a_time(monkeypatch):
         assert np.abs(np.asarray(got) - expected).max() < 5 * COLOUR
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("backend", first(1, ["gpu", "cpu"]))
 def test_the_number_of_devices_does_not_change_views(monkeypatch, backend):
     options = Views(size=64, per_image=3)
     images = [photograph("coffee.png", 256, 250), noise(300, 256)] * 4

@@ -117,6 +117,7 @@ def test_a_run_of_version_0_1_goes_on(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found.params, state.params)
 
 
+@pytest.mark.slow
 def test_the_images_of_a_run_are_noted_in_a_file_that_can_be_read(begun):
     header, *lines = gzip.decompress((begun / "run" / "images.txt.gz").read_bytes()).decode().splitlines()
     counts = {split: noted["count"] for split, noted in json.loads(header).items()}
