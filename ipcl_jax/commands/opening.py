@@ -19,7 +19,7 @@ from ipcl_jax.activations.stimuli import Reader
 from ipcl_jax.commands.running import exit_code, parse
 from ipcl_jax.config import SMALLEST_IMAGE, Data
 from ipcl_jax.conversion import open_encoder
-from ipcl_jax.data.sources import Source, check_labelled, open_splits
+from ipcl_jax.data.sources import Source, check_labelled, distinct_notes, open_splits
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.system.compilation import set_up_compiler
 from ipcl_jax.system.console import make_console
@@ -77,7 +77,7 @@ def open_labelled(data: Data, console: Console) -> tuple[Source, Source]:
         ConfigError: if there are none, or they have no labels.
     """
     sources = open_splits(data)
-    for note in dict.fromkeys(note for source in sources.values() for note in source.notes):
+    for note in distinct_notes(sources):
         console.print(f"warning: {note}", style="yellow", highlight=False)
     return check_labelled(sources["train"]), sources["val"]
 

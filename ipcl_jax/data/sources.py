@@ -5,6 +5,7 @@ takes both. Sources are small objects that can be pickled for worker processes.
 """
 
 import itertools
+from collections.abc import Mapping
 
 from ipcl_jax.config import Data
 from ipcl_jax.data.base import SOURCE_HELP, Source, Split, digest
@@ -58,6 +59,11 @@ def open_splits(data: Data) -> dict[str, Source]:
         ConfigError: as `open_source`.
     """
     return {split: open_source(data.source, split, dir=data.dir) for split in ("train", "val")}
+
+
+def distinct_notes(sources: Mapping[str, Source]) -> list[str]:
+    """Returns what a user should know of some sources, each note once."""
+    return list(dict.fromkeys(note for source in sources.values() for note in source.notes))
 
 
 def check_categories(source: Source, out_dim: int) -> None:

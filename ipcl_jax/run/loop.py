@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from ipcl_jax.config import LinearProbe, Train
 from ipcl_jax.data.base import Source
 from ipcl_jax.data.loader import TrainBatches, on_devices
+from ipcl_jax.data.sources import distinct_notes
 from ipcl_jax.data.workers import choose_workers
 from ipcl_jax.run.checkpoints import Checkpoints, Earlier
 from ipcl_jax.run.folder import rebind, refuse_lost_checkpoints
@@ -170,7 +171,7 @@ def _log_warnings(task: Task, log: Log, checkpoints: Checkpoints, resumed: int |
     """Logs damaged checkpoints, notes on the images, and from which step the run is resumed."""
     for damage in checkpoints.damaged:
         log.warn(damage)
-    for note in dict.fromkeys(note for source in task.sources.values() for note in source.notes):
+    for note in distinct_notes(task.sources):
         log.warn(note)
     if task.changed:
         log.warn(f"Going on with other images than before, as asked: {task.changed}.")

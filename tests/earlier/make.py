@@ -1,7 +1,8 @@
 """Makes the files in this folder, which tests hold later versions to.
 
 Run once, in an empty folder, by the version of 2026-11-27 (commit ce71313; jax 0.10.2, flax 0.12.8, orbax-checkpoint
-0.12.8, h5py 3.16.0) on x86-64. Weights are a constant for each array, so that they take little room once packed.
+0.12.8, h5py 3.16.0) on x86-64. Weights are a constant for each array, so that they take little room once packed. The folder's path was then taken out
+of Orbax's commit_success.txt, and its checksum renewed.
 """
 
 import gzip
