@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -27,17 +28,25 @@ SMALL = (
 ).split()
 
 
-def largest_errors(found: dict, expected: dict) -> dict[str, float]:
-    """Largest error of each array, as a share of the expected array's largest value."""
+def largest(array: np.ndarray) -> float:
+    return np.abs(array).max()
+
+
+def norm(array: np.ndarray) -> float:
+    return np.linalg.norm(np.ravel(array))
+
+
+def errors_of(found: dict, expected: dict, size: Callable[[np.ndarray], float] = largest) -> dict[str, float]:
+    """The size of each array's error, as a share of the expected array's size."""
     assert found.keys() == expected.keys() and len(found) > 40
     errors = {}
     for name, value in expected.items():
         assert found[name].shape == value.shape and found[name].dtype == value.dtype, name
-        largest = np.abs(value).max()
+        whole = size(value)
         if "trace" in name and name.endswith("_linear']['bias']"):
             # Batch norm takes a bias out again, so its gradient is nothing but rounding: that of the kernel's.
-            largest = np.abs(expected[name.replace("bias", "kernel")]).max()
-        errors[name] = np.abs(found[name] - value).max() / (largest or 1)
+            whole = size(expected[name.replace("bias", "kernel")])
+        errors[name] = size(found[name] - value) / (whole or 1)
     return errors
 
 
@@ -92,7 +101,7 @@ def wait_for_step(folder: Path, step: int, started: list[Command]) -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 1e-4)])
 @pytest.mark.slow
 def test_four_devices_compute_what_one_does(dtype, tolerance):
-    errors = largest_errors(on_devices(4, dtype), on_devices(1, dtype))
+    errors = errors_of(on_devices(4, dtype), on_devices(1, dtype))
     assert max(errors.values()) < tolerance, errors
 
 
@@ -123,7 +132,7 @@ def test_two_processes_compute_what_one_does(tmp_path):
     assert codes == [0, 0], errors
     for dtype, tolerance in ((np.float64, 1e-9), (np.float32, 1e-4)):
         found = dict(np.load(tmp_path / f"{np.dtype(dtype)}.npz"))
-        errors = largest_errors(found, on_devices(1, dtype))
+        errors = errors_of(found, on_devices(1, dtype))
         assert max(errors.values()) < tolerance, errors
 
 
@@ -137,10 +146,11 @@ def test_one_goes_on_where_two_stopped_and_the_other_way_round(tmp_path):
     assert codes == [0, 0], errors
     train_one("--out", str(tmp_path / "two first"))
 
-    errors = largest_errors(leaves(tmp_path / "two last"), leaves(tmp_path / "two first"))
-    # Sixteen float32 steps magnify rounding to 2e-3 of a momentum; images of another shard, or a state lost
-    # between the halves, would be off by as much as there is.
-    assert max(errors.values()) < 1e-2, errors
+    errors = errors_of(leaves(tmp_path / "two last"), leaves(tmp_path / "two first"), norm)
+    # Where rounding decides a maximum or a sign the other way, one filter's gradient jumps (by 1.6e-2 of its largest
+    # element, 3e-3 of its norm); parameters and embeddings differ by the rounding of sixteen float32 steps. Images of
+    # another shard, or a state lost between the halves, would be off by as much as there is.
+    assert all(error < (2e-2 if "trace" in name else 1e-3) for name, error in errors.items()), errors
     (steps, epochs), (_, others) = map(read_metrics, (tmp_path / "two last", tmp_path / "two first"))
     assert [line["step"] for line in steps] == list(range(1, 17))
     for name in ("knn_top1", "retrieval", "mean_cosine"):
