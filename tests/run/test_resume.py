@@ -14,7 +14,7 @@ from command_line import run
 from ipcl_jax import training
 from ipcl_jax.config import Model, Objective, Train, Views
 from ipcl_jax.run.checkpoints import Checkpoints
-from ipcl_jax.run.metrics import read_metrics
+from ipcl_jax.run.history import read_metrics
 from ipcl_jax.system import distributed
 
 SMALL = (
@@ -101,7 +101,7 @@ def test_a_run_of_version_0_1_goes_on(tmp_path):
         name="x", model=Model(fc_dim=16), views=Views(size=64, per_image=2), batch_size=4,
         objective=Objective(queue_size=5),
     )  # fmt: skip
-    state = training.init_state(config, 3).replace(log_Z=jax.numpy.float32(21.5))
+    state = training.init_state(config).replace(log_Z=jax.numpy.float32(21.5))
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     fields["Z"] = jax.numpy.exp(fields.pop("log_Z"))
     annotated = {"__annotations__": dict.fromkeys(fields, jax.Array)}
