@@ -251,7 +251,7 @@ CONFIG = Train(
 @functools.cache
 def start() -> training.TrainState:
     """The state before the first step; drawing it takes a while."""
-    return jax.jit(training.init_state, static_argnums=(0, 1))(CONFIG, 2)
+    return jax.jit(training.init_state, static_argnums=0)(CONFIG)
 
 
 def test_a_config_chooses_the_model():
