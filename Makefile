@@ -23,8 +23,7 @@ test:
 	.venv-test/bin/python $(PYTEST)
 
 test-all: test
-	# Tests that run long gain more from optimized programs than they lose by compiling them.
-	XLA_FLAGS=--xla_force_host_platform_device_count=4 .venv-test/bin/python $(PYTEST) -m slow
+	.venv-test/bin/python $(PYTEST) -m slow
 
 coverage:
 	.venv-test/bin/coverage erase

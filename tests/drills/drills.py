@@ -26,6 +26,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from checkpoint_leaves import leaves
 from command_line import SCRIPTS, environment
 from ipcl_jax import save_encoder
 from ipcl_jax.activations.encoder import init_encoder
@@ -141,8 +142,6 @@ def numbers(folder: Path) -> list[dict]:
 
 def arrays(folder: Path) -> dict[str, np.ndarray]:
     """Every array of a run's newest checkpoint."""
-    from test_train import leaves
-
     return leaves(folder)
 
 
