@@ -92,8 +92,8 @@ def train(options: Linear, command: str, console: Console) -> int:
         Task(
             config=config, command=command, folder=folder, changed=changed, sources=sources,
             total=min(total, config.max_steps or total), per_epoch=per_epoch,
-            sharding=distributed.batch_sharding(mesh), init=steps.init, shapes=steps.state, step=steps.train,
-            read_out=read_out,
+            sharding=distributed.batch_sharding(mesh), init=steps.init, shapes=steps.state,
+            step=lambda heads, batch: (*steps.train(heads, batch), None), read_out=read_out,
             first_line=f"{config.name}: heads on {', '.join(config.layers)}, {len(images):,} images from "
             f"{config.data.source}, {len(labels):,} held out; writing to {folder}",
             last_lines=lambda: [] if published is None else [f"Published on ImageNet (fc7, top-1): {published} %"],

@@ -313,7 +313,8 @@ class _Loop:
                 jax.block_until_ready(batch)  # its copy was started two steps ago
                 arrived = perf_counter()
                 state, metrics, row = task.step(state, batch)
-                jax.tree.map(jax.Array.copy_to_host_async, metrics)
+                for value in metrics.values():
+                    value.copy_to_host_async()
                 done += 1
                 if row is not None:
                     self._bank.put(done, row)
