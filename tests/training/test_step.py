@@ -375,6 +375,14 @@ def test_a_steps_views_depend_on_seed_and_step_alone():
     assert np.abs(views(SMALL, 3) - views(dataclasses.replace(SMALL, seed=1), 3)).max() > 0.1
 
 
+def test_the_state_is_weights_and_queue_and_does_not_grow_with_the_images():
+    shapes = jax.eval_shape(functools.partial(training.init_state, Train(name="the paper's")))
+    sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in vars(shapes).items()}
+    assert sizes["params"] == sizes["opt_state"] == sizes["grad_sum"] == 58_823_520  # momentum only
+    assert sizes["batch_stats"] == 4 * 4096 and sizes["queue"] == 4096 * 128
+    assert sum(sizes.values()) == 3 * sizes["params"] + sizes["batch_stats"] + sizes["queue"] + 2  # step and log Z
+
+
 # --- precision ---------------------------------------------------------------------------
 
 
