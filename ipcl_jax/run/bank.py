@@ -67,7 +67,8 @@ class Bank:
             self.clear()
         self._offsets = {name: self._map(name).offset for name in self._layout}
         self._files = {name: os.open(self._path(name), os.O_WRONLY) for name in self._layout}
-        self._writer = ThreadPoolExecutor(1)
+        self._writers = ThreadPoolExecutor(2)  # of which one may wait for the disk
+        self._synced: Future | None = None
 
     def clear(self) -> None:
         """Creates the files, or empties them."""
@@ -94,18 +95,19 @@ class Bank:
         """
         while len(self._pending) >= _PENDING or (self._pending and self._pending[0].done()):
             self._finish(self._pending.popleft())
-        self._pending.append(self._writer.submit(self._write, step, row))
+        self._pending.append(self._writers.submit(self._write, step, row))
 
     def wait(self) -> None:
-        """Waits until all rows are written; what is written survives the end of this process.
+        """Waits until all rows are written, so that they survive this process; starts to write them to disk.
 
         Raises:
-            SaveFailed: if a row could not be written.
+            SaveFailed: if a row could not be written, or what was written before could not be written to disk.
         """
         while self._pending:
             self._finish(self._pending.popleft())
-        for file in self._files.values():
-            self._writer.submit(os.fsync, file)  # for the end of the machine
+        if self._synced is not None:
+            self._finish(self._synced)
+        self._synced = self._writers.submit(self._sync)
 
     def adopt(self, done: int, rows: Prototypes) -> None:
         """Takes over the rows `[steps, ...]` of a run that kept them in its checkpoints until step `done`."""
@@ -145,6 +147,10 @@ class Bank:
             if os.pwrite(self._files[name], data, place) != len(data):
                 raise OSError(f"{self._path(name)} takes no more bytes")
 
+    def _sync(self) -> None:
+        for file in self._files.values():
+            os.fsync(file)
+
     def _finish(self, written: Future) -> None:
         try:
             written.result()
@@ -172,7 +178,7 @@ class Bank:
         return self
 
     def __exit__(self, *_) -> None:
-        self._writer.shutdown(cancel_futures=True)
+        self._writers.shutdown(cancel_futures=True)
         for file in self._files.values():
             os.close(file)
 
