@@ -82,7 +82,7 @@ def train(config: Train, command: str) -> int:
         epoch.log.epoch(epoch.number, epoch.step, metrics | {"unreadable": epoch.unreadable})
         if epoch.number and (warning := collapse_warning(metrics)):
             epoch.log.warn(warning)
-        if len(embedded.index):  # none if no held-out image can be read
+        if len(embedded.index) and (epoch.references.index >= 0).any():  # none if no image can be read
             found = neighbours(embedded, epoch.references, held_out, images, config)
         report()
 

@@ -65,7 +65,8 @@ def test_images_added_to_a_runs_folder(begun):
     assert "as asked" in (begun / "run" / "log.txt").read_text()
     # An epoch has 23 batches now; it is measured with the images that were seen since.
     said = train(begun, 23)
-    assert "Going on after step 14 of 23." in said and "warning" not in said
+    assert "Going on after step 14 of 23." in said and said.count("warning") == 1
+    assert "48 of 92 training images have no embedding of epoch 1" in said
     assert [line["step"] for line in read_metrics(begun / "run")[0]] == list(range(1, 24))
     epoch = read_metrics(begun / "run")[1][-1]
     assert epoch["step"] == 23 and 0 <= epoch["retrieval"] <= 1
