@@ -24,9 +24,9 @@ from ipcl_jax.data.loader import steps_per_epoch
 from ipcl_jax.data.sources import check_labelled, open_splits
 from ipcl_jax.errors import require
 from ipcl_jax.models.checks import check_layers
-from ipcl_jax.readout.linear import Heads, compile_heads, rank_classes, views_for
+from ipcl_jax.readout.linear import compile_heads, rank_classes, views_for
 from ipcl_jax.run.folder import check_folder, claim_folder
-from ipcl_jax.run.loop import Log, Task, fit
+from ipcl_jax.run.loop import Epoch, Task, fit
 from ipcl_jax.system import distributed
 from ipcl_jax.system.compilation import set_up_compiler
 from ipcl_jax.system.console import make_console
@@ -74,26 +74,26 @@ def train(options: Linear, command: str, console: Console) -> int:
     total = config.epochs * per_epoch
     steps = compile_heads(config, encoder, mesh, n_classes=len(images.classes), n_batches=total)
 
-    def read_out(epoch: int, step: int, heads: Heads, log: Log, _: int) -> None:
+    def read_out(epoch: Epoch) -> None:
         if not distributed.is_first():
             return
         metrics: dict[str, float] = {}
         lines = []
         for layer, features in tests.items():
-            head = jax.tree.map(np.asarray, heads.params[layer])
+            head = jax.tree.map(np.asarray, epoch.state.params[layer])
             hits = rank_classes(head, features.values) == labels[:, None]
             top1, top5 = (float(hits[features.readable, :n].any(1).mean()) for n in (1, 5))
             metrics |= {f"{layer}_top1": top1, f"{layer}_top5": top5}
             lines.append(f"{layer} top-1 {top1:.1%}, top-5 {top5:.1%}")
-        log.epoch(epoch, step, metrics)
-        log.say(f"epoch {epoch}: {'; '.join(lines)}")
+        epoch.log.epoch(epoch.number, epoch.step, metrics)
+        epoch.log.say(f"epoch {epoch.number}: {'; '.join(lines)}")
 
     return fit(
         Task(
             config=config, command=command, folder=folder, changed=changed, sources=sources,
             total=min(total, config.max_steps or total), per_epoch=per_epoch,
-            sharding=distributed.batch_sharding(mesh), init=steps.init, shapes=steps.state, step=steps.train,
-            read_out=read_out,
+            sharding=distributed.batch_sharding(mesh), init=steps.init, shapes=steps.state,
+            step=lambda heads, batch: (*steps.train(heads, batch), None), read_out=read_out,
             first_line=f"{config.name}: heads on {', '.join(config.layers)}, {len(images):,} images from "
             f"{config.data.source}, {len(labels):,} held out; writing to {folder}",
             last_lines=lambda: [] if published is None else [f"Published on ImageNet (fc7, top-1): {published} %"],

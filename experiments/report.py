@@ -45,7 +45,7 @@ from ipcl_jax.readout.rsa import to_rdm
 from ipcl_jax.report.gallery import neighbour_pictures, read_images
 from ipcl_jax.report.model_page import Findings, write_model_page
 from ipcl_jax.run.folder import CONFIG
-from ipcl_jax.run.metrics import read_metrics
+from ipcl_jax.run.history import read_metrics
 from ipcl_jax.run.monitor import evenly_spaced
 from ipcl_jax.system.files import expand_home, read_json
 from ipcl_jax.zoo import MODELS

@@ -20,7 +20,7 @@ from ipcl_jax.commands.running import exit_code
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.report.table_figure import SUFFIXES, Series, draw
 from ipcl_jax.run.folder import CONFIG
-from ipcl_jax.run.metrics import read_metrics
+from ipcl_jax.run.history import read_metrics
 from ipcl_jax.system.console import make_console
 from ipcl_jax.system.files import check_writable, expand_home, read_json
 
@@ -68,7 +68,7 @@ class Run:
             "epochs": f"{done} of {self.config['epochs']}",
             "steps": f"{self.steps[-1]['step']:,}" if self.steps else "–",
             "images x views": f"{images} x {views}",
-            "views seen": f"{len(self.steps) * images * views:,}",
+            "views seen": f"{sum(line.get('steps', 1) for line in self.steps) * images * views:,}",
             "first loss": ends[0] if ends else "–",
             "loss": ends[-1] if ends else "–",
             "kNN before": _percent(next((value for epoch, value in knn if epoch == 0), None)),

@@ -22,12 +22,12 @@ from ipcl_jax.report.gallery import contact_sheet, neighbours
 from ipcl_jax.report.html import Neighbours
 from ipcl_jax.report.run_page import environment, write_report
 from ipcl_jax.run.folder import IMAGES, check_folder, claim_folder
-from ipcl_jax.run.loop import Log, Task, fit
-from ipcl_jax.run.metrics import read_metrics
+from ipcl_jax.run.history import History
+from ipcl_jax.run.loop import Epoch, Task, fit
 from ipcl_jax.run.monitor import embed_held_out, measure
 from ipcl_jax.system import distributed
 from ipcl_jax.system.compilation import set_up_compiler
-from ipcl_jax.training.state import RENAMED_FIELDS, TrainState
+from ipcl_jax.training.state import RENAMED_FIELDS
 from ipcl_jax.training.step import compile_steps
 
 _HEADLINES = {
@@ -71,31 +71,30 @@ def train(config: Train, command: str) -> int:
     total = config.epochs * per_epoch
     sheet = contact_sheet(images, config) if first else None
     found: Neighbours | None = None
+    history = History(folder)
 
-    def read_out(epoch: int, step: int, state: TrainState, log: Log, unreadable: int) -> None:
+    def read_out(epoch: Epoch) -> None:
         nonlocal found
-        embedded = embed_held_out(steps.embed, state.variables, held_out, config, mesh)
-        bank = distributed.replicate(state.bank, mesh)
-        if not first:
+        embedded = embed_held_out(steps.embed, epoch.state.variables, held_out, config, mesh)
+        if epoch.references is None:  # only the first process measures
             return
-        bank = bank.filled()
-        metrics = measure(embedded, bank, config, n_classes=len(images.classes))
-        log.epoch(epoch, step, metrics | {"unreadable": unreadable})
-        if epoch and (warning := collapse_warning(metrics)):
-            log.warn(warning)
-        if len(embedded.index):  # none if no held-out image can be read
-            found = neighbours(embedded, bank, held_out, images, config)
+        metrics = measure(embedded, epoch.references, config, n_classes=len(images.classes))
+        epoch.log.epoch(epoch.number, epoch.step, metrics | {"unreadable": epoch.unreadable})
+        if epoch.number and (warning := collapse_warning(metrics)):
+            epoch.log.warn(warning)
+        if len(embedded.index) and (epoch.references.index >= 0).any():  # none if no image can be read
+            found = neighbours(embedded, epoch.references, held_out, images, config)
         report()
 
     def report() -> None:
         if first:
             write_report(
                 folder, config=config, environment=environment(sources), resume=command,
-                classes=len(images.classes), contact_sheet=sheet, neighbours=found,
+                classes=len(images.classes), contact_sheet=sheet, neighbours=found, history=history,
             )  # fmt: skip
 
     def last_lines() -> list[str]:
-        epochs = {line["epoch"]: line for line in read_metrics(folder)[1]}
+        epochs = {line["epoch"]: line for line in history.read().epochs}
         before, after = epochs.get(0, {}), epochs[max(epochs)] if epochs else {}
         return [
             f"{title}: {after[name]:.1%}" + (f", untrained {before[name]:.1%}" if name in before else "")
@@ -113,9 +112,8 @@ def train(config: Train, command: str) -> int:
             config=config, command=command, folder=folder, changed=changed, sources=sources,
             total=min(total, config.max_steps or total), per_epoch=per_epoch,
             sharding=distributed.batch_sharding(mesh), init=steps.init, shapes=steps.state, step=steps.train,
-            collect=steps.collect if config.monitor.baseline else None, read_out=read_out, report=report,
-            # The bank holds embeddings of the previous images, of which there may have been more or fewer.
-            fresh={"bank": steps.init().bank} if changed else {}, earlier=RENAMED_FIELDS,
+            prototypes=steps.prototypes, collect=steps.collect if config.monitor.baseline else None,
+            read_out=read_out, report=report, earlier=RENAMED_FIELDS,
             first_line=f"{config.name}: {len(images):,} images from {config.data.source}, {len(held_out):,} held out; "
             f"writing to {folder}",
             warnings=(_FROM_0_1,) if from_0_1 else (), advice=advice, last_lines=last_lines,

@@ -306,13 +306,15 @@ class Train(Checked):
     """Seed of the weights, the queue, the order of images and their views."""
     max_steps: int | None = None
     """Stop after this many batches; the schedule stays that of all epochs."""
+    log_every: int | None = None
+    """Batches that a line of metrics summarises; by default as many as keep a run's file under 100,000 lines (25 MB)."""
     profile_steps: int = 0
     """Number of steps to trace, after the first few, into the run's folder `profile`."""
     out: str | None = None
     """Folder of the run; by default runs/NAME."""
 
     def _check(self) -> None:
-        self._positive("epochs batch_size accumulate max_steps")
+        self._positive("epochs batch_size accumulate max_steps log_every")
         self._each("profile_steps", lambda steps: steps >= 0, "it must not be negative")
         _check_warmup(self.schedule, self.epochs)
         if self.objective.name == "categories" and self.model.l2norm:
@@ -370,13 +372,15 @@ class LinearProbe(Checked):
     """Seed of the heads, the order of images and their views."""
     max_steps: int | None = None
     """Stop after this many batches; the schedule stays that of all epochs."""
+    log_every: int | None = None
+    """Batches that a line of metrics summarises; by default as many as keep a run's file under 100,000 lines (25 MB)."""
     profile_steps: int = 0
     """Number of steps to trace, after the first few, into the read-out's folder `profile`."""
     out: str | None = None
     """Folder of the read-out; by default runs/linear-NAME."""
 
     def _check(self) -> None:
-        self._positive("epochs batch_size max_steps")
+        self._positive("epochs batch_size max_steps log_every")
         self._each("profile_steps", lambda steps: steps >= 0, "it must not be negative")
         _check_warmup(self.schedule, self.epochs)
         if not self.layers:

@@ -14,7 +14,7 @@ def to_json(config: Train | LinearProbe) -> str:
 
 # Fields that affect where, when or how fast a run is computed, but not its result.
 _NO_EFFECT_ON_RESULT = (
-    "out", "max_steps", "profile_steps", "checkpoints", "distributed", "hosts",
+    "out", "max_steps", "profile_steps", "log_every", "checkpoints", "distributed", "hosts",
     "data.dir", "data.threads", "data.workers", "data.accept_other_images",
 )  # fmt: skip
 

@@ -63,17 +63,16 @@ def ten_steps(mesh: Mesh, dtype: type) -> dict[str, np.ndarray]:
         return jax.make_array_from_callback(value.shape, split, lambda where: value[where])
 
     def begin() -> training.TrainState:
-        return as_dtype(training.init_state(config, PER_EPOCH), dtype)
+        return as_dtype(training.init_state(config), dtype)
 
-    shardings = training.state_sharding(jax.eval_shape(begin), mesh)
     learn = jax.jit(
-        functools.partial(training.learn, config=config, n_images=32), donate_argnums=0,
-        in_shardings=(shardings, split, split), out_shardings=(shardings, whole),
+        functools.partial(training.learn, config=config, n_images=32, steps_per_epoch=PER_EPOCH), donate_argnums=0,
+        in_shardings=(whole, split, split), out_shardings=whole,
     )  # fmt: skip
-    state = jax.jit(begin, out_shardings=shardings)()
+    state = jax.jit(begin, out_shardings=whole)()
     for step in range(10):
-        state, _ = learn(state, *jax.tree.map(place, batch_of(step)))
-    state = jax.tree.map(np.asarray, distributed.replicate(state, mesh))
+        state, *_ = learn(state, *jax.tree.map(place, batch_of(step)))
+    state = jax.tree.map(np.asarray, state)
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 

@@ -36,7 +36,7 @@ def test_streams_stay_what_they_are():
 @pytest.mark.slow
 def test_weights_and_queue_do_not_share_the_keys_of_views():
     config = Train(name="x", model=Model(fc_dim=32), views=Views(size=64), batch_size=2)
-    state = training.init_state(config, 3)
+    state = training.init_state(config)
     assert (state.queue != init_queue(training.step_key(config, 1), 4096, 128)).all(1).any()
     for step in range(3):
         other = make_model(config.model).init(training.step_key(config, step), jnp.zeros((2, 64, 64, 3)))

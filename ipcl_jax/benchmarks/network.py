@@ -18,7 +18,7 @@ from ipcl_jax.benchmarks.turns import Against, Measured, check_torch, compare, f
 from ipcl_jax.config import Train
 
 N_IMAGES = 1_281_167  # of ImageNet; the loss depends on it
-STEPS_PER_EPOCH = 100  # rows of the bank
+STEPS_PER_EPOCH = 100
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -51,19 +51,20 @@ def step(
     images = images or 8
     config = Train(name="benchmark", batch_size=images, accumulate=accumulate, precision=precision)
     pixels, batch = canvases(images)
-    begin = jax.jit(functools.partial(training.init_state, config, STEPS_PER_EPOCH))
+    begin = jax.jit(functools.partial(training.init_state, config))
     first = begin()  # kept apart, since steps donate their state
     views = jax.jit(functools.partial(training.views_of_step, config))(first.step, batch)
     count = len(views)
     train, given = (training.train_step, {}) if with_views else (training.learn, {"views": views})
-    train = jax.jit(functools.partial(train, config=config, n_images=N_IMAGES), donate_argnums=0)
+    train = functools.partial(train, config=config, n_images=N_IMAGES, steps_per_epoch=STEPS_PER_EPOCH)
+    train = jax.jit(train, donate_argnums=0)
     move = functools.partial(train, batch=batch, **given)
-    state, metrics = jax.block_until_ready(move(begin()))
+    state, metrics, _ = jax.block_until_ready(move(begin()))
 
     def ours() -> float:
         nonlocal state
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(move(state))
+        state, *_ = jax.block_until_ready(move(state))
         return count / (time.perf_counter() - start)
 
     def build() -> TorchProcess:
@@ -86,13 +87,15 @@ def step(
 def _cost(images: int, precision: Precision) -> Measured:
     """Compiles the step of accelerators, without running it; returns its operations, memory traffic and memory."""
     config = Train(name="benchmark", batch_size=images, precision=precision)
-    state = jax.eval_shape(functools.partial(training.init_state, config, N_IMAGES // images))
+    state = jax.eval_shape(functools.partial(training.init_state, config))
     shapes = {"canvas": (images, 256, 512, 3), "size": (images, 2), "index": (images,), "label": (images,)}
     batch = {
         name: jax.ShapeDtypeStruct(shape, jnp.uint8 if name == "canvas" else jnp.int32)
         for name, shape in shapes.items()
     }
-    train = functools.partial(training.train_step, config=config, n_images=N_IMAGES)
+    train = functools.partial(
+        training.train_step, config=config, n_images=N_IMAGES, steps_per_epoch=N_IMAGES // images
+    )
     traced = jax.jit(train, donate_argnums=0).trace(state, batch)
     compiled = traced.lower(lowering_platforms=("cuda",)).compile()
     work, memory = compiled.cost_analysis(), compiled.memory_analysis()

@@ -14,7 +14,7 @@ from ipcl_jax.benchmarks.turns import Measured, Memory, finish
 from ipcl_jax.commands import recipes
 from ipcl_jax.commands.main import run
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.run.metrics import read_metrics
+from ipcl_jax.run.history import read_metrics
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 

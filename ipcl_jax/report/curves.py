@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ipcl_jax.report.drawing import load_matplotlib
+from ipcl_jax.run.history import Columns, as_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,29 +48,32 @@ class Curve:
     style: str = "line"
 
 
-def curves(steps: list[dict], epochs: list[dict], chance: float | None) -> str:
+def curves(steps: Columns, epochs: list[dict], chance: float | None) -> str:
     """Returns the grid of a run's plots, without those of metrics that were not measured.
 
     Args:
-        steps: lines of steps, from `read_metrics`.
-        epochs: lines of epochs; the first may be epoch 0, the untrained network.
+        steps: of `History`.
+        epochs: of `History`; the first may be epoch 0, the untrained network.
         chance: kNN top-1 by chance, a share in [0, 1]; None without labels.
 
     Returns:
         HTML; empty if nothing was measured.
     """
-    before = next((line for line in epochs if line["epoch"] == 0), {})
+    by_epoch, before = as_columns(epochs), next((line for line in epochs if line["epoch"] == 0), {})
     per_epoch = _steps_per_epoch(steps, epochs)
     unit = "epoch" if per_epoch else "step"
 
-    def measured(lines: list, name: str, label: str = "", **options) -> list[Curve]:
-        known = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-        x, y = _thin(np.array(known, float).reshape(-1, 2).T / [[per_epoch or 1], [1]])
-        return [Curve(label, y, x, **options)] if len(y) else []
+    def measured(columns: Columns, name: str, label: str = "", **options) -> list[Curve]:
+        values = columns.get(name, np.empty(0))
+        known = np.isfinite(values)
+        if not known.any():
+            return []
+        x, y = _thin(np.stack([columns["step"][known] / (per_epoch or 1), values[known]]))
+        return [Curve(label, y, x, **options)]
 
     def shares(name: str, label: str, colour: str = "one") -> list[Curve]:
         last = share(epochs[-1].get(name)) if epochs else ""
-        found = measured(epochs, name, f"{label} {last}", colour=colour)
+        found = measured(by_epoch, name, f"{label} {last}", colour=colour)
         if before.get(name) is None:
             return found
         untrained = Curve(f"untrained {share(before[name])}", [before[name]], colour=colour, style="dash")
@@ -82,7 +86,7 @@ def curves(steps: list[dict], epochs: list[dict], chance: float | None) -> str:
         knn.append(Curve(f"chance {share(chance)}", [chance], colour="ink", style="dot"))
     loss = measured(steps, "loss", "each step", style="faint")
     # The mean of an epoch is drawn at the epoch's middle.
-    middles = [line | {"step": line["step"] - (per_epoch or 0) / 2} for line in epochs if line["epoch"]]
+    middles = as_columns([line | {"step": line["step"] - (per_epoch or 0) / 2} for line in epochs if line["epoch"]])
     loss += measured(middles, "loss", "epoch mean", colour="two")
     plots = {
         "Loss": [(loss, "auto")],
@@ -90,8 +94,8 @@ def curves(steps: list[dict], epochs: list[dict], chance: float | None) -> str:
         "kNN read-out of held-out images": [(knn, "share")],
         "Instance retrieval": [(shares("retrieval", "now"), "share")],
         "Spread of the embeddings": [
-            (measured(epochs, "mean_cosine", "mean cosine of different images (lower is wider)"), "linear"),
-            (measured(epochs, "effective_rank", "effective rank (higher is wider)", colour="two"), "linear"),
+            (measured(by_epoch, "mean_cosine", "mean cosine of different images (lower is wider)"), "linear"),
+            (measured(by_epoch, "effective_rank", "effective rank (higher is wider)", colour="two"), "linear"),
         ],
         "Learning rate and momentum": [
             (measured(steps, "lr", "learning rate"), "linear"),
@@ -102,7 +106,7 @@ def curves(steps: list[dict], epochs: list[dict], chance: float | None) -> str:
     }
     plots = {title: [panel for panel in panels if panel[0]] for title, panels in plots.items()}
     plots = {title: panels for title, panels in plots.items() if panels}
-    end = max((line["step"] for line in [*steps[-1:], *epochs[-1:]]), default=0) / (per_epoch or 1)
+    end = max([*steps["step"][-1:], *(line["step"] for line in epochs[-1:])], default=0) / (per_epoch or 1)
     # With an odd number of plots, the first one takes a full row.
     cards = [
         card(title, panels, unit, end or 1.0, wide=not index and len(plots) % 2 == 1)
@@ -111,12 +115,12 @@ def curves(steps: list[dict], epochs: list[dict], chance: float | None) -> str:
     return f'<div class="plots">{"".join(cards)}</div>' if cards else ""
 
 
-def _steps_per_epoch(steps: list, epochs: list) -> float | None:
+def _steps_per_epoch(steps: Columns, epochs: list[dict]) -> float | None:
     """Infers the steps of an epoch from the first step of a later epoch or, in the first epoch, from its end."""
-    begun = next((line for line in reversed(steps) if line["epoch"] > steps[0]["epoch"]), None)
-    if begun:
-        first = next(line for line in steps if line["epoch"] == begun["epoch"])
-        return (first["step"] - 1) / (first["epoch"] - 1)
+    number = steps["epoch"]
+    if len(number) and number[-1] > number[0]:
+        first = np.argmax(number == number[-1])  # the first line of the last epoch
+        return float((steps["step"][first] - steps["steps"][first]) / (number[first] - 1))
     return next((line["step"] / line["epoch"] for line in epochs if line["epoch"] > 0), None)
 
 

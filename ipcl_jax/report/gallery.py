@@ -13,8 +13,8 @@ from ipcl_jax.data.sources import Source
 from ipcl_jax.random_streams import key_of
 from ipcl_jax.report.html import Neighbours
 from ipcl_jax.report.run_page import ContactSheet
+from ipcl_jax.run.bank import References
 from ipcl_jax.run.monitor import Embedded, evenly_spaced, nearest_images
-from ipcl_jax.training.state import Bank
 
 
 def contact_sheet(images: Source, config: Train, *, n_images: int = 6) -> ContactSheet:
@@ -67,13 +67,13 @@ def draw_sheet(sheet: ContactSheet, *, cell: int = 192) -> Image.Image:
 
 
 def neighbours(
-    embedded: Embedded, bank: Bank, held_out: Source, images: Source, config: Train
+    embedded: Embedded, references: References, held_out: Source, images: Source, config: Train
 ) -> Neighbours:
     """Returns a few held-out images and the training images nearest to them.
 
     Args:
         embedded: embeddings of held-out images.
-        bank: embeddings of the epoch's training images.
+        references: prototypes of the epoch's training images.
         held_out: the source of held-out images.
         images: the source of training images.
         config: the run.
@@ -81,7 +81,7 @@ def neighbours(
     Returns:
         Images as uint8, with class names if there are classes.
     """
-    queries, near, cosines = nearest_images(embedded, bank)
+    queries, near, cosines = nearest_images(embedded, references)
     return neighbour_pictures(held_out, queries, images, near, cosines, canvas=config.data.canvas)
 
 

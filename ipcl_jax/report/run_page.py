@@ -20,7 +20,7 @@ from ipcl_jax.data.base import Source
 from ipcl_jax.readout.spread import collapse_warning
 from ipcl_jax.report.curves import curves, share
 from ipcl_jax.report.html import Neighbours, image, list_table, neighbour_rows, section, write_page
-from ipcl_jax.run.metrics import METRICS, read_metrics
+from ipcl_jax.run.history import METRICS, Columns, History
 
 _RETRIEVAL = (
     "Instance retrieval: of two new views of each held-out image, the share whose nearest view is the other view of "
@@ -62,6 +62,7 @@ def write_report(
     classes: int = 0,
     contact_sheet: ContactSheet | None = None,
     neighbours: Neighbours | None = None,
+    history: History | None = None,
 ) -> Path:
     """Writes a run's page from its metrics, atomically.
 
@@ -73,12 +74,14 @@ def write_report(
         classes: number of classes; 0 without labels.
         contact_sheet: examples of views.
         neighbours: examples of nearest neighbours.
+        history: of the run, as far as it was read before; reading it all takes seconds for a long run.
 
     Returns:
         The page, `run_dir/report.html`.
     """
     run_dir, chance = Path(run_dir), 1 / classes if classes else None
-    steps, epochs = read_metrics(run_dir)
+    history = (history or History(run_dir)).read()
+    steps, epochs = history.steps, history.epochs
     before = next((line for line in epochs if line["epoch"] == 0), {})
     now = epochs[-1] if epochs and epochs[-1]["epoch"] > 0 else {}
     done = now.get("epoch", 0)
@@ -115,7 +118,7 @@ def write_report(
     write_page(
         path,
         title=config.name,
-        kicker="finished" if done >= config.epochs else "in progress" if steps else "not started",
+        kicker="finished" if done >= config.epochs else "in progress" if len(steps["step"]) else "not started",
         lead=lead,
         head="\n".join(head),
         body=body,
@@ -127,7 +130,7 @@ def write_report(
 # --- headline ----------------------------------------------------------------------------
 
 
-def _tiles(config: Train, steps: list, before: Mapping, now: Mapping, chance: float | None) -> list[str]:
+def _tiles(config: Train, steps: Columns, before: Mapping, now: Mapping, chance: float | None) -> list[str]:
     def tile(label: str, value: str, *notes: str, flagged: bool = False) -> str:
         note = "<br>".join(filter(None, notes))
         return (
@@ -138,14 +141,15 @@ def _tiles(config: Train, steps: list, before: Mapping, now: Mapping, chance: fl
     def untrained(name: str) -> str:
         return f"untrained {share(before[name])}" if before.get(name) is not None else ""
 
-    last, rank, cosine = steps[-1] if steps else {}, now.get("effective_rank"), before.get("mean_cosine")
+    last = {name: column[-1] for name, column in steps.items() if len(column)}
+    rank, cosine = now.get("effective_rank"), before.get("mean_cosine")
     loss, speed = (now.get(name, last.get(name)) for name in ("loss", "views_per_second"))
     aim = tile("Instance retrieval", share(now.get("retrieval")), untrained("retrieval"))
     if "top1" in now or "top1" in before:
         aim = tile("Accuracy top-1", share(now.get("top1")), untrained("top1"))
     tiles = [
         tile("Epochs", f"{now.get('epoch', 0)} <small>of {config.epochs}</small>",
-             f"{last.get('step', 0):,} steps"),
+             f"{last.get('step', 0):,.0f} steps"),
         aim,
         tile("Mean cosine", _number(now.get("mean_cosine"), "{:.3f}"),
              f"untrained {cosine:.3f}" if cosine is not None else "",
@@ -160,12 +164,12 @@ def _tiles(config: Train, steps: list, before: Mapping, now: Mapping, chance: fl
     return tiles
 
 
-def _alerts(config: Train, steps: list, now: Mapping) -> list[str]:
+def _alerts(config: Train, steps: Columns, now: Mapping) -> list[str]:
     alerts = []
     if warning := collapse_warning(now):
         alerts.append(warning)
-    if lost := next((line["step"] for line in steps if "loss" in line and line["loss"] is None), None):
-        alerts.append(f"The loss stopped being a finite number at step {lost:,}.")
+    if "loss" in steps and len(lost := steps["step"][np.isinf(steps["loss"])]):
+        alerts.append(f"The loss stopped being a finite number at step {lost[0]:,.0f}.")
     if count := now.get("unreadable"):
         alerts.append(f"{count:,.0f} image{'s' * (count != 1)} could not be read.")
     return alerts

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array
 
@@ -118,13 +119,12 @@ class Checkpoints:
             raise self._failed(str(error), step) from error
 
     def restore(
-        self, shapes: State, *, fresh: Mapping[str, Any] = MappingProxyType({}), earlier: Earlier = MappingProxyType({})
+        self, shapes: State, *, earlier: Earlier = MappingProxyType({})
     ) -> State:
         """Restores the newest undamaged checkpoint; one whose checksums differ is renamed to `damaged-STEP`.
 
         Args:
             shapes: shapes, dtypes and shardings of the state, such as `training.Steps.state`.
-            fresh: values of fields that are not read from the checkpoint.
             earlier: see `Earlier`.
 
         Returns:
@@ -140,17 +140,15 @@ class Checkpoints:
         while (step := self.latest_step()) is not None:
             reason = find_damage(self._folder(step)) if distributed.is_first() else ""
             if not distributed.broadcast(bool(reason)):
-                return self._read(step, shapes, fresh, earlier)
+                return self._read(step, shapes, earlier)
             self._put_aside(step, reason)
         raise ConfigError(f"No checkpoint of {self._run_dir} can be read. {'; '.join(self.damaged)}.")
 
-    def _read(self, step: int, shapes: State, fresh: Mapping[str, Any], earlier: Earlier) -> State:
+    def _read(self, step: int, shapes: State, earlier: Earlier) -> State:
         folder = self._folder(step)
-        names = [field.name for field in dataclasses.fields(shapes) if field.name not in fresh]
-        wanted = {name: getattr(shapes, name) for name in names}
+        wanted = {field.name: getattr(shapes, field.name) for field in dataclasses.fields(shapes)}
         try:
-            handler = ocp.CompositeCheckpointHandler(default=ocp.PyTreeCheckpointHandler())
-            with ocp.Checkpointer(handler) as checkpointer:
+            with _reader() as checkpointer:
                 stored = checkpointer.metadata(folder).item_metadata["default"].tree
                 renamed = {
                     name: earlier[name] for name in wanted.keys() - stored.keys() if name in earlier
@@ -183,7 +181,25 @@ class Checkpoints:
         for name, (old, convert) in renamed.items():
             found[name] = convert(found.pop(old))
         self._readable.add(step)
-        return shapes.replace(**fresh, **found)
+        return shapes.replace(**found)
+
+    def field(self, name: str) -> dict[str, Any] | None:
+        """Reads one field of the newest checkpoint as NumPy arrays; None if it doesn't hold that field."""
+        step = self.latest_step()
+        if step is None:
+            return None
+        folder = self._folder(step)
+        with _reader() as checkpointer:
+            stored = checkpointer.metadata(folder).item_metadata["default"].tree
+            if name not in stored:
+                return None
+            wanted = {name: stored[name]}
+            arguments = ocp.args.PyTreeRestore(
+                item=wanted,
+                restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted),
+                partial_restore=True,
+            )
+            return checkpointer.restore(folder, args=ocp.args.Composite(default=arguments))["default"][name]
 
     def _put_aside(self, step: int, reason: str) -> None:
         """Renames a damaged checkpoint to `damaged-STEP`, or `damaged-STEP-2` and so on if that exists."""
@@ -248,6 +264,10 @@ class Checkpoints:
             self._manager.close()
             self._seal_later()
             self._check_seals(self._sealing)
+
+
+def _reader() -> ocp.Checkpointer:
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(default=ocp.PyTreeCheckpointHandler()))
 
 
 def _shape_mismatch(stored: Mapping, wanted: Mapping) -> str:

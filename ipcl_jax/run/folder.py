@@ -18,7 +18,7 @@ from typing import IO
 from ipcl_jax.config import LinearProbe, Train
 from ipcl_jax.data.base import Source, digest
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.run.metrics import METRICS
+from ipcl_jax.run.history import METRICS
 from ipcl_jax.stored_config import differences, to_json
 from ipcl_jax.system import distributed
 from ipcl_jax.system.files import atomic, check_writable, expand_home, read_json

@@ -1,6 +1,6 @@
 """The metrics and log of a run: printed while it trains, and written to its folder.
 
-The files are `metrics.jsonl` (one JSON object a line), `log.txt` and `tensorboard/`.
+The files are `metrics.jsonl` (one JSON object a line, see `run.history`), `log.txt` and `tensorboard/`.
 """
 
 import contextlib
@@ -8,26 +8,29 @@ import json
 import math
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Column
 
+from ipcl_jax.run.history import METRICS, read_lines
 from ipcl_jax.system.console import make_console
 from ipcl_jax.system.files import atomic
 
-METRICS = "metrics.jsonl"
 PLAIN_EVERY = 10.0  # seconds between two printed lines if the output is not a terminal
 WINDOW = 30.0  # seconds over which speed is averaged
+MOST_LINES = 100_000  # of steps in a run, about 25 MB
 INPUT_BOUND = 0.2  # share of an epoch spent waiting for input above which a warning is given
 
 WAITS = ("wait_input", "wait_copy", "wait_device")
 """Seconds that a step waited for its batch to be decoded, for the batch to be copied to the device, for the device."""
+
+_LAST = ("lr", "momentum", "views_per_second")  # of several steps; WAITS are added up, of others it is the mean
 
 _STEP_LINE = {"loss": "loss {:#.4g}", "lr": "lr {:#.3g}", "views_per_second": "{:,.0f} views/s"}
 _EPOCH_LINE = {
@@ -48,28 +51,31 @@ class Record:
     """Writes the metrics of a run and shows its progress; a context manager.
 
     Step s is the s-th batch of the run, from 1. With `start_step=s` the files are continued after step s:
-    lines of later steps, which will be computed again, are removed.
+    lines of later steps, which will be computed again, are removed. In long runs, a line summarises several steps.
 
     Args:
         run_dir: folder of the run; created if it doesn't exist.
         total_steps: batches of the complete run.
         steps_per_epoch: batches of one pass over the images.
         start_step: batches done before this process started.
+        every: steps that a line summarises, at most; by default as many as give no more than `MOST_LINES` lines.
         console: where to print; by default standard output.
     """
 
     def __init__(
         self, run_dir: Path, *, total_steps: int, steps_per_epoch: int, start_step: int = 0,
-        console: Console | None = None,
+        every: int | None = None, console: Console | None = None,
     ):
         self._dir = Path(run_dir)
         self._total, self._per_epoch, self._start = total_steps, steps_per_epoch, start_step
         self._epochs = -(-total_steps // steps_per_epoch)
+        self._every = every or max(1, -(-total_steps // MOST_LINES))
         self._console = console or make_console()
         self._bar: Progress | None = None
         self._shown_at = -math.inf
         self._done, self._views = start_step, 0.0
         self._window: deque[tuple[float, float]] = deque()  # time, views so far
+        self._unwritten: list[dict] = []  # steps since the last line
         self._of_epoch: list[dict] = []  # lines of the latest epoch's steps
 
     def __enter__(self) -> "Record":
@@ -96,15 +102,16 @@ class Record:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+        self.flush()
         if kind is not None:
             self._write_log(f"stopped after step {self._done}: {kind.__name__}: {error}")
         for file in (self._board, self._metrics, self._log):
             file.close()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes the metrics of one step.
+        """Takes the metrics of one step, and writes a line if this is the last step that the line summarises.
 
-        Reading them waits for the device, so pass those of the previous step once the next one is dispatched.
+        Reading them waits for the device, so pass those of an earlier step once the next ones are dispatched.
 
         Args:
             step: the step that they belong to, from 1.
@@ -122,8 +129,10 @@ class Record:
             values["views_per_second"] = (after - before) / (now - begin)
 
         epoch = (step - 1) // self._per_epoch + 1
-        line = {"kind": "step", "step": step, "epoch": epoch} | _finite(values)
-        self._keep(line)
+        line = {"kind": "step", "step": step, "epoch": epoch} | values
+        self._unwritten.append(line)
+        if step % self._every == 0 or step % self._per_epoch == 0:
+            self.flush()
 
         text = [f"epoch {epoch}/{self._epochs}  step {step}/{self._total}", *_describe(line, _STEP_LINE)]
         if now > begin:
@@ -135,6 +144,12 @@ class Record:
         elif edge or now - self._shown_at >= PLAIN_EVERY:
             self._shown_at = now
             self._print("  ".join(text))
+
+    def flush(self) -> None:
+        """Writes the steps that have no line yet; call it before a checkpoint is saved."""
+        if self._unwritten:
+            self._keep(_summary(self._unwritten))
+            self._unwritten = []
 
     def epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """Writes and prints the metrics of an epoch.
@@ -150,9 +165,11 @@ class Record:
         """
         values, lines = {}, [line for line in self._of_epoch if line["epoch"] == epoch]
         for name in ("loss", "lr", "momentum", "grad_norm", "views_per_second"):
-            known = [line[name] for line in lines if line.get(name) is not None]
+            known = [(line[name], line.get("steps", 1)) for line in lines if line.get(name) is not None]
             if known:
-                values[name] = known[-1] if name in ("lr", "momentum") else math.fsum(known) / len(known)
+                total = sum(steps for _, steps in known)
+                mean = math.fsum(value * steps for value, steps in known) / total
+                values[name] = known[-1][0] if name in ("lr", "momentum") else mean
         waited = [sum(line.get(name, 0) for line in lines) for name in WAITS]
         if sum(waited):
             values["input_share"] = 1 - waited[WAITS.index("wait_device")] / sum(waited)
@@ -183,7 +200,7 @@ class Record:
         if not path.exists():
             return
         with atomic(path) as part, open(part, "w", encoding="utf-8") as kept:
-            for line in _lines(path):
+            for line in read_lines(path):
                 if line["step"] <= self._start:
                     kept.write(json.dumps(line) + "\n")
                     self._remember(line)
@@ -221,6 +238,9 @@ class NoRecord:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """See `Record.step`; doesn't wait for the device."""
 
+    def flush(self) -> None:
+        """See `Record.flush`."""
+
     def epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """See `Record.epoch`."""
 
@@ -231,38 +251,22 @@ class NoRecord:
         """See `Record.warn`."""
 
 
-def read_metrics(run_dir: Path) -> tuple[list[dict], list[dict]]:
-    """Reads the metrics that `Record` wrote.
-
-    Args:
-        run_dir: folder of a run; one without metrics gives two empty lists.
-
-    Returns:
-        Lines of steps and of epochs in order, the last written one of each. None stands for an infinite value or
-        NaN, which JSON lacks. An incomplete line of a process that was killed is left out.
-    """
-    steps, epochs = {}, {}
-    for line in _lines(Path(run_dir) / METRICS):
-        if line["kind"] == "step":
-            steps[line["step"]] = line
-        else:
-            epochs[line["epoch"]] = line
-    return [steps[number] for number in sorted(steps)], [epochs[number] for number in sorted(epochs)]
+def _summary(lines: list[dict]) -> dict[str, Any]:
+    """Returns one line for several steps of an epoch; of one step, its own."""
+    if len(lines) == 1:
+        return _finite(lines[0])
+    summary = {name: lines[-1][name] for name in ("kind", "step", "epoch")} | {"steps": len(lines)}
+    for name in dict.fromkeys(name for line in lines for name in line if name not in summary):
+        values = [line[name] for line in lines if name in line]
+        total = sum(values)
+        summary[name] = values[-1] if name in _LAST else total if name in WAITS else total / len(values)
+    return _finite(summary)
 
 
-def _lines(path: Path) -> Iterator[dict]:
-    if not path.exists():
-        return
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for text in file:
-            with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-                line = json.loads(text)
-                if line["kind"] in ("step", "epoch") and int(line["step"]) >= 0 and int(line["epoch"]) >= 0:
-                    yield line
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    }
 
 
 def _describe(line: Mapping, formats: Mapping[str, str]) -> list[str]:

@@ -11,10 +11,10 @@ from ipcl_jax.config import Train
 from ipcl_jax.data.base import Source
 from ipcl_jax.data.loader import TOLERATED, eval_batches
 from ipcl_jax.errors import InputError
-from ipcl_jax.readout.knn import knn_scores, nearest
+from ipcl_jax.readout.knn import EXCLUDED, knn_scores, nearest
 from ipcl_jax.readout.spread import effective_rank, instance_retrieval, mean_cosine
+from ipcl_jax.run.bank import References
 from ipcl_jax.system.distributed import all_gather, batch_sharding, shard
-from ipcl_jax.training.state import Bank
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ def embed_images(
 
 
 def measure(
-    images: Embedded, bank: Bank, config: Train, *, n_classes: int
+    images: Embedded, references: References, config: Train, *, n_classes: int
 ) -> dict[str, float]:
     """Computes the metrics of an epoch.
 
     Args:
         images: embeddings of held-out images.
-        bank: embeddings of the epoch's training images.
+        references: prototypes of the epoch's training images.
         config: the run: monitor.k neighbours vote, but at most as many as a class has training images on average;
             objective.temperature weights their votes; with objective.name `categories`, embeddings are class scores.
         n_classes: number of classes; 0 leaves out the kNN read-out.
@@ -93,18 +93,17 @@ def measure(
         out; images without a class are used neither as queries nor as references.
     """
     metrics: dict[str, float] = {}
-    labelled, reference_labels = images.label >= 0, np.asarray(bank.label).reshape(-1)
-    voting = reference_labels >= 0
+    labelled, voting = images.label >= 0, (references.index >= 0) & (references.label >= 0)
     if config.objective.name == "categories" and labelled.any():
         ranked = np.argsort(-images.uncropped[labelled], axis=1, kind="stable")[:, :5]
         hits = ranked == images.label[labelled, None]
         metrics = {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(1).mean())}
     if n_classes and labelled.any() and voting.any():
-        references = np.asarray(bank.embeddings).reshape(-1, bank.embeddings.shape[-1])[voting]
-        k = max(1, min(config.monitor.k, len(references) // n_classes))
+        k = max(1, min(config.monitor.k, int(voting.sum()) // n_classes))
         (score,) = knn_scores(
-            images.uncropped[labelled], images.label[labelled], references, reference_labels[voting],
+            images.uncropped[labelled], images.label[labelled], references.embeddings, references.label,
             n_classes=n_classes, k=k, temperature=config.objective.temperature,
+            groups=(np.zeros(labelled.sum(), int), np.where(voting, 1, EXCLUDED)),
         )  # fmt: skip
         metrics |= {"knn_top1": score.top1, "knn_top5": score.top5}
     if len(images.uncropped) < 2:  # the remaining metrics compare different images
@@ -117,13 +116,13 @@ def measure(
 
 
 def nearest_images(
-    images: Embedded, bank: Bank, *, n_queries: int = 8, k: int = 5
+    images: Embedded, references: References, *, n_queries: int = 8, k: int = 5
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Finds the training images nearest to some held-out images.
 
     Args:
         images: embeddings of held-out images.
-        bank: embeddings of the epoch's training images.
+        references: prototypes of the epoch's training images.
         n_queries: number of queries, evenly spaced over the held-out images.
         k: neighbours of each.
 
@@ -132,11 +131,12 @@ def nearest_images(
         cosines `[Q, k]`.
     """
     chosen = evenly_spaced(len(images.index), n_queries)
-    references = bank.embeddings.reshape(-1, bank.embeddings.shape[-1])
-    if not len(chosen):
+    held = references.index >= 0
+    if not len(chosen) or not held.any():
         return np.empty(0, int), np.empty((0, k), int), np.empty((0, k), np.float32)
-    cosines, rows = nearest(images.uncropped[chosen], references, k=min(k, len(references)))
-    return images.index[chosen], np.asarray(bank.index).reshape(-1)[rows], cosines
+    groups = np.zeros(len(chosen), int), np.where(held, 1, EXCLUDED)
+    cosines, rows = nearest(images.uncropped[chosen], references.embeddings, k=min(k, int(held.sum())), groups=groups)
+    return images.index[chosen], references.index[rows], cosines
 
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:

@@ -111,14 +111,6 @@ def all_gather(rows: np.ndarray) -> np.ndarray:
     return rows if jax.process_count() == 1 else multihost_utils.process_allgather(rows, tiled=True)
 
 
-def replicate(tree, mesh: Mesh):
-    """Copies arrays that are sharded over several processes to every host; with one process, returns `tree` itself."""
-    if jax.process_count() == 1:
-        return tree
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(np.asarray, jax.jit(lambda tree: tree, out_shardings=everywhere)(tree))
-
-
 class Agreement:
     """Computes the maximum of a number over all processes, one step late, so that no step waits for it.
 

@@ -1,6 +1,6 @@
 """Training as pure functions of state and batch: the objective, the optimizer, the step."""
 
-from ipcl_jax.training.state import RENAMED_FIELDS, Bank, TrainState, init_state, state_sharding
+from ipcl_jax.training.state import RENAMED_FIELDS, Prototypes, TrainState, init_state
 from ipcl_jax.training.step import (
     Steps,
     collect_step,
@@ -15,7 +15,7 @@ from ipcl_jax.training.step import (
 
 __all__ = [
     "RENAMED_FIELDS",
-    "Bank",
+    "Prototypes",
     "Steps",
     "TrainState",
     "collect_step",
@@ -24,7 +24,6 @@ __all__ = [
     "embed_step",
     "init_state",
     "learn",
-    "state_sharding",
     "step_key",
     "train_step",
     "views_of_step",

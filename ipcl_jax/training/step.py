@@ -22,7 +22,7 @@ from ipcl_jax.random_streams import key_of
 from ipcl_jax.system.distributed import batch_sharding
 from ipcl_jax.training import optim
 from ipcl_jax.training.objective import category_loss, ipcl_loss, prototypes, update_queue
-from ipcl_jax.training.state import Batch, TrainState, init_state, state_sharding
+from ipcl_jax.training.state import Batch, Prototypes, TrainState, init_state
 
 
 def step_key(config: Train, step: Array) -> Array:
@@ -56,8 +56,8 @@ def embed(config: Train, variables: dict, images: Array, *, train: bool = False)
 
 
 def learn(
-    state: TrainState, views: Array, batch: Batch, *, config: Train, n_images: int
-) -> tuple[TrainState, dict[str, Array]]:
+    state: TrainState, views: Array, batch: Batch, *, config: Train, n_images: int, steps_per_epoch: int
+) -> tuple[TrainState, dict[str, Array], Prototypes]:
     """Trains on the views of one batch.
 
     Gradients of loss / accumulate are summed; the last batch of a group updates the parameters, with its own learning
@@ -69,14 +69,15 @@ def learn(
         batch: `index` and `label`, `[B]` each.
         config: the run.
         n_images: number N of training images.
+        steps_per_epoch: batches that one pass over the images gives.
 
     Returns:
-        The state after the batch, and scalars: loss, lr, momentum, grad_norm (of this batch's loss).
+        The state after the batch; scalars: loss, lr, momentum, grad_norm (of this batch's loss); and the prototypes of
+        the batch's images.
 
     Source: Konkle & Alvarez 2022, Methods; the reference's training script.
     """
     objective, n_views = config.objective, config.views.per_image
-    steps_per_epoch = state.bank.index.shape[0]
     n_batches = config.epochs * steps_per_epoch
     lr = optim.learning_rate(config.schedule, config.optim.lr, state.step, n_batches, steps_per_epoch)
     momentum = optim.momentum(config.schedule, state.step, n_batches)
@@ -109,9 +110,9 @@ def learn(
         grad_sum=grad_sum,
         queue=None if state.queue is None else update_queue(state.queue, new),
         log_Z=log_Z,
-        bank=state.bank.put(state.step % steps_per_epoch, own, batch),
     )
-    return state, {"loss": loss, "lr": lr, "momentum": momentum, "grad_norm": grad_norm}
+    metrics = {"loss": loss, "lr": lr, "momentum": momentum, "grad_norm": grad_norm}
+    return state, metrics, Prototypes(own, batch["index"], batch["label"])
 
 
 def _apply_gradients(
@@ -140,8 +141,8 @@ def _apply_gradients(
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, config: Train, n_images: int
-) -> tuple[TrainState, dict[str, Array]]:
+    state: TrainState, batch: Batch, *, config: Train, n_images: int, steps_per_epoch: int
+) -> tuple[TrainState, dict[str, Array], Prototypes]:
     """Draws the views of a batch and trains on them; see `learn`.
 
     Args:
@@ -149,28 +150,25 @@ def train_step(
         batch: `canvas [B, H, W, 3]` uint8, `size [B, 2]`, `index [B]`, `label [B]` int32.
         config: the run.
         n_images: number N of training images.
+        steps_per_epoch: batches that one pass over the images gives.
 
     Returns:
-        The state after the batch, and metrics.
+        The state after the batch, metrics and prototypes; see `learn`.
     """
     views = views_of_step(config, state.step, batch)
-    return learn(state, views, batch, config=config, n_images=n_images)
+    return learn(state, views, batch, config=config, n_images=n_images, steps_per_epoch=steps_per_epoch)
 
 
-def collect_step(state: TrainState, batch: Batch, *, config: Train) -> TrainState:
-    """Updates bank and running statistics as `train_step` does, but not the parameters.
+def collect_step(state: TrainState, batch: Batch, *, config: Train) -> tuple[TrainState, Prototypes]:
+    """Updates running statistics and computes prototypes as `train_step` does, but doesn't change the parameters.
 
     After an epoch of it, the read-out of the untrained network can be computed like that of a trained one.
     """
     views = views_of_step(config, state.step, batch)
     embeddings, batch_stats = embed(config, state.variables, views, train=True)
     own = prototypes(embeddings, config.views.per_image, normalize=config.objective.norm_prototype)
-    row = state.step % state.bank.index.shape[0]
-    return state.replace(
-        step=state.step + 1,
-        batch_stats=batch_stats,
-        bank=state.bank.put(row, own, batch),
-    )
+    state = state.replace(step=state.step + 1, batch_stats=batch_stats)
+    return state, Prototypes(own, batch["index"], batch["label"])
 
 
 def embed_step(variables: dict, number: int, batch: Batch, *, config: Train) -> tuple[Array, Array]:
@@ -201,10 +199,11 @@ class Steps(NamedTuple):
     """The jitted functions of a run."""
 
     init: Callable  # () -> state
-    train: Callable  # state, batch -> state, metrics; the state is donated
-    collect: Callable  # state, batch -> state; the state is donated
+    train: Callable  # state, batch -> state, metrics, prototypes; the state is donated
+    collect: Callable  # state, batch -> state, prototypes; the state is donated
     embed: Callable  # variables, number, batch -> centre, pair
     state: TrainState  # shapes, dtypes and shardings, to restore into
+    prototypes: Prototypes  # shapes and dtypes
 
 
 def compile_steps(config: Train, mesh: Mesh, *, n_images: int, steps_per_epoch: int) -> Steps:
@@ -216,20 +215,24 @@ def compile_steps(config: Train, mesh: Mesh, *, n_images: int, steps_per_epoch: 
         n_images: number N of training images.
         steps_per_epoch: batches that one pass over the images gives.
     """
-    init = functools.partial(init_state, config, steps_per_epoch)
-    shapes = jax.eval_shape(init)
-    sharding, by_image = state_sharding(shapes, mesh), batch_sharding(mesh)
-    replicated = NamedSharding(mesh, PartitionSpec())
-    train = functools.partial(train_step, config=config, n_images=n_images)
+    init = functools.partial(init_state, config)
+    by_image, replicated = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    train = functools.partial(train_step, config=config, n_images=n_images, steps_per_epoch=steps_per_epoch)
     collect = functools.partial(collect_step, config=config)
     embed = functools.partial(embed_step, config=config)
-    inputs = (sharding, by_image)
+    inputs = (replicated, by_image)
+
+    def row() -> Prototypes:
+        index = jnp.zeros(config.batch_size, jnp.int32)
+        return Prototypes(jnp.zeros((config.batch_size, config.model.out_dim)), index, index)
+
     return Steps(
-        init=jax.jit(init, out_shardings=sharding),
-        train=jax.jit(train, in_shardings=inputs, out_shardings=(sharding, replicated), donate_argnums=0),
-        collect=jax.jit(collect, in_shardings=inputs, out_shardings=sharding, donate_argnums=0),
-        embed=jax.jit(embed, in_shardings=(replicated, replicated, by_image), out_shardings=replicated),
+        init=jax.jit(init, out_shardings=replicated),
+        train=jax.jit(train, in_shardings=inputs, out_shardings=replicated, donate_argnums=0),
+        collect=jax.jit(collect, in_shardings=inputs, out_shardings=replicated, donate_argnums=0),
+        embed=jax.jit(embed, in_shardings=(replicated, *inputs), out_shardings=replicated),
         state=jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), jax.eval_shape(init)
         ),
+        prototypes=jax.eval_shape(row),
     )

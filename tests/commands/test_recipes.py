@@ -196,9 +196,10 @@ def test_a_recipe_can_be_traced(name):
     config, images, _, steps = compiled(name)
     with TrainBatches(images, batch_size=4, canvas=(64, 64), seed=0, threads=1) as batches:
         batch = next(batches)
-    state, metrics = jax.eval_shape(steps.train, steps.state, batch)
+    state, metrics, row = jax.eval_shape(steps.train, steps.state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), steps.state)
     assert {name: leaf.shape for name, leaf in metrics.items()} == dict.fromkeys(("loss", "lr", "momentum", "grad_norm"), ())
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), row) == jax.tree.map(lambda x: (x.shape, x.dtype), steps.prototypes)
     embeddings, _ = jax.eval_shape(steps.embed, steps.state.variables, np.uint32(0), {name: batch[name] for name in ("canvas", "size")})
     assert embeddings.shape == (4, config.model.out_dim)
 
@@ -218,7 +219,7 @@ def test_two_optimizer_steps_saved_and_resumed(name, tmp_path):
         options = dict(batch_size=4, canvas=(64, 64), seed=config.seed, threads=1)
         with TrainBatches(images, start_step=int(state.step), **options) as batches:
             while int(state.step) < until:
-                state, metrics = steps.train(state, jax.device_put(next(batches), batch_sharding(mesh)))
+                state, metrics, _ = steps.train(state, jax.device_put(next(batches), batch_sharding(mesh)))
                 losses.append(float(metrics["loss"]))
         return state, losses
 

@@ -17,7 +17,8 @@ from ipcl_jax.config import Model, Train, Views
 from ipcl_jax.data.loader import eval_batches
 from ipcl_jax.data.sources import open_source
 from ipcl_jax.run.checkpoints import Checkpoints
-from ipcl_jax.run.metrics import WAITS, read_metrics
+from ipcl_jax.run.history import read_metrics
+from ipcl_jax.run.metrics import WAITS
 from thinning import first
 
 # One epoch of 30 steps, each with its checkpoint: nothing is spared but size.
@@ -124,8 +125,7 @@ def test_the_monitor_is_the_read_out_of_the_same_checkpoint(unbroken):
     """Training's own path (canvas, embed, bank) against the one of users: extract and KNNReadout."""
     folder, _ = unbroken
     config, (epoch,) = json.loads((folder / "config.json").read_text()), read_metrics(folder)[1]
-    encoder, arrays = load_encoder(folder), leaves(folder)
-    source = open_source("sample", "val")
+    encoder, source = load_encoder(folder), open_source("sample", "val")
     views = Views(size=64)
     whole = [
         extract(encoder, center_views(batch["canvas"], batch["size"], views), ["l2norm"])["l2norm"]
@@ -133,8 +133,7 @@ def test_the_monitor_is_the_read_out_of_the_same_checkpoint(unbroken):
     ]
     embedded = np.concatenate(whole)
     np.testing.assert_equal(len(embedded), len(source))
-    (references,) = (value for name, value in arrays.items() if "bank" in name and "embeddings" in name)
-    (labels,) = (value for name, value in arrays.items() if "bank" in name and "label" in name)
+    references, labels = (np.load(folder / "bank" / f"{name}.npy") for name in ("embeddings", "label"))
     references, labels = references.reshape(-1, references.shape[-1]), labels.ravel()
     k = min(config["monitor"]["k"], len(labels) // len(source.classes))
     readout = KNNReadout(k=k, temperature=config["objective"]["temperature"]).fit(references, labels)

@@ -32,7 +32,7 @@ from ipcl_jax import save_encoder
 from ipcl_jax.activations.encoder import init_encoder
 from ipcl_jax.config import Model
 from ipcl_jax.run.checkpoints import Checkpoints
-from ipcl_jax.run.metrics import read_metrics
+from ipcl_jax.run.history import read_metrics
 
 SMALL_RUN = (
     "--config ipcl_smoke --epochs 1 --batch-size 29 --views.per-image 2 --model.fc-dim 64 "

@@ -25,7 +25,7 @@ from ipcl_jax.config import Model, Train
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.readout.brain_data import read_rdms, read_responses
 from ipcl_jax.run.folder import check_folder
-from ipcl_jax.run.metrics import METRICS, read_metrics
+from ipcl_jax.run.history import METRICS, read_metrics
 from ipcl_jax.stored_config import to_json
 
 STIMULI = [f"{i}.png" for i in range(6)]

@@ -9,6 +9,7 @@ from ipcl_jax.config import Data, Optim, Train
 from ipcl_jax.report.curves import curves
 from ipcl_jax.report.html import Neighbours
 from ipcl_jax.report.run_page import ContactSheet, write_report
+from ipcl_jax.run.history import History, as_columns
 from ipcl_jax.run.metrics import Record
 from pages import Page, stands_alone
 
@@ -153,8 +154,8 @@ def test_collapse_is_told_in_words(tmp_path):
 
 def test_top_five_of_few_classes_is_no_news(tmp_path):
     epochs = [{"epoch": e, "step": e, "knn_top1": 0.4, "knn_top5": 1.0} for e in (0, 1)]
-    assert "top-5" not in curves([], epochs, 1 / 3)
-    assert "top-5" in curves([], epochs, 0.1)
+    assert "top-5" not in curves(History(tmp_path).steps, epochs, 1 / 3)
+    assert "top-5" in curves(History(tmp_path).steps, epochs, 0.1)
 
 
 def test_page_stays_light(tmp_path):
@@ -163,7 +164,7 @@ def test_page_stays_light(tmp_path):
         {"kind": "step", "step": s, "epoch": 1 + s // 1001, "loss": 1 + s % 7, "lr": s, "grad_norm": 1.0}
         for s in range(1, 20_001)
     ]
-    assert len(curves(steps, [], None)) < 300_000
+    assert len(curves(as_columns(steps), [], None)) < 300_000
     record(tmp_path)
     text, _ = write(tmp_path, classes=10, **pictures(rows=8))
     assert len(text) < 3_000_000

@@ -125,9 +125,6 @@ def test_a_state_of_another_shape_is_no_damage(folder):
     with Checkpoints(folder, keep=2) as checkpoints:
         with pytest.raises(ConfigError, match=r"values is float32 \[300, 70\] there, and float32 \[301, 70\] here"):
             checkpoints.restore(wide)
-        fresh = jnp.zeros((301, 70))
-        state = checkpoints.restore(wide, fresh={"values": fresh})
-        assert int(state.step) == 2 and state.values is fresh
     assert contents(folder) == before
 
 

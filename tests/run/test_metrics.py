@@ -11,7 +11,8 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
 from ipcl_jax.run import metrics
-from ipcl_jax.run.metrics import NoRecord, Record, read_metrics
+from ipcl_jax.run.history import read_metrics
+from ipcl_jax.run.metrics import NoRecord, Record
 from ipcl_jax.system.console import make_console
 
 METRICS = {"loss": 2.0, "lr": 1e-3, "momentum": 0.9, "grad_norm": 0.5, "views": 40}

@@ -14,7 +14,7 @@ from command_line import run
 from ipcl_jax import training
 from ipcl_jax.config import Model, Objective, Train, Views
 from ipcl_jax.run.checkpoints import Checkpoints
-from ipcl_jax.run.metrics import read_metrics
+from ipcl_jax.run.history import read_metrics
 from ipcl_jax.system import distributed
 
 SMALL = (
@@ -65,7 +65,8 @@ def test_images_added_to_a_runs_folder(begun):
     assert "as asked" in (begun / "run" / "log.txt").read_text()
     # An epoch has 23 batches now; it is measured with the images that were seen since.
     said = train(begun, 23)
-    assert "Going on after step 14 of 23." in said and "warning" not in said
+    assert "Going on after step 14 of 23." in said and said.count("warning") == 1
+    assert "48 of 92 training images have no embedding of epoch 1" in said
     assert [line["step"] for line in read_metrics(begun / "run")[0]] == list(range(1, 24))
     epoch = read_metrics(begun / "run")[1][-1]
     assert epoch["step"] == 23 and 0 <= epoch["retrieval"] <= 1
@@ -101,7 +102,7 @@ def test_a_run_of_version_0_1_goes_on(tmp_path):
         name="x", model=Model(fc_dim=16), views=Views(size=64, per_image=2), batch_size=4,
         objective=Objective(queue_size=5),
     )  # fmt: skip
-    state = training.init_state(config, 3).replace(log_Z=jax.numpy.float32(21.5))
+    state = training.init_state(config).replace(log_Z=jax.numpy.float32(21.5))
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     fields["Z"] = jax.numpy.exp(fields.pop("log_Z"))
     annotated = {"__annotations__": dict.fromkeys(fields, jax.Array)}

@@ -19,7 +19,7 @@ from ipcl_jax import save_encoder, training
 from ipcl_jax.activations.encoder import init_encoder
 from ipcl_jax.config import Model
 from ipcl_jax.run.checkpoints import Checkpoints
-from ipcl_jax.run.metrics import read_metrics
+from ipcl_jax.run.history import read_metrics
 from ten_steps import CONFIG, ten_steps
 
 SMALL = (

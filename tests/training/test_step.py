@@ -63,10 +63,10 @@ def canvases(step: int) -> Batch:
 
 def run_both(config: Train, dtype: type) -> tuple[dict, dict, training.TrainState]:
     """A whole run here and in torch, from the same start: what each ends with, and our start."""
-    start = as_dtype(training.init_state(config, PER_EPOCH), dtype)
+    start = as_dtype(training.init_state(config), dtype)
     n_batches = config.epochs * PER_EPOCH
     labels = {"index": jnp.arange(B, dtype=jnp.int32), "label": jnp.arange(B, dtype=jnp.int32) % 3}
-    learn = jax.jit(functools.partial(training.learn, config=config, n_images=N_IMAGES))
+    learn = jax.jit(functools.partial(training.learn, config=config, n_images=N_IMAGES, steps_per_epoch=PER_EPOCH))
 
     model = TorchAlexNetGN(config.model.out_dim, config.model.l2norm, config.model.fc_dim)
     model = model.to(torch.float64 if dtype == np.float64 else torch.float32)
@@ -93,7 +93,7 @@ def run_both(config: Train, dtype: type) -> tuple[dict, dict, training.TrainStat
             first, last = config.objective.temperature, config.objective.temperature_end
             twin.temperature = last + (first - last) / 2 * (1 + math.cos(math.pi * step / n_batches))
         views = smooth_views(step).astype(dtype)
-        state, metrics = learn(state, views, labels)
+        state, metrics, _ = learn(state, views, labels)
         losses.append(metrics["loss"])
         torch_losses.append(run.step(channel_first(views)))
     ours = {
@@ -200,10 +200,10 @@ def test_a_run_with_falling_temperature_is_torchs():
 def test_prototypes_in_the_queue():
     objective = Objective(queue_size=12, norm_prototype=True, store_prototype=True)
     config = dataclasses.replace(CONFIG, model=Model(fc_dim=32, out_dim=16), objective=objective)
-    start = training.init_state(config, PER_EPOCH)
-    learn = jax.jit(functools.partial(training.learn, config=config, n_images=N_IMAGES))
-    state, _ = learn(start, smooth_views(0).astype(np.float32), canvases(0))
-    np.testing.assert_array_equal(state.queue[:B], state.bank.embeddings[0])
+    start = training.init_state(config)
+    learn = jax.jit(functools.partial(training.learn, config=config, n_images=N_IMAGES, steps_per_epoch=PER_EPOCH))
+    state, _, own = learn(start, smooth_views(0).astype(np.float32), canvases(0))
+    np.testing.assert_array_equal(state.queue[:B], own.embeddings)
     np.testing.assert_array_equal(state.queue[B:], start.queue[: 12 - B])
     # A mean of different unit vectors is shorter than one unless it is scaled (to float32's rounding).
     np.testing.assert_allclose(np.linalg.norm(state.queue[:B], axis=1), 1, atol=1e-6)
@@ -220,16 +220,17 @@ def compiled(n_devices: int, accumulate: int = 2, optimizer: str = "sgd") -> tra
 
 
 @functools.cache
-def three_steps(n_devices: int) -> tuple[training.TrainState, list[dict]]:
-    """State (as numpy arrays) and metrics after three steps."""
+def three_steps(n_devices: int) -> tuple[training.TrainState, list[dict], list[training.Prototypes]]:
+    """State after three steps, metrics and prototypes of each, as numpy arrays."""
     steps = compiled(n_devices)
-    state, log = steps.init(), []
+    state, log, rows = steps.init(), [], []
     for step in range(3):
         before = state
-        state, metrics = steps.train(state, canvases(step))
+        state, metrics, row = steps.train(state, canvases(step))
         log.append(jax.device_get(metrics))
+        rows.append(jax.device_get(row))
         assert before.params["fc7_linear"]["kernel"].is_deleted()  # donated: no second copy of the state
-    return jax.device_get(state), log
+    return jax.device_get(state), log, rows
 
 
 def test_four_devices_are_there():
@@ -249,14 +250,15 @@ def test_the_state_is_laid_out_as_announced():
         for leaf, expected in zip(jax.tree.leaves(after), jax.tree.leaves(steps.state), strict=True):
             assert leaf.shape == expected.shape and leaf.dtype == expected.dtype
             assert leaf.sharding.is_equivalent_to(expected.sharding, leaf.ndim)
-    # Each device holds two of the eight images' rows, and the whole queue.
-    assert after.bank.embeddings.addressable_shards[0].data.shape == (PER_EPOCH, B // 4, 16)
-    assert after.queue.addressable_shards[0].data.shape == after.queue.shape
+            assert leaf.is_fully_replicated
+    row = steps.train(after, canvases(0))[2]
+    for leaf, expected in zip(jax.tree.leaves(row), jax.tree.leaves(steps.prototypes), strict=True):
+        assert leaf.shape == expected.shape and leaf.dtype == expected.dtype and leaf.is_fully_replicated
 
 
 @pytest.mark.slow
 def test_the_number_of_devices_does_not_change_the_run():
-    (one, one_log), (four, four_log) = three_steps(1), three_steps(4)
+    (one, one_log, own), (four, four_log, others) = three_steps(1), three_steps(4)
     for here, there in zip(one_log, four_log, strict=True):
         # Sums over the batch are grouped by device; batch norm divides what that leaves by the deviation
         # of 24 embeddings.
@@ -268,43 +270,32 @@ def test_the_number_of_devices_does_not_change_the_run():
     assert_all_below(errors(four.batch_stats, one.batch_stats), 1e-4)
     assert_all_below(errors(four.params, one.params), 1e-4)
     assert_all_below(errors(four.queue, one.queue), 1e-3)
-    assert_all_below(errors(four.bank, one.bank), 1e-3)
+    assert_all_below(errors(others, own), 1e-3)
 
 
 @pytest.mark.parametrize("n_devices", [1, 4])
-def test_the_bank_holds_each_steps_images(n_devices):
-    state, _ = three_steps(n_devices)
-    for step in range(3):
-        np.testing.assert_array_equal(state.bank.index[step], canvases(step)["index"])
-        np.testing.assert_array_equal(state.bank.label[step], canvases(step)["label"])
-    assert (state.bank.index[3] == -1).all() and (state.bank.embeddings[3] == 0).all()
-    # The queue holds the views themselves, newest first: their means are the bank's rows.
-    for step in range(3):
+def test_a_steps_prototypes_are_of_its_images(n_devices):
+    state, _, rows = three_steps(n_devices)
+    for step, row in enumerate(rows):
+        np.testing.assert_array_equal(row.index, canvases(step)["index"])
+        np.testing.assert_array_equal(row.label, canvases(step)["label"])
+        # The queue holds the views themselves, newest first: their means are the prototypes.
         n = B * SMALL.views.per_image
         views = state.queue[(2 - step) * n : (3 - step) * n]
         own = np.asarray(prototypes(jnp.asarray(views), SMALL.views.per_image))
-        np.testing.assert_allclose(state.bank.embeddings[step], own, atol=1e-6)  # a float32 mean
-
-
-def test_the_bank_starts_over_with_the_epoch():
-    steps = compiled(1)
-    state = steps.init()
-    for step in range(PER_EPOCH + 1):
-        state = steps.collect(state, canvases(step))
-    np.testing.assert_array_equal(state.bank.index[0], canvases(PER_EPOCH)["index"])
-    np.testing.assert_array_equal(state.bank.index[1], canvases(1)["index"])
+        np.testing.assert_allclose(row.embeddings, own, atol=1e-6)  # a float32 mean
 
 
 def test_gradients_are_summed_over_a_group():
     steps = compiled(1)
     start = jax.device_get(steps.init())
-    state, _ = steps.train(steps.init(), canvases(0))
+    state, *_ = steps.train(steps.init(), canvases(0))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), start.params)
     assert max(np.abs(g).max() for g in jax.tree.leaves(jax.device_get(state.grad_sum))) > 0
     # Everything that each batch moves has moved.
     assert state.log_Z > 0 and np.abs(state.queue - start.queue).max() > 0.1
     assert np.abs(state.batch_stats["fc6_norm"]["mean"] - start.batch_stats["fc6_norm"]["mean"]).max() > 0
-    state, _ = steps.train(state, canvases(1))
+    state, *_ = steps.train(state, canvases(1))
     for before, after in zip(jax.tree.leaves(start.params), jax.tree.leaves(state.params), strict=True):
         assert np.abs(after - before).max() > 0
     assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(state.grad_sum))
@@ -315,7 +306,7 @@ def test_without_accumulation_every_batch_moves():
     steps = compiled(1, accumulate=1)
     assert steps.state.grad_sum is None
     start = jax.device_get(steps.init())
-    state, _ = steps.train(steps.init(), canvases(0))
+    state, *_ = steps.train(steps.init(), canvases(0))
     assert state.grad_sum is None
     for before, after in zip(jax.tree.leaves(start.params), jax.tree.leaves(state.params), strict=True):
         assert np.abs(after - before).max() > 0
@@ -326,10 +317,10 @@ def test_without_accumulation_every_batch_moves():
 def test_every_optimizer_moves_what_sgd_moves(name):
     steps = compiled(1, optimizer=name)
     start = jax.device_get(steps.init())
-    state, _ = steps.train(steps.init(), canvases(0))
+    state, *_ = steps.train(steps.init(), canvases(0))
     waiting = jax.device_get((state.params, state.opt_state))
     jax.tree.map(np.testing.assert_array_equal, waiting, (start.params, start.opt_state))
-    state, _ = steps.train(state, canvases(1))
+    state, *_ = steps.train(state, canvases(1))
     for before, after in zip(jax.tree.leaves(start.params), jax.tree.leaves(state.params), strict=True):
         assert np.isfinite(after).all() and np.abs(after - before).max() > 0
     assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(state.grad_sum))
@@ -342,13 +333,13 @@ def test_every_optimizer_moves_what_sgd_moves(name):
 def test_collecting_learns_nothing():
     steps = compiled(4)
     start = jax.device_get(steps.init())
-    state = jax.device_get(steps.collect(steps.init(), canvases(0)))
+    state, row = jax.device_get(steps.collect(steps.init(), canvases(0)))
     for name in ("params", "queue", "log_Z", "opt_state", "grad_sum"):
         jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(start, name))
-    # Bank and statistics are those of a training step on the same batch; only compiled apart from it.
-    trained = jax.device_get(steps.train(steps.init(), canvases(0))[0])
+    # Prototypes and statistics are those of a training step on the same batch; only compiled apart from it.
+    trained, _, expected = jax.device_get(steps.train(steps.init(), canvases(0)))
     assert state.step == trained.step == 1
-    assert_all_below(errors(state.bank, trained.bank), 1e-4)
+    assert_all_below(errors(row, expected), 1e-4)
     assert_all_below(errors(state.batch_stats, trained.batch_stats), 1e-5)
 
 
@@ -384,6 +375,14 @@ def test_a_steps_views_depend_on_seed_and_step_alone():
     assert np.abs(views(SMALL, 3) - views(dataclasses.replace(SMALL, seed=1), 3)).max() > 0.1
 
 
+def test_the_state_is_weights_and_queue_and_does_not_grow_with_the_images():
+    shapes = jax.eval_shape(functools.partial(training.init_state, Train(name="the paper's")))
+    sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in vars(shapes).items()}
+    assert sizes["params"] == sizes["opt_state"] == sizes["grad_sum"] == 58_823_520  # momentum only
+    assert sizes["batch_stats"] == 4 * 4096 and sizes["queue"] == 4096 * 128
+    assert sum(sizes.values()) == 3 * sizes["params"] + sizes["batch_stats"] + sizes["queue"] + 2  # step and log Z
+
+
 # --- precision ---------------------------------------------------------------------------
 
 
@@ -391,11 +390,11 @@ def test_a_steps_views_depend_on_seed_and_step_alone():
 def test_bfloat16_is_for_the_network_alone():
     single = dataclasses.replace(CONFIG, model=SMALL.model)
     config = dataclasses.replace(single, precision="bfloat16")
-    start = training.init_state(config, PER_EPOCH)
-    learn = functools.partial(training.learn, n_images=N_IMAGES)
+    start = training.init_state(config)
+    learn = functools.partial(training.learn, n_images=N_IMAGES, steps_per_epoch=PER_EPOCH)
     views = smooth_views(0).astype(np.float32)
-    state, metrics = jax.jit(functools.partial(learn, config=config))(start, views, canvases(0))
-    exact, expected = jax.jit(functools.partial(learn, config=single))(start, views, canvases(0))
+    state, metrics, _ = jax.jit(functools.partial(learn, config=config))(start, views, canvases(0))
+    exact, expected, _ = jax.jit(functools.partial(learn, config=single))(start, views, canvases(0))
     assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(lambda x: x.dtype, exact)  # all float32
     assert metrics["loss"].dtype == jnp.float32
     # Embeddings err by about 1 %; similarities are divided by 0.07 and exponentiated.
