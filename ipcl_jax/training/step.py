@@ -128,15 +128,14 @@ def _apply_gradients(
         return *update(state.params, state.opt_state, grads), None
 
     total = jax.tree.map(lambda total, g: total + g / config.accumulate, state.grad_sum, grads)
-    return jax.lax.cond(
-        (state.step + 1) % config.accumulate == 0,
-        lambda params, opt_state, total: (
-            *update(params, opt_state, total),
-            jax.tree.map(jnp.zeros_like, total),
-        ),
-        lambda *unchanged: unchanged,
-        state.params, state.opt_state, total,
-    )
+    # A loop of one turn or none works in place; a conditional would copy all of its results at every batch.
+    turns = ((state.step + 1) % config.accumulate == 0).astype(jnp.int32)
+
+    def turn(_: Array, carry: tuple) -> tuple:
+        params, opt_state, total = carry
+        return *update(params, opt_state, total), jax.tree.map(jnp.zeros_like, total)
+
+    return jax.lax.fori_loop(0, turns, turn, (state.params, state.opt_state, total))
 
 
 def train_step(
