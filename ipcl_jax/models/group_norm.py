@@ -77,21 +77,20 @@ def _backward(options: _Options, saved: tuple, gradient: Array) -> tuple[Array, 
     x, kept, position, mean, inv_std, scale, bias = saved
     distance = _distance(kept, mean, options)
     gradient = gradient.astype(scale.dtype)
-
     if options.relu:
         gradient = jnp.where(distance * (inv_std * scale) + bias > 0, gradient, 0)
-    to_bias = gradient.sum((1, 2), keepdims=True)
-    # Otherwise XLA would merge this sum with that over images, and read the gradient twice.
-    to_bias = jax.lax.optimization_barrier(to_bias)
-    to_scale = (gradient * distance).sum((1, 2), keepdims=True) * inv_std
+    sums = gradient.sum((1, 2), keepdims=True), (gradient * distance).sum((1, 2), keepdims=True)
+    # Without the barrier XLA would merge the sums over pixels and over images, and read the gradient twice.
+    total, along = jax.lax.optimization_barrier(sums)  # [B, 1, 1, C] each
+    to_bias, to_scale = jnp.stack([total, along * inv_std]).sum(1, keepdims=True)
 
-    pixels = x.shape[1] * x.shape[2]
-    along_mean = _over_groups(to_bias * scale, options.groups) / pixels
-    along_distance = _over_groups(to_scale * scale, options.groups) / pixels * inv_std
+    means = _group_means(jnp.stack([total, along]) * scale[None], options.groups, x.shape[1] * x.shape[2])
+    along_mean, along_distance = _for_channels(means, x.shape[-1])
+    along_distance *= jnp.square(inv_std)
     if options.pool:
         gradient = _scatter(gradient, position, *x.shape[1:3])
     to_x = inv_std * (gradient * scale - along_mean - (x - mean) * along_distance)
-    return to_x.astype(x.dtype), to_scale.sum(0, keepdims=True), to_bias.sum(0, keepdims=True)
+    return to_x.astype(x.dtype), to_scale, to_bias
 
 
 _norm.defvjp(_forward, _backward)
@@ -99,23 +98,30 @@ _norm.defvjp(_forward, _backward)
 
 def _moments(x: Array, dtype: jnp.dtype, options: _Options) -> tuple[Array, Array]:
     """Computes each group's mean and 1 / standard deviation, both `[B, 1, 1, C]`."""
-    # One pass over differences to a rough mean, that of the middle row: a mean far from zero would cost precision. The
-    # rough mean is within sqrt(H - 1) standard deviations of the mean, so that the difference below is at worst H times
-    # less precise than the variance itself.
-    row = x[:, x.shape[1] // 2, None].astype(dtype)
-    rough = jax.lax.stop_gradient(_over_groups(row.mean((1, 2), keepdims=True), options.groups))
-    again = jax.lax.optimization_barrier(rough)
-    first = _over_groups((x - again).mean((1, 2), keepdims=True), options.groups)
-    second = _over_groups(jnp.square(x - rough).mean((1, 2), keepdims=True), options.groups)
-    return rough + first, jax.lax.rsqrt(second - jnp.square(first) + options.epsilon)
+    # One pass over the differences from a rough mean, that of the middle row, as a mean far from zero would cost
+    # precision. The rough mean lies within sqrt(H - 1) standard deviations of the mean, so the variance is at worst H
+    # times less precise than one computed in two passes.
+    row = jax.lax.stop_gradient(x[:, x.shape[1] // 2, None].astype(dtype))
+    rough = _group_means(row.sum((1, 2), keepdims=True), options.groups, x.shape[2])
+    # Without the barrier XLA's CPU backend would compute the differences in a pass of their own.
+    first = x - _for_channels(jax.lax.optimization_barrier(rough), x.shape[-1])
+    second = jnp.square(x - _for_channels(rough, x.shape[-1]))
+    sums = jnp.stack([first.sum((1, 2), keepdims=True), second.sum((1, 2), keepdims=True)])
+    first, second = _group_means(sums, options.groups, x.shape[1] * x.shape[2])
+    inv_std = jax.lax.rsqrt(second - jnp.square(first) + options.epsilon)
+    return _for_channels(rough + first, x.shape[-1]), _for_channels(inv_std, x.shape[-1])
 
 
-def _over_groups(values: Array, groups: int) -> Array:
-    """Averages `[B, 1, 1, C]` over each group, and repeats the mean for each of its channels."""
-    batch, _, _, channels = values.shape
-    by_group = values.reshape(batch, 1, 1, groups, channels // groups)
-    mean = by_group.mean(-1, keepdims=True)
-    return jnp.broadcast_to(mean, by_group.shape).reshape(values.shape)
+def _group_means(sums: Array, groups: int, count: int) -> Array:
+    """Computes each group's mean, `[..., groups]`, from its channels' sums of `count` values, `[..., C]`."""
+    by_group = sums.reshape(*sums.shape[:-1], groups, -1)
+    return (by_group / (count * by_group.shape[-1])).sum(-1)
+
+
+def _for_channels(values: Array, channels: int) -> Array:
+    """Repeats each group's value for its channels, `[..., groups]` to `[..., C]`."""
+    by_group = jnp.broadcast_to(values[..., None], (*values.shape, channels // values.shape[-1]))
+    return by_group.reshape(*values.shape[:-1], channels)
 
 
 def _max_pool(x: Array, mean: Array, scale: Array) -> tuple[Array, Array]:

@@ -16,6 +16,7 @@ from jax import Array
 from ipcl_jax.config import Objective, Optim, Schedule
 from ipcl_jax.errors import InputError
 
+_SMALL = 2**16  # elements
 TRUST = 0.001  # eta of LARS
 # Ranger's settings of RAdam and Lookahead.
 RANGER_EPSILON, RANGER_PERIOD, RANGER_ALPHA = 1e-5, 6, 0.5
@@ -90,9 +91,13 @@ def global_norm(grads: dict) -> Array:
     Returns:
         A scalar.
     """
-    squares = (jnp.square(g) if g.ndim == 1 else jnp.square(g).sum(-1).ravel() for g in jax.tree.leaves(grads))
-    # Without the barrier XLA would sum each parameter's squares in two kernels.
-    return jnp.sqrt(jax.lax.optimization_barrier(jnp.concatenate(list(squares))).sum())
+
+    def squares(grad: Array) -> Array:
+        return (jnp.square(grad) if grad.size < _SMALL else jnp.square(grad).sum(-1)).ravel()
+
+    # Without the barrier XLA would sum each parameter's squares by themselves.
+    together = jax.lax.optimization_barrier(jnp.concatenate([squares(grad) for grad in jax.tree.leaves(grads)]))
+    return jnp.sqrt(together.sum())
 
 
 def _matrices(params: dict) -> dict:
