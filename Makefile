@@ -23,6 +23,8 @@ test:
 	.venv-test/bin/python $(PYTEST)
 
 test-all: test
+	# For a GPU's program; where there is no such package, its tests are skipped.
+	-.venv-test/bin/pip install -q -c constraints.txt -e '.[cost]'
 	# Tests that run long gain more from optimized programs than they lose by compiling them.
 	XLA_FLAGS=--xla_force_host_platform_device_count=4 .venv-test/bin/python $(PYTEST) -m slow
 
