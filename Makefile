@@ -23,6 +23,8 @@ test:
 	.venv-test/bin/python $(PYTEST)
 
 test-all: test
+	# For a GPU's program; where there is no such package, its tests are skipped.
+	-.venv-test/bin/pip install -q -c constraints.txt -e '.[cost]'
 	.venv-test/bin/python $(PYTEST) -m slow
 
 coverage:

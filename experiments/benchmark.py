@@ -6,6 +6,7 @@
     python experiments/benchmark.py views --against torch
     python experiments/benchmark.py step --against torch
     python experiments/benchmark.py step --cost
+    python experiments/benchmark.py cost --part learn --precision bfloat16
     python experiments/benchmark.py extract --against torch
     python experiments/benchmark.py gpu
 
@@ -16,15 +17,16 @@ import sys
 
 import tyro
 
+from ipcl_jax.benchmarks.cost import cost
 from ipcl_jax.benchmarks.gpu import gpu
 from ipcl_jax.benchmarks.inputs import loading, views
 from ipcl_jax.benchmarks.network import step
 from ipcl_jax.benchmarks.readouts import extract, knn
 from ipcl_jax.benchmarks.training_run import train
-from ipcl_jax.errors import ConfigError
+from ipcl_jax.errors import InputError
 
 app = tyro.extras.SubcommandApp()
-for measure in (loading, views, step, train, extract, knn, gpu):
+for measure in (loading, views, step, train, extract, knn, gpu, cost):
     app.command(measure)
 
 
@@ -32,7 +34,7 @@ def main() -> int:
     """Runs the command line; returns the exit code."""
     try:
         app.cli(description=__doc__)
-    except ConfigError as error:
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -65,81 +65,98 @@ def _norm(x: Array, scale: Array, bias: Array, options: _Options) -> Array:
 
 
 def _forward(x: Array, scale: Array, bias: Array, options: _Options) -> tuple[Array, tuple]:
-    mean, inv_std = _moments(x.astype(scale.dtype), options)
-    position = None
-    if options.pool:
-        distance, position = _max_pool(x, mean, inv_std * scale)
-    else:
-        distance = x - mean
-    y = distance * (inv_std * scale) + bias
+    mean, inv_std = _moments(x, scale.dtype, options)
+    kept, position = _max_pool(x, mean, inv_std * scale) if options.pool else (x, None)
+    y = _distance(kept, mean, options) * (inv_std * scale) + bias
     if options.relu:
         y = nn.relu(y)  # jnp.maximum's gradient at 0 is 1/2
-    return y.astype(x.dtype), (x, distance if options.pool else None, position, mean, inv_std, scale, bias)
+    return y.astype(x.dtype), (x, kept, position, mean, inv_std, scale, bias)
 
 
 def _backward(options: _Options, saved: tuple, gradient: Array) -> tuple[Array, Array, Array]:
-    x, distance, position, mean, inv_std, scale, bias = saved
+    x, kept, position, mean, inv_std, scale, bias = saved
+    distance = _distance(kept, mean, options)
     gradient = gradient.astype(scale.dtype)
-    if not options.pool:
-        distance = x - mean
     if options.relu:
         gradient = jnp.where(distance * (inv_std * scale) + bias > 0, gradient, 0)
-    to_bias = gradient.sum((1, 2), keepdims=True)
-    to_scale = (gradient * distance).sum((1, 2), keepdims=True) * inv_std
+    sums = gradient.sum((1, 2), keepdims=True), (gradient * distance).sum((1, 2), keepdims=True)
+    # Without the barrier XLA would merge the sums over pixels and over images, and read the gradient twice.
+    total, along = jax.lax.optimization_barrier(sums)  # [B, 1, 1, C] each
+    to_bias, to_scale = jnp.stack([total, along * inv_std]).sum(1, keepdims=True)
 
-    pixels = x.shape[1] * x.shape[2]
-    along_mean = _over_groups(to_bias * scale, options.groups) / pixels
-    along_distance = _over_groups(to_scale * scale, options.groups) / pixels * inv_std
+    means = _group_means(jnp.stack([total, along]) * scale[None], options.groups, x.shape[1] * x.shape[2])
+    along_mean, along_distance = _for_channels(means, x.shape[-1])
+    along_distance *= jnp.square(inv_std)
     if options.pool:
-        gradient, distance = _scatter(gradient, position, *x.shape[1:3]), x - mean
-    to_x = inv_std * (gradient * scale - along_mean - distance * along_distance)
-    return to_x.astype(x.dtype), to_scale.sum(0, keepdims=True), to_bias.sum(0, keepdims=True)
+        gradient = _scatter(gradient, position, *x.shape[1:3])
+    to_x = inv_std * (gradient * scale - along_mean - (x - mean) * along_distance)
+    return to_x.astype(x.dtype), to_scale, to_bias
 
 
 _norm.defvjp(_forward, _backward)
 
 
-def _moments(x: Array, options: _Options) -> tuple[Array, Array]:
+def _moments(x: Array, dtype: jnp.dtype, options: _Options) -> tuple[Array, Array]:
     """Computes each group's mean and 1 / standard deviation, both `[B, 1, 1, C]`."""
-    # Computed from differences, to one pixel and then to the mean: a mean far from zero would cost precision.
-    pixel = x[:, x.shape[1] // 2, x.shape[2] // 2, None, None]
-    mean = pixel + (x - pixel).mean((1, 2), keepdims=True)
-    within = jnp.square(x - mean).mean((1, 2), keepdims=True)
-    group_mean = _over_groups(mean, options.groups)
-    variance = _over_groups(within + jnp.square(mean - group_mean), options.groups)
-    return group_mean, jax.lax.rsqrt(variance + options.epsilon)
+    # One pass over the differences from a rough mean, that of the middle row, as a mean far from zero would cost
+    # precision. The rough mean lies within sqrt(H - 1) standard deviations of the mean, so the variance is at worst H
+    # times less precise than one computed in two passes.
+    row = jax.lax.stop_gradient(x[:, x.shape[1] // 2, None].astype(dtype))
+    rough = _group_means(row.sum((1, 2), keepdims=True), options.groups, x.shape[2])
+    # Without the barrier XLA's CPU backend would compute the differences in a pass of their own.
+    first = x - _for_channels(jax.lax.optimization_barrier(rough), x.shape[-1])
+    second = jnp.square(x - _for_channels(rough, x.shape[-1]))
+    sums = jnp.stack([first.sum((1, 2), keepdims=True), second.sum((1, 2), keepdims=True)])
+    first, second = _group_means(sums, options.groups, x.shape[1] * x.shape[2])
+    inv_std = jax.lax.rsqrt(second - jnp.square(first) + options.epsilon)
+    return _for_channels(rough + first, x.shape[-1]), _for_channels(inv_std, x.shape[-1])
 
 
-def _over_groups(values: Array, groups: int) -> Array:
-    """Averages `[B, 1, 1, C]` over each group, and repeats the mean for each of its channels."""
-    batch, _, _, channels = values.shape
-    by_group = values.reshape(batch, 1, 1, groups, channels // groups)
-    mean = by_group.mean(-1, keepdims=True)
-    return jnp.broadcast_to(mean, by_group.shape).reshape(values.shape)
+def _group_means(sums: Array, groups: int, count: int) -> Array:
+    """Computes each group's mean, `[..., groups]`, from its channels' sums of `count` values, `[..., C]`."""
+    by_group = sums.reshape(*sums.shape[:-1], groups, -1)
+    return (by_group / (count * by_group.shape[-1])).sum(-1)
+
+
+def _for_channels(values: Array, channels: int) -> Array:
+    """Repeats each group's value for its channels, `[..., groups]` to `[..., C]`."""
+    by_group = jnp.broadcast_to(values[..., None], (*values.shape, channels // values.shape[-1]))
+    return by_group.reshape(*values.shape[:-1], channels)
 
 
 def _max_pool(x: Array, mean: Array, scale: Array) -> tuple[Array, Array]:
-    """Finds the maximum of `(x - mean) * scale` in each window: x - mean there, and the position, 4 * row + column."""
+    """Finds the maximum of `(x - mean) * scale` in each window: what is kept of it, and its place, 4 * row + column.
+
+    Kept is `x - mean`; or x, if that has fewer bits. See `_distance`.
+    """
     batch, height, width, channels = x.shape
     rows, columns = ((extent - _SIDE) // _STRIDE + 1 for extent in (height, width))
+    narrow = x.dtype != mean.dtype
 
-    def distances(row: int, column: int) -> Array:
+    def values(row: int, column: int) -> Array:
         ends = (row + _STRIDE * (rows - 1) + 1, column + _STRIDE * (columns - 1) + 1)
         strides = (1, _STRIDE, _STRIDE, 1)
-        return jax.lax.slice(x, (0, row, column, 0), (batch, *ends, channels), strides) - mean
+        value = jax.lax.slice(x, (0, row, column, 0), (batch, *ends, channels), strides)
+        return value if narrow else value - mean
 
-    distance = distances(0, 0)
-    maximum, position = distance * scale, jnp.zeros(distance.shape, jnp.uint8)
+    kept = values(0, 0)
+    maximum = (kept - mean if narrow else kept) * scale
+    position = jnp.zeros(kept.shape, jnp.uint8)
     for row, column in itertools.product(range(_SIDE), repeat=2):
         if row == column == 0:
             continue
-        here = distances(row, column)
-        value = here * scale
-        larger = value > maximum
-        maximum = jnp.where(larger, value, maximum)
-        distance = jnp.where(larger, here, distance)
+        here = values(row, column)
+        normed = (here - mean if narrow else here) * scale
+        larger = normed > maximum
+        maximum = jnp.where(larger, normed, maximum)
+        kept = jnp.where(larger, here, kept)
         position = jnp.where(larger, jnp.uint8(4 * row + column), position)
-    return distance, position
+    return kept, position
+
+
+def _distance(kept: Array, mean: Array, options: _Options) -> Array:
+    """Computes `x - mean` of what is kept."""
+    return kept if options.pool and kept.dtype == mean.dtype else kept - mean
 
 
 def _scatter(values: Array, position: Array, height: int, width: int) -> Array:

@@ -63,8 +63,11 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
 
         dtype, x = x.dtype, x.astype(jnp.promote_types(x.dtype, scale.dtype))
+        channel = (None,) * len(others)  # [C] -> [1, ..., C]
         if train:
-            mean, var = x.mean(others), x.var(others)
+            mean = x.mean(others)
+            # The variance's derivative by the mean is 0; XLA would compute it as a sum of rounding errors.
+            var = jnp.square(x - jax.lax.stop_gradient(mean)[channel]).mean(others)
             if not self.is_initializing():
                 keep, count = 1 - self.momentum, x.size // features
                 unbiased = var * (count / (count - 1))
@@ -73,7 +76,6 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         scale_over_std = jax.lax.rsqrt(var + self.epsilon) * scale
-        channel = (None,) * len(others)  # [C] -> [1, ..., C]
         return ((x - mean[channel]) * scale_over_std[channel] + bias[channel]).astype(dtype)
 
 

@@ -100,9 +100,8 @@ def log_normalizer(
     Returns:
         A scalar; no gradient flows through it.
     """
-    total = jnp.logaddexp(
-        jax.nn.logsumexp(positives / temperature), jax.nn.logsumexp(negatives / temperature)
-    )
+    of_views = jnp.logaddexp(positives / temperature, jax.nn.logsumexp(negatives / temperature, axis=-1))
+    total = jax.nn.logsumexp(of_views)
     return jax.lax.stop_gradient(total - np.log(positives.size + negatives.size) + np.log(n_images))
 
 
@@ -133,9 +132,9 @@ def nce_loss(
     noise = negatives.shape[-1] / n_images  # K * Pn
     own = positives / temperature - log_Z  # log P+
     other = negatives / temperature - log_Z  # log P-
-    loss = jax.nn.softplus(np.log(noise + EPSILON) - own).sum()
-    loss += jnp.logaddexp(np.log1p(EPSILON / noise), other - np.log(noise)).sum()
-    return loss / positives.shape[0]
+    of_views = jax.nn.softplus(np.log(noise + EPSILON) - own)
+    of_views += jnp.logaddexp(np.log1p(EPSILON / noise), other - np.log(noise)).sum(-1)
+    return of_views.mean()
 
 
 def ipcl_loss(

@@ -16,6 +16,7 @@ from jax import Array
 from ipcl_jax.config import Objective, Optim, Schedule
 from ipcl_jax.errors import InputError
 
+_SMALL = 2**16  # elements
 TRUST = 0.001  # eta of LARS
 # Ranger's settings of RAdam and Lookahead.
 RANGER_EPSILON, RANGER_PERIOD, RANGER_ALPHA = 1e-5, 6, 0.5
@@ -79,6 +80,24 @@ def make_optimizer(
     # the fifth step and 5.994 at the sixth, with an error of 0.04 in float32; so 5.5 separates them.
     radam = optax.scale_by_radam(b1=momentum, eps=RANGER_EPSILON, threshold=5.5)
     return optax.chain(clip, _lookahead(optax.chain(radam, decay, descend)))
+
+
+def global_norm(grads: dict) -> Array:
+    """Computes the norm of all gradients together, in few kernels: `optax.tree.norm` has two for each parameter.
+
+    Args:
+        grads: arrays of any shapes.
+
+    Returns:
+        A scalar.
+    """
+
+    def squares(grad: Array) -> Array:
+        return (jnp.square(grad) if grad.size < _SMALL else jnp.square(grad).sum(-1)).ravel()
+
+    # Without the barrier XLA would sum each parameter's squares by themselves.
+    together = jax.lax.optimization_barrier(jnp.concatenate([squares(grad) for grad in jax.tree.leaves(grads)]))
+    return jnp.sqrt(together.sum())
 
 
 def _matrices(params: dict) -> dict:

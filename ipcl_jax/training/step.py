@@ -97,7 +97,7 @@ def learn(
         return loss, (embeddings, log_Z, batch_stats)
 
     (loss, (embeddings, log_Z, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    grad_norm = optax.tree.norm(grads)
+    grad_norm = optim.global_norm(grads)
     params, opt_state, grad_sum = _apply_gradients(state, grads, lr, momentum, config)
 
     own = prototypes(embeddings, n_views, normalize=objective.norm_prototype)
@@ -129,15 +129,14 @@ def _apply_gradients(
         return *update(state.params, state.opt_state, grads), None
 
     total = jax.tree.map(lambda total, g: total + g / config.accumulate, state.grad_sum, grads)
-    return jax.lax.cond(
-        (state.step + 1) % config.accumulate == 0,
-        lambda params, opt_state, total: (
-            *update(params, opt_state, total),
-            jax.tree.map(jnp.zeros_like, total),
-        ),
-        lambda *unchanged: unchanged,
-        state.params, state.opt_state, total,
-    )
+    # A loop of one turn or none works in place; a conditional would copy all of its results at every batch.
+    turns = ((state.step + 1) % config.accumulate == 0).astype(jnp.int32)
+
+    def turn(_: Array, carry: tuple) -> tuple:
+        params, opt_state, total = carry
+        return *update(params, opt_state, total), jax.tree.map(jnp.zeros_like, total)
+
+    return jax.lax.fori_loop(0, turns, turn, (state.params, state.opt_state, total))
 
 
 def train_step(

@@ -1,0 +1,45 @@
+"""What the step's program does on a GPU, compiled for one without having it."""
+
+from importlib.util import find_spec
+
+import pytest
+
+from command_line import run
+from ipcl_jax.benchmarks.cost import compile_part
+from ipcl_jax.benchmarks.program import moved
+from ipcl_jax.config import Train
+
+needs_plugin = pytest.mark.skipif(
+    not (find_spec("jax_cuda12_plugin") and find_spec("nvidia")), reason="pip install -e '.[cost]'"
+)
+
+
+@needs_plugin
+@pytest.mark.slow
+def test_learning_needs_few_kernels_and_few_bytes():
+    """Of 128 images in bfloat16; a new pass over the first block's maps alone would be 0.4 GB."""
+    found = compile_part("learn", Train(name="cost", precision="bfloat16"))
+    assert sum(found.program.summary().values()) <= 168
+    assert moved(found.program.always) < 11.3e9
+    assert found.held < 1.9e9
+    # The optimizer's step: parameters, momentum and gradients are read and written once.
+    parameters = 58.8e6 * 4
+    assert moved(found.program.sometimes) < 6.1 * parameters
+    # Forward 1.9 GFLOP a view and twice that back, except for the first layer's input.
+    assert 3.4e12 < found.operations < 4.2e12
+
+
+@needs_plugin
+@pytest.mark.slow
+def test_the_command(tmp_path):
+    said = run("benchmark.py", "cost", "--part", "learn", "--images", "2", "--json", tmp_path / "cost.json")
+    assert "compiled for an H100" in said and "kernels by kind: " in said and "\n1: " in said
+    assert '"moved, GB"' in (tmp_path / "cost.json").read_text()
+
+
+@pytest.mark.skipif(find_spec("jax_cuda12_plugin") is not None, reason="the plugin is installed")
+def test_without_the_plugin():
+    said = run("benchmark.py", "cost", code=2)
+    assert said == (
+        "error: Compiling for a GPU needs jax_cuda12_plugin, which is not installed: pip install 'ipcl_jax[cost]'\n"
+    )
