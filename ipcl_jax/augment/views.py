@@ -96,7 +96,7 @@ def center_views(
         resized = side * size // size.min()
         offset = jnp.round((resized - side) / 2).astype(jnp.int32)  # half to even, as torchvision
         box = jnp.concatenate([jnp.zeros_like(size), size])  # uncropped
-        view = resize_box(planes, size, box, resized, offset, side, flip=False)
+        view = resize_box(planes, size, box, resized, offset, side, flip=False, on_cpu=_on_cpu())
         return jnp.broadcast_to(colour.luma(view), view.shape) if options.grayscale == 1 else view
 
     return _for_each(one, canvas, sizes, options=options)
@@ -248,11 +248,10 @@ def render_views(
     def one(planes: Array, size: Array, chosen: ViewParameters) -> Array:
         resized, offset = jnp.array([side, side]), jnp.array([0, 0])
         view = resize_box(
-            planes, size, chosen.box, resized, offset, side, flip=chosen.flip, antialias=options.antialias
-        )
-        # In a transposed image a rotation has the opposite direction.
-        angle = chosen.angle if chosen.angle is None else jnp.where(size[0] > len(planes), -1, 1) * chosen.angle
-        return optics.apply(_colour(view, chosen, options), chosen.sigma, angle, options)
+            planes, size, chosen.box, resized, offset, side,
+            flip=chosen.flip, antialias=options.antialias, on_cpu=_on_cpu(),
+        )  # fmt: skip
+        return optics.apply(_colour(view, chosen, options), chosen.sigma, chosen.angle, options)
 
     return _for_each(one, canvas, sizes, parameters, options=options)
 
@@ -260,8 +259,7 @@ def render_views(
 def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views) -> Array:
     """Applies `function(planes of its image, size, *arguments)` to every view.
 
-    The function returns planes `[S, 3, S]` in the canvas's orientation; the result is upright, channel-last and
-    normalised, `[views, S, S, 3]`.
+    The function returns upright planes `[S, 3, S]`; the result is channel-last and normalised, `[views, S, S, 3]`.
     """
     batch, height, width, _ = canvas.shape
     per_image = len(sizes) // batch
@@ -278,9 +276,7 @@ def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views)
     planes = each(to_planes, canvas, sizes.reshape(batch, per_image, 2)[:, 0])  # [B, H, 3, W] uint8
 
     def one(planes: Array, size: Array, *arguments) -> Array:
-        view = function(planes, size, *arguments)
-        view = jnp.where(size[0] > height, view.transpose(2, 0, 1), view.transpose(0, 2, 1))
-        return normalize(view, options)
+        return normalize(function(planes, size, *arguments).transpose(0, 2, 1), options)
 
     if on_cpu:
         image = jnp.repeat(jnp.arange(len(planes)), per_image)
@@ -307,14 +303,18 @@ def _colour(rgb: Array, chosen: ViewParameters, options: Views) -> Array:
         lambda rgb: colour.adjust_saturation(rgb, chosen.saturation),
         lambda rgb: adjust_hue(rgb, chosen.hue),
     ]
-    rgb = jnp.where(chosen.gray, colour.luma(rgb), rgb)
+    if not _on_cpu():
+        rgb = colour.split(rgb)
+    rgb = jax.tree.map(lambda plane: jnp.where(chosen.gray, colour.luma(rgb), plane), rgb)
     if not any((options.brightness, options.contrast, options.saturation, options.hue)):
-        return rgb
-    # On a CPU a plain sequence would be fused with later operations, which is several times slower than branches.
-    if options.colour_order == "fixed" and not _on_cpu():
+        pass
+    elif _on_cpu():  # a plain sequence would be fused with later operations, which is several times slower
+        for place in range(4):
+            rgb = jax.lax.switch(chosen.order[place], operations, rgb)
+    elif options.colour_order == "fixed":
         for operation in operations:
             rgb = operation(rgb)
-        return rgb
-    for place in range(4):
-        rgb = jax.lax.switch(chosen.order[place], operations, rgb)
-    return rgb
+    else:
+        factors = jnp.stack([chosen.brightness, chosen.contrast, chosen.saturation, jnp.ones(())])
+        rgb = colour.jitter(rgb, factors, lambda rgb: adjust_hue(rgb, chosen.hue), chosen.order)
+    return rgb if _on_cpu() else jnp.concatenate(rgb, axis=1)
