@@ -1,34 +1,121 @@
 """Colour operations on the planes of one view, float32 in [0, 1].
 
-The planes are either an array `[S, 3, S]` or a tuple of red, green and blue, three arrays of one shape; the result is
-alike. With a tuple, operations on many views at once become one loop over pixels.
+The planes are either an array `[S, 3, S]`, or a tuple of red, green and blue `[S, 1, S]`; results are alike. Operations
+on an array are fast one after another on a CPU. Those on a tuple have no axis of channels, so that XLA makes one loop
+over pixels of a whole chain of them.
 
 Source: torchvision's ColorJitter and RandomGrayscale on float images.
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-Planes = Array | tuple[Array, Array, Array]
+from ipcl_jax.augment.parameters import ViewParameters
+from ipcl_jax.config import Views
+
+Channels = tuple[Array, Array, Array]
+Planes = TypeVar("Planes", Array, Channels)
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 _U, _V = 0.49211104, 0.87728322  # NTSC's factors of blue - luma and red - luma
 
 
-def split(rgb: Planes) -> tuple[Array, Array, Array]:
-    """Returns red, green and blue."""
-    return rgb if isinstance(rgb, tuple) else tuple(jnp.split(rgb, 3, axis=1))
+def apply(rgb: Array, chosen: ViewParameters, options: Views, *, on_cpu: bool) -> Array | Channels:
+    """Makes planes gray where that was drawn, and changes their colours in the order drawn.
+
+    Args:
+        rgb: planes `[S, 3, S]` in [0, 1].
+        chosen: parameters of the view.
+        options: hue_space and colour_order, and which operations there are.
+        on_cpu: branch, which is fast for one view at a time on a CPU; otherwise compute all views alike.
+
+    Returns:
+        Planes in [0, 1]: an array on a CPU, otherwise a tuple.
+    """
+    channels = split(rgb)
+    gray = luma(channels)
+    operations = {
+        "brightness": lambda rgb: adjust_brightness(rgb, chosen.brightness),
+        "contrast": lambda rgb: adjust_contrast(rgb, chosen.contrast),
+        "saturation": lambda rgb: adjust_saturation(rgb, chosen.saturation),
+        "hue": lambda rgb: {"hsv": adjust_hue, "yiq": adjust_hue_yiq}[options.hue_space](rgb, chosen.hue),
+    }
+    unchanged = not any(getattr(options, name) for name in operations)
+    if on_cpu:
+        rgb = jnp.where(chosen.gray, gray, rgb)
+        # In a fixed order too: a plain sequence would be fused with later operations, which is several times slower.
+        for place in range(0 if unchanged else 4):
+            rgb = jax.lax.switch(chosen.order[place], list(operations.values()), rgb)
+        return rgb
+    channels = jax.tree.map(lambda plane: jnp.where(chosen.gray, gray, plane), channels)
+    if unchanged:
+        return channels
+    # The mean of contrast needs every pixel before the first is finished; without a barrier XLA might crop twice.
+    channels = jax.lax.optimization_barrier(channels)
+    if options.colour_order == "random":
+        return _in_order(channels, chosen, operations["hue"])
+    for operation in operations.values():
+        channels = operation(channels)
+    return channels
 
 
-def _join(channels: tuple[Array, Array, Array], rgb: Planes) -> Planes:
-    """Returns channels as `rgb` is."""
-    return channels if isinstance(rgb, tuple) else jnp.concatenate(channels, axis=1)
+def _in_order(rgb: Channels, chosen: ViewParameters, adjust_hue: Callable[[Channels], Channels]) -> Channels:
+    """Applies the four operations in the order drawn, without branches, of which XLA would compute all for many views.
+
+    Hue is computed once, between three blends before and three after it, of which those that are not due have the
+    factor 1, which changes nothing.
+    """
+    order = chosen.order
+    contrast, hue = (sum(place * (order[place] == which) for place in range(4)) for which in (1, 3))
+    drawn = (chosen.brightness, chosen.contrast, chosen.saturation)
+    factors = [sum(drawn[which] * (order[place] == which) for which in range(3)) for place in range(4)]
+
+    def apply(rgb: Channels, end: Array | int, mean: Array | float) -> Channels:
+        """Applies the operations of places before `end`."""
+        for place in (0, 1, 2):
+            rgb = blend(rgb, place, (place < hue) & (place < end), mean)
+        rgb = jax.tree.map(lambda new, old: jnp.where(hue < end, new, old), adjust_hue(rgb), rgb)
+        for place in (1, 2, 3):
+            rgb = blend(rgb, place, (place > hue) & (place < end), mean)
+        return rgb
+
+    def blend(rgb: Channels, place: int, due: Array | bool, mean: Array | float) -> Channels:
+        """Applies brightness, contrast or saturation, which blend with black, the mean or luma."""
+        factor = jnp.where(due, factors[place], 1.0)
+        of_mean, of_luma = (jnp.where(order[place] == which, 1 - factor, 0.0) for which in (1, 2))
+        other = of_luma * luma(rgb) + of_mean * mean
+        return jax.tree.map(lambda plane: jnp.clip(factor * plane + other, 0.0, 1.0), rgb)
+
+    # What contrast blends with: the mean luma of what the operations before it make.
+    mean = luma(apply(rgb, contrast, 0.0)).mean()
+    return apply(rgb, 4, mean)
 
 
-def luma(rgb: Planes) -> Array:
+def split(rgb: Array | Channels) -> Channels:
+    """Returns red, green and blue, `[S, 1, S]` each."""
+    if isinstance(rgb, tuple):
+        return rgb
+    red, green, blue = jnp.split(rgb, 3, axis=1)
+    return red, green, blue
+
+
+def join(rgb: Array | Channels) -> Array:
+    """Returns planes as an array `[S, 3, S]`."""
+    return jnp.concatenate(rgb, axis=1) if isinstance(rgb, tuple) else rgb
+
+
+def interleave(rgb: Array | Channels) -> Array:
+    """Returns planes as an image `[S, S, 3]`."""
+    if isinstance(rgb, tuple):
+        return jnp.stack([plane[:, 0] for plane in rgb], axis=-1)
+    return rgb.transpose(0, 2, 1)
+
+
+def luma(rgb: Array | Channels) -> Array:
     """Computes the ITU-R 601 luma of planes: `[S, 3, S]` to `[S, 1, S]`."""
     red, green, blue = split(rgb)
     return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
@@ -60,19 +147,19 @@ def adjust_hue(rgb: Planes, turn: Array) -> Planes:
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
     # The largest channel is found by comparing channels: compared with `value` none might be equal, where it is rounded
     # otherwise, fused with preceding operations. Of two that are equally large, both formulas give the same hue.
-    width = jnp.where(chroma > 0, chroma, 1.0)
-    sixths = jnp.where(
-        (red >= green) & (red >= blue), (green - blue) / width,
-        jnp.where(green >= blue, 2 + (blue - red) / width, 4 + (red - green) / width),
-    ) + 6 * turn  # fmt: skip
+    of_red, of_green = (red >= green) & (red >= blue), green >= blue
+    ahead = jnp.where(of_red, green - blue, jnp.where(of_green, blue - red, red - green))
+    nearest = jnp.where(of_red, 0.0, jnp.where(of_green, 2.0, 4.0))
+    sixths = nearest + ahead / jnp.where(chroma > 0, chroma, 1.0) + 6 * turn
 
     def channel(own: int) -> Array:
         """Computes a channel from the distance of the hue from the channel's own, in sixths of the circle."""
         around = sixths - own
-        distance = jnp.abs(around - 6 * jnp.round(around / 6))
+        distance = jnp.abs(around - 6 * jnp.round(around * (1 / 6)))
         return value - chroma * jnp.clip(distance - 1, 0.0, 1.0)
 
-    return _join((channel(0), channel(2), channel(4)), rgb)
+    turned = channel(0), channel(2), channel(4)
+    return turned if isinstance(rgb, tuple) else join(turned)
 
 
 def adjust_hue_yiq(rgb: Planes, turn: Array) -> Planes:
@@ -100,42 +187,5 @@ def adjust_hue_yiq(rgb: Planes, turn: Array) -> Planes:
     to_blue, to_red = (cos * u - sin * v) / _U, (sin * u + cos * v) / _V
     to_green = -(LUMA[0] * to_red + LUMA[2] * to_blue) / LUMA[1]
     gray = luma(rgb)
-    return _join(tuple(jnp.clip(gray + change, 0.0, 1.0) for change in (to_red, to_green, to_blue)), rgb)
-
-
-def jitter(rgb: Planes, factors: Array, adjust_hue: Callable[[Planes], Planes], order: Array) -> Planes:
-    """Applies the four operations in a given order, without branches.
-
-    Under vmap a `switch` computes all its branches. Here hue is computed once, between three blends before and three
-    after it; those that are not due have factor 1, which changes nothing.
-
-    Args:
-        rgb: planes in [0, 1].
-        factors: `[4]`, of brightness, contrast and saturation; the last is not used.
-        adjust_hue: the remaining operation.
-        order: `[4]` int32, a permutation of brightness 0, contrast 1, saturation 2, hue 3.
-
-    Returns:
-        Planes in [0, 1].
-    """
-    places = jnp.arange(4)
-    place_of = jnp.argsort(order)
-    contrast, hue = place_of[1], place_of[3]
-
-    def apply(rgb: Planes, due: Array, mean: Array | float) -> Planes:
-        """Applies the operations whose places are due, `[4]` bool."""
-        blends = jnp.where(due, factors[order], 1.0)
-        for place in (0, 1, 2):
-            rgb = blend(rgb, place, jnp.where(place < hue, blends[place], 1.0), mean)
-        rgb = jax.tree.map(lambda new, old: jnp.where(due[hue], new, old), adjust_hue(rgb), rgb)
-        for place in (1, 2, 3):
-            rgb = blend(rgb, place, jnp.where(place > hue, blends[place], 1.0), mean)
-        return rgb
-
-    def blend(rgb: Planes, place: int, factor: Array, mean: Array | float) -> Planes:
-        which = order[place]
-        return _blend(rgb, jnp.where(which == 2, luma(rgb), jnp.where(which == 1, mean, 0.0)), factor)
-
-    # What contrast blends with: the mean luma of what comes before it.
-    mean = luma(apply(rgb, places < contrast, 0.0)).mean()
-    return apply(rgb, places < 4, mean)
+    turned = jax.tree.map(lambda change: jnp.clip(gray + change, 0.0, 1.0), (to_red, to_green, to_blue))
+    return turned if isinstance(rgb, tuple) else join(turned)
