@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ipcl_jax.augment.parameters import ViewParameters
@@ -110,9 +111,12 @@ def join(rgb: Array | Channels) -> Array:
 
 def interleave(rgb: Array | Channels) -> Array:
     """Returns planes as an image `[S, S, 3]`."""
-    if isinstance(rgb, tuple):
-        return jnp.stack([plane[:, 0] for plane in rgb], axis=-1)
-    return rgb.transpose(0, 2, 1)
+    if not isinstance(rgb, tuple):
+        return rgb.transpose(0, 2, 1)
+    # Without the barrier XLA might compute all three channels for each number of a pixel.
+    red, green, blue = (plane[:, 0, :, None] for plane in jax.lax.optimization_barrier(rgb))
+    first, second = (np.arange(3)[None, None] == channel for channel in (0, 1))
+    return jnp.where(first, red, jnp.where(second, green, blue))  # as a stack, but quick on a CPU too
 
 
 def luma(rgb: Array | Channels) -> Array:
