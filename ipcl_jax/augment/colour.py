@@ -109,10 +109,10 @@ def join(rgb: Array | Channels) -> Array:
     return jnp.concatenate(rgb, axis=1) if isinstance(rgb, tuple) else rgb
 
 
-def interleave(rgb: Array | Channels) -> Array:
-    """Returns planes as an image `[S, S, 3]`."""
+def to_image(rgb: Array | Channels, *, transposed: Array | bool) -> Array:
+    """Returns planes as an image `[S, S, 3]`; an array is transposed where `transposed`, bool."""
     if not isinstance(rgb, tuple):
-        return rgb.transpose(0, 2, 1)
+        return jnp.where(transposed, rgb.transpose(2, 0, 1), rgb.transpose(0, 2, 1))
     # Without the barrier XLA might compute all three channels for each number of a pixel.
     red, green, blue = (plane[:, 0, :, None] for plane in jax.lax.optimization_barrier(rgb))
     first, second = (np.arange(3)[None, None] == channel for channel in (0, 1))

@@ -30,7 +30,7 @@ def apply(
     Args:
         planes: in [0, 1].
         sigma: standard deviation of the blur, in pixels; 0 or None for no blur.
-        angle: in degrees, counter-clockwise; None for no rotation.
+        angle: in degrees, counter-clockwise in the planes' orientation; None for no rotation.
         options: blur_sigma, window, distortion, and the mean, whose luma is the gray outside a view.
 
     Returns:

@@ -29,7 +29,9 @@ def resize_box(
     planes: Array, size: Array, box: Array, resized: Array, offset: Array, side: int,
     *, flip: Array | bool, antialias: bool = True, on_cpu: bool,
 ) -> Array:  # fmt: skip
-    """Resizes a box of one image and crops a square, `[side, 3, side]` in [0, 1], upright.
+    """Resizes a box of one image and crops a square, `[side, 3, side]` in [0, 1].
+
+    The result is upright; on a CPU it has the canvas's orientation, to be turned upright with the last operation.
 
     Args:
         planes: `[H, 3, W]` uint8, transposed if the image is taller than H.
@@ -49,11 +51,9 @@ def resize_box(
     lines = locate(*axes, side=side, antialias=antialias)
     if on_cpu:
         down, across = (Line(*(field[axis] for field in lines)) for axis in (0, 1))
-        view = multiply(multiply(planes, 2, across), 0, down)
-        return jax.lax.cond(transposed, lambda: view.T, lambda: view) / 255
-
+        return multiply(multiply(planes, 2, across), 0, down) / 255
     view = read(planes, lines, antialias=antialias) / 255
-    # Under vmap a `cond` computes the view in both orientations; indices read it once.
+    # For many views at once `where` would compute each in both orientations; indices read it once.
     line = jnp.arange(side)
     row = jnp.where(transposed, line[None], line[:, None])[:, None]  # [S, 1, S]
     column = jnp.where(transposed, line[:, None], line[None])[:, None]

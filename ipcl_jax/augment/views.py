@@ -151,7 +151,10 @@ def render_views(
             planes, size, chosen.box, resized, offset, side,
             flip=chosen.flip, antialias=options.antialias, on_cpu=on_cpu,
         )  # fmt: skip
-        return optics.apply(colour.apply(view, chosen, options, on_cpu=on_cpu), chosen.sigma, chosen.angle, options)
+        angle = chosen.angle
+        if angle is not None and on_cpu:  # in a transposed image a rotation has the opposite direction
+            angle = jnp.where(size[0] > len(planes), -1, 1) * angle
+        return optics.apply(colour.apply(view, chosen, options, on_cpu=on_cpu), chosen.sigma, angle, options)
 
     return _for_each(one, canvas, sizes, parameters, options=options)
 
@@ -159,7 +162,8 @@ def render_views(
 def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views) -> Array:
     """Applies `function(planes of its image, size, *arguments)` to every view.
 
-    The function returns upright planes; the result is channel-last and normalised, `[views, S, S, 3]`.
+    The function returns planes, oriented as `resize_box` returns them; the result is upright, channel-last and
+    normalised, `[views, S, S, 3]`.
     """
     batch, height, width, _ = canvas.shape
     per_image = len(sizes) // batch
@@ -176,7 +180,8 @@ def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views)
     planes = each(to_planes, canvas, sizes.reshape(batch, per_image, 2)[:, 0])  # [B, H, 3, W] uint8
 
     def one(planes: Array, size: Array, *arguments) -> Array:
-        return normalize(colour.interleave(function(planes, size, *arguments)), options)
+        view = function(planes, size, *arguments)
+        return normalize(colour.to_image(view, transposed=on_cpu & (size[0] > height)), options)
 
     if on_cpu:
         image = jnp.repeat(jnp.arange(len(planes)), per_image)
