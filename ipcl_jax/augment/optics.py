@@ -18,22 +18,27 @@ import numpy as np
 from jax import Array
 from jax.scipy.ndimage import map_coordinates
 
-from ipcl_jax.augment.colour import LUMA
+from ipcl_jax.augment.colour import LUMA, Channels, join
 from ipcl_jax.config import Views
 
 
-def apply(rgb: Array, sigma: Array | None, angle: Array | None, options: Views) -> Array:
+def apply(
+    planes: Array | Channels, sigma: Array | None, angle: Array | None, options: Views
+) -> Array | Channels:
     """Applies those of blur, rotation, window and distortion that are enabled.
 
     Args:
-        rgb: planes `[S, 3, S]` in [0, 1].
+        planes: in [0, 1].
         sigma: standard deviation of the blur, in pixels; 0 or None for no blur.
         angle: in degrees, counter-clockwise in the planes' orientation; None for no rotation.
         options: blur_sigma, window, distortion, and the mean, whose luma is the gray outside a view.
 
     Returns:
-        Planes in [0, 1].
+        Planes in [0, 1]; an array, or `planes` if none is enabled.
     """
+    if sigma is None and angle is None and not options.distortion and not options.window:
+        return planes
+    rgb = join(planes)
     gray = sum(weight * mean for weight, mean in zip(LUMA, options.mean, strict=True))
     if sigma is not None:
         reach = math.ceil(4 * options.blur_sigma[1])

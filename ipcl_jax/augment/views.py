@@ -15,7 +15,7 @@ torchvision's (RandomResizedCrop, ColorJitter, RandomGrayscale on float images).
 Differs: the reference rounds images to 8 bits after each operation; here they are float32 from the crop on.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,26 +24,10 @@ from jax import Array
 from jaxtyping import Float, Int, UInt8
 
 from ipcl_jax.augment import colour, optics
+from ipcl_jax.augment.parameters import ViewParameters, sample_view
 from ipcl_jax.augment.resample import resize_box
 from ipcl_jax.config import Views
 from ipcl_jax.errors import InputError
-
-_TRIES = 10  # of a random crop
-
-
-class ViewParameters(NamedTuple):
-    """Random parameters of views; all fields have the same leading axes."""
-
-    box: Array  # [..., 4] int32: top, left, height, width, in pixels of the upright image
-    flip: Array  # bool
-    gray: Array  # bool
-    brightness: Array  # factor
-    contrast: Array  # factor
-    saturation: Array  # factor
-    hue: Array  # share of the full circle, signed
-    order: Array  # [..., 4] int32: a permutation of brightness 0, contrast 1, saturation 2, hue 3
-    sigma: Array | None = None  # of the blur, in pixels; 0 for an unblurred view; None if blur is disabled
-    angle: Array | None = None  # in degrees, counter-clockwise; None if rotation is disabled
 
 
 def make_views(
@@ -96,7 +80,7 @@ def center_views(
         resized = side * size // size.min()
         offset = jnp.round((resized - side) / 2).astype(jnp.int32)  # half to even, as torchvision
         box = jnp.concatenate([jnp.zeros_like(size), size])  # uncropped
-        view = resize_box(planes, size, box, resized, offset, side, flip=False)
+        view = resize_box(planes, size, box, resized, offset, side, flip=False, on_cpu=_on_cpu())
         return jnp.broadcast_to(colour.luma(view), view.shape) if options.grayscale == 1 else view
 
     return _for_each(one, canvas, sizes, options=options)
@@ -140,92 +124,6 @@ def normalize(images: Array, options: Channels) -> Array:
     return (images - jnp.array(options.mean).reshape(shape)) / jnp.array(options.std).reshape(shape)
 
 
-# --- random parameters -------------------------------------------------------------------
-
-
-def sample_view(key: Array, size: Array, options: Views) -> ViewParameters:
-    """Draws one view's parameters.
-
-    Args:
-        key: PRNG key.
-        size: `[2]` int32, true height and width of the image.
-        options: the distributions.
-
-    Returns:
-        Parameters without a batch axis.
-    """
-    keys = jax.random.split(key, 8)
-
-    def factor(key: Array, spread: float) -> Array:
-        return jax.random.uniform(key, minval=1 - spread, maxval=1 + spread)
-
-    # Operations that are off by default have separate keys, so that enabling them does not change the other parameters.
-    # (The numbers start at 8, as smaller ones could repeat the eight keys above.)
-    sigma = angle = None
-    if options.blur:
-        low, high = options.blur_sigma
-        drawn = jax.random.uniform(jax.random.fold_in(key, 8), minval=low, maxval=high)
-        blurred = jax.random.bernoulli(jax.random.fold_in(key, 9), options.blur)
-        sigma = jnp.where(blurred, drawn, 0.0)
-    if options.rotation:
-        largest = options.rotation
-        angle = jax.random.uniform(jax.random.fold_in(key, 10), minval=-largest, maxval=largest)
-
-    return ViewParameters(
-        box=sample_box(keys[0], size, area=options.crop_area, aspect=options.crop_aspect),
-        flip=jax.random.bernoulli(keys[1], options.flip),
-        gray=jax.random.bernoulli(keys[2], options.grayscale),
-        brightness=factor(keys[3], options.brightness),
-        contrast=factor(keys[4], options.contrast),
-        saturation=factor(keys[5], options.saturation),
-        hue=jax.random.uniform(keys[6], minval=-options.hue, maxval=options.hue),
-        order=jnp.arange(4) if options.colour_order == "fixed" else jax.random.permutation(keys[7], 4),
-        sigma=sigma,
-        angle=angle,
-    )
-
-
-def sample_box(key: Array, size: Array, *, area: tuple[float, float], aspect: tuple[float, float]) -> Array:
-    """Draws the box of a random resized crop, as torchvision does.
-
-    Makes ten draws of an area share and a log-uniform aspect, and takes the first that fits inside the image. If none
-    does, takes the largest central box whose aspect is in range.
-
-    Args:
-        key: PRNG key.
-        size: `[2]` int32, height and width of the image.
-        area: range of the box's share of the area.
-        aspect: range of width / height.
-
-    Returns:
-        `[4]` int32: top, left, height, width.
-
-    Source: torchvision.transforms.RandomResizedCrop.get_params.
-    """
-    area_key, aspect_key, top_key, left_key = jax.random.split(key, 4)
-    height, width = size[0], size[1]
-    low, high = aspect
-    target = height.astype(float) * width * jax.random.uniform(area_key, (_TRIES,), minval=area[0], maxval=area[1])
-    ratio = jnp.exp(jax.random.uniform(aspect_key, (_TRIES,), minval=np.log(low), maxval=np.log(high)))
-    widths = jnp.round(jnp.sqrt(target * ratio)).astype(jnp.int32)
-    heights = jnp.round(jnp.sqrt(target / ratio)).astype(jnp.int32)
-    fits = (0 < widths) & (widths <= width) & (0 < heights) & (heights <= height)
-    first = jnp.argmax(fits)
-
-    # If none fits: the image, cropped to the nearest aspect allowed.
-    fallback_width = jnp.minimum(width, jnp.round(height * high).astype(jnp.int32))
-    fallback_height = jnp.minimum(height, jnp.round(width / low).astype(jnp.int32))
-
-    found = fits.any()
-    box_height = jnp.where(found, heights[first], fallback_height)
-    box_width = jnp.where(found, widths[first], fallback_width)
-    top = jax.random.randint(top_key, (), 0, height - box_height + 1)
-    left = jax.random.randint(left_key, (), 0, width - box_width + 1)
-    top = jnp.where(found, top, (height - box_height) // 2)
-    left = jnp.where(found, left, (width - box_width) // 2)
-    return jnp.stack([top, left, box_height, box_width]).astype(jnp.int32)
-
-
 # --- rendering ---------------------------------------------------------------------------
 
 
@@ -245,14 +143,18 @@ def render_views(
     """
     side = options.size
 
-    def one(planes: Array, size: Array, chosen: ViewParameters) -> Array:
+    on_cpu = _on_cpu()
+
+    def one(planes: Array, size: Array, chosen: ViewParameters) -> Array | colour.Channels:
         resized, offset = jnp.array([side, side]), jnp.array([0, 0])
         view = resize_box(
-            planes, size, chosen.box, resized, offset, side, flip=chosen.flip, antialias=options.antialias
-        )
-        # In a transposed image a rotation has the opposite direction.
-        angle = chosen.angle if chosen.angle is None else jnp.where(size[0] > len(planes), -1, 1) * chosen.angle
-        return optics.apply(_colour(view, chosen, options), chosen.sigma, angle, options)
+            planes, size, chosen.box, resized, offset, side,
+            flip=chosen.flip, antialias=options.antialias, on_cpu=on_cpu,
+        )  # fmt: skip
+        angle = chosen.angle
+        if angle is not None and on_cpu:  # in a transposed image a rotation has the opposite direction
+            angle = jnp.where(size[0] > len(planes), -1, 1) * angle
+        return optics.apply(colour.apply(view, chosen, options, on_cpu=on_cpu), chosen.sigma, angle, options)
 
     return _for_each(one, canvas, sizes, parameters, options=options)
 
@@ -260,7 +162,7 @@ def render_views(
 def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views) -> Array:
     """Applies `function(planes of its image, size, *arguments)` to every view.
 
-    The function returns planes `[S, 3, S]` in the canvas's orientation; the result is upright, channel-last and
+    The function returns planes, oriented as `resize_box` returns them; the result is upright, channel-last and
     normalised, `[views, S, S, 3]`.
     """
     batch, height, width, _ = canvas.shape
@@ -279,8 +181,7 @@ def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views)
 
     def one(planes: Array, size: Array, *arguments) -> Array:
         view = function(planes, size, *arguments)
-        view = jnp.where(size[0] > height, view.transpose(2, 0, 1), view.transpose(0, 2, 1))
-        return normalize(view, options)
+        return normalize(colour.to_image(view, transposed=on_cpu & (size[0] > height)), options)
 
     if on_cpu:
         image = jnp.repeat(jnp.arange(len(planes)), per_image)
@@ -293,28 +194,3 @@ def _for_each(function, canvas: Array, sizes: Array, *arguments, options: Views)
 
 def _on_cpu() -> bool:
     return jax.default_backend() == "cpu"
-
-
-# --- colour: planes [S, 3, S] in [0, 1] --------------------------------------------------
-
-
-def _colour(rgb: Array, chosen: ViewParameters, options: Views) -> Array:
-    """Applies one view's colour operations, in the order drawn."""
-    adjust_hue = {"hsv": colour.adjust_hue, "yiq": colour.adjust_hue_yiq}[options.hue_space]
-    operations = [
-        lambda rgb: colour.adjust_brightness(rgb, chosen.brightness),
-        lambda rgb: colour.adjust_contrast(rgb, chosen.contrast),
-        lambda rgb: colour.adjust_saturation(rgb, chosen.saturation),
-        lambda rgb: adjust_hue(rgb, chosen.hue),
-    ]
-    rgb = jnp.where(chosen.gray, colour.luma(rgb), rgb)
-    if not any((options.brightness, options.contrast, options.saturation, options.hue)):
-        return rgb
-    # On a CPU a plain sequence would be fused with later operations, which is several times slower than branches.
-    if options.colour_order == "fixed" and not _on_cpu():
-        for operation in operations:
-            rgb = operation(rgb)
-        return rgb
-    for place in range(4):
-        rgb = jax.lax.switch(chosen.order[place], operations, rgb)
-    return rgb

@@ -68,7 +68,7 @@ def step(
         return count / (time.perf_counter() - start)
 
     def build() -> TorchProcess:
-        material: tuple = (np.asarray(views),)
+        material: tuple = (np.asarray(views, np.float32),)
         if with_views:
             drawn = view_parameters(training.step_key(config, first.step), batch["size"], config.views)
             material = pixels, drawn, config.views

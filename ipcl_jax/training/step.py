@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from ipcl_jax.augment.views import center_views, make_views
 from ipcl_jax.config import Train
@@ -31,8 +32,18 @@ def step_key(config: Train, step: Array) -> Array:
 
 
 def views_of_step(config: Train, step: Array, batch: Batch) -> Array:
-    """Makes the views `[B*n, S, S, 3]` that a step trains on."""
-    return make_views(step_key(config, step), batch["canvas"], batch["size"], config.views)
+    """Makes the views `[B*n, S, S, 3]` that a step trains on.
+
+    Their dtype is the run's precision. bfloat16 changes no number of the step, since the first layer would round them
+    so, and halves their memory.
+    """
+    views = make_views(step_key(config, step), batch["canvas"], batch["size"], config.views)
+    return views.astype(_network_dtype(config) or views.dtype)
+
+
+def _network_dtype(config: Train) -> DTypeLike | None:
+    """Returns the dtype of convolutions and matrix products; None is that of the parameters."""
+    return jnp.bfloat16 if config.precision == "bfloat16" else None
 
 
 def embed(config: Train, variables: dict, images: Array, *, train: bool = False) -> tuple[Array, dict]:
@@ -47,8 +58,7 @@ def embed(config: Train, variables: dict, images: Array, *, train: bool = False)
     Returns:
         Embeddings `[B, D]`, float32 in either precision, and the updated running statistics (empty without `train`).
     """
-    dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
-    network = make_model(config.model).clone(dtype=dtype)
+    network = make_model(config.model).clone(dtype=_network_dtype(config))
     mutable = ["batch_stats"] if train else []
     (embeddings, _), changed = network.apply(variables, images, train=train, mutable=mutable)
     wide = jnp.promote_types(embeddings.dtype, jnp.float32)

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from ipcl_jax.augment import colour, views
-from ipcl_jax.augment.resample import _resample
+from ipcl_jax.augment import colour, resample, views
 from ipcl_jax.config import Views
 from pictures import (
     all_kinds,
@@ -108,30 +107,37 @@ def test_torchs_antialiased_resizing_is_the_triangle_filter(height, width, side)
 
 
 @pytest.mark.slow
-def test_a_block_of_outputs_sees_all_its_source_pixels():
-    """Random boxes, canvases and sizes: the band's product is that of the full matrix."""
+@pytest.mark.parametrize("form", ["products", "reading"])
+def test_an_output_sees_all_its_source_pixels(form):
+    """Random boxes, canvases and sizes: both forms are the product with the full matrix."""
     rng = np.random.default_rng(5)
     for _ in range(12):
         extent = int(rng.choice([1, 2, 7, 31, 64, 97, 255, 256, 512, 777]))
         side = int(rng.choice([1, 5, 31, 32, 33, 64, 97, 224, 300]))
-        axis = int(rng.choice([0, 2]))
-        resample = jax.jit(
-            jax.vmap(lambda line, start, length, flip: _resample(  # noqa: B023
-                line, axis, side, start, length, side, 0, flip  # noqa: B023
-            ), (None, 0, 0, 0))
-        )  # fmt: skip
+        axis = int(rng.choice([0, 1]))
+
+        def resample_line(planes, start, length, flip):
+            """The axis in question; the other is as long as the output, and stays as it is."""
+            pairs = [jnp.array(pair[:: 1 - 2 * axis]) for pair in ((start, 0), (length, side), (flip, False))]  # noqa: B023
+            lines = resample.locate(*pairs[:2], jnp.full(2, side), jnp.zeros(2, int), pairs[2], side=side)  # noqa: B023
+            if form == "reading":
+                return resample.read(planes, lines)
+            return resample.multiply(planes, 2 * axis, resample.Line(*(field[axis] for field in lines)))  # noqa: B023
+
         line = rng.random((1, 3, extent), np.float32)
+        planes = np.broadcast_to(line, (side, 3, extent)).swapaxes(2 * axis, 2)
         lengths = np.append(rng.integers(1, extent + 1, 20), [extent, 1]).astype(np.int32)
         starts = rng.integers(0, extent - lengths + 1).astype(np.int32)
         starts[:4] = (extent - lengths)[:4]
         flips = rng.random(len(lengths)) < 0.5
-        got = np.asarray(resample(line.swapaxes(axis, 2), starts, lengths, flips)).swapaxes(axis + 1, 3)
+        resampled = jax.jit(jax.vmap(resample_line, (None, 0, 0, 0)))(planes, starts, lengths, flips)
+        got = np.asarray(resampled).swapaxes(2 * axis + 1, 3)
         for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
             expected = line[0, :, start : start + length] @ triangle_matrix(length, side).T
             expected = expected[:, ::-1] if flips[i] else expected
             # Two float32 sums of numbers in [0, 1] with weights that add up to 1, and weights from
             # a coordinate that float32 knows to 1e-5 at worst.
-            assert np.abs(got[i, 0] - expected).max() < 2e-5, (extent, side, start, length)
+            assert np.abs(got[i] - expected).max() < 2e-5, (extent, side, start, length)
 
 
 def torchvision_boxes(rng, height, width, n, area, aspect) -> np.ndarray:

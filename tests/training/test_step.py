@@ -386,6 +386,18 @@ def test_the_state_is_weights_and_queue_and_does_not_grow_with_the_images():
 # --- precision ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # compiles three steps
+def test_views_in_bfloat16_change_no_number_of_a_step():
+    config = dataclasses.replace(SMALL, precision="bfloat16")
+    make = jax.jit(training.views_of_step, static_argnums=0)
+    exact, views = make(SMALL, 3, canvases(0)), make(config, 3, canvases(0))
+    assert exact.dtype == jnp.float32 and views.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(views, exact.astype(jnp.bfloat16))
+    learn = jax.jit(functools.partial(training.learn, config=config, n_images=N_IMAGES))
+    start = training.init_state(config, PER_EPOCH)
+    jax.tree.map(np.testing.assert_array_equal, learn(start, views, canvases(0)), learn(start, exact, canvases(0)))
+
+
 @pytest.mark.slow
 def test_bfloat16_is_for_the_network_alone():
     single = dataclasses.replace(CONFIG, model=SMALL.model)
