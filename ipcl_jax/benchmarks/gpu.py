@@ -74,12 +74,13 @@ def plan(folder: Path, images: int, against: Against | None = None) -> list[Plan
         against: as for `gpu`.
     """
     rounds, steps = (7, 240) if images >= 32 else (2, 12)
-    threads, torch = os.cpu_count() or 1, {"against": against}
-    longer = 1 if against else 0
+    threads, longer = os.cpu_count() or 1, bool(against)
+    torch: dict = {"against": against}
+    network = torch | ({"compiled": True} if against else {})
     from_jpegs = functools.partial(_from_jpegs, folder, images, steps)
     tables = []
     for precision in ("bfloat16", "float32"):
-        options = {"images": images, "rounds": rounds, "precision": precision, "accumulate": 20} | torch
+        options = {"images": images, "rounds": rounds, "precision": precision, "accumulate": 20} | network
         recipe = f"--config ipcl_alexnet_gn --data.source folder:{folder} --precision {precision} --epochs 1000"
         recipe += f" --data.threads {threads} --batch-size {images}"
         tables += [
@@ -96,7 +97,7 @@ def plan(folder: Path, images: int, against: Against | None = None) -> list[Plan
     tables += [
         Planned(
             name="extract", seconds=40 + 40 * longer,
-            measure=extract, options={"images": 8 * images, "rounds": 2} | torch | ({"compiled": True} if against else {}),
+            measure=extract, options={"images": 8 * images, "rounds": 2} | network,
         ),
         Planned(name="knn", seconds=20, measure=knn, options={"rounds": 3} | torch),
         Planned(
@@ -104,7 +105,7 @@ def plan(folder: Path, images: int, against: Against | None = None) -> list[Plan
             measure=views, options={"images": images, "rounds": rounds} | torch,
         ),
         Planned(
-            name="loading", seconds=20, measure=from_jpegs,
+            name="loading", seconds=15, measure=from_jpegs,
             options={
                 "measure": loading, "source": f"folder:{folder}", "batch_size": images, "rounds": 2,
                 "threads": threads,

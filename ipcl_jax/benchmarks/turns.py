@@ -1,6 +1,7 @@
 """Alternating measurements of two implementations, so that other programs on the machine slow both alike."""
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -124,7 +125,7 @@ def _repetitions(seconds: float, group: int) -> int:
     """Returns how often work of some seconds is repeated in a turn."""
     if jax.default_backend() == "cpu" or seconds >= _TURN:
         return 1
-    return group * max(1, round(_TURN / seconds / group))
+    return group * math.ceil(_TURN / seconds / group)
 
 
 def save(tables: Iterable[Measured], path: Path, **more: Any) -> None:

@@ -44,7 +44,7 @@ class Worker:
         Args:
             function: of a module, since it is pickled.
             options: its arguments.
-            limit: seconds after which the process is killed.
+            limit: seconds after which the process is killed; its start is not counted.
 
         Returns:
             What it returned, with what was compiled among the facts.
@@ -52,10 +52,10 @@ class Worker:
         Raises:
             TableFailed: if it raised an exception, took longer, or its process ended.
         """
-        if self._process is None:
-            self._start()
         answer: Measured | str
         try:
+            if self._process is None:
+                self._start()
             self._pipe.send((function, options))
             if self._pipe.poll(limit):
                 answer = self._pipe.recv()
@@ -76,6 +76,7 @@ class Worker:
         self._process = spawn.Process(target=_serve, args=(end, self._folder))
         self._process.start()
         end.close()  # only the other process holds it, so that recv fails here if that process ends
+        self._pipe.recv()  # once it has imported what it needs
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -89,6 +90,7 @@ def _serve(pipe, folder: Path) -> None:
     end_with_parent()
     set_up_compiler()
     tempfile.tempdir = str(folder)
+    pipe.send(None)
     while True:
         try:
             function, options = pipe.recv()
