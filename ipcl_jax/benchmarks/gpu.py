@@ -18,7 +18,7 @@ from ipcl_jax.benchmarks.network import step
 from ipcl_jax.benchmarks.readouts import extract, knn
 from ipcl_jax.benchmarks.torch_process import TorchFailed
 from ipcl_jax.benchmarks.training_run import train
-from ipcl_jax.benchmarks.turns import Against, Measured, check_torch, save
+from ipcl_jax.benchmarks.turns import Against, Measured, prepare_torch, save
 from ipcl_jax.benchmarks.worker import TableFailed, Worker
 from ipcl_jax.system.files import atomic, check_writable
 
@@ -60,7 +60,7 @@ def gpu(
         The exit code: 1 if a table failed.
     """
     check_writable(out)
-    check_torch(against)
+    prepare_torch(against)
     with tempfile.TemporaryDirectory() as folder:
         return run_tables(plan(Path(folder, "jpegs"), images, against), out, minutes, Path(folder))
 

@@ -18,7 +18,7 @@ from ipcl_jax.activations.write import Extraction
 from ipcl_jax.benchmarks import in_torch
 from ipcl_jax.benchmarks.material import origin, write_jpegs
 from ipcl_jax.benchmarks.torch_process import TorchProcess, setting
-from ipcl_jax.benchmarks.turns import Against, Measured, Memory, check_torch, compare, finish, take_turns
+from ipcl_jax.benchmarks.turns import Against, Measured, Memory, prepare_torch, compare, finish, take_turns
 from ipcl_jax.config import Model
 from ipcl_jax.readout.knn import nearest
 
@@ -47,7 +47,7 @@ def extract(
             GPU only.
         json: file to write the measurements to.
     """
-    check_torch(against)
+    prepare_torch(against)
     table = Measured("extract", "images/s", ("ours",))
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as processes:
         stimuli = Path(folder, "stimuli")
@@ -118,7 +118,7 @@ def knn(
         against: torch does a matrix product and topk, 128 queries at a time; on a CPU with two threads.
         json: file to write the measurements to.
     """
-    check_torch(against)
+    prepare_torch(against)
     rng = np.random.default_rng(0)
     features = [rng.normal(size=(n, dim)).astype(np.float32) for n in (queries, references)]
     _, rows = nearest(*features, k=k)

@@ -24,7 +24,7 @@ from ipcl_jax.system.files import atomic
 Against = Literal["torch"]
 
 _TURN = 0.5  # seconds that a turn on a GPU takes at least
-_MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+_MEMORY = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # the latter is the earlier name
 
 _SUMMARIES: dict[str, Callable[..., float]] = {"median": statistics.median, "lowest": min, "highest": max}
 
@@ -169,11 +169,11 @@ def device() -> str:
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
-def check_torch(against: Against | None) -> None:
+def prepare_torch(against: Against | None) -> None:
     """Prepares a comparison with torch, if one is asked for; call it before JAX uses a device.
 
     On a GPU both hold memory at the same time. JAX, which would take three quarters of it at its start, is left half,
-    unless $XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+    unless $XLA_CLIENT_MEM_FRACTION says otherwise.
 
     Raises:
         ConfigError: if it is impossible.
@@ -184,7 +184,8 @@ def check_torch(against: Against | None) -> None:
         raise ConfigError("--against torch needs torch: pip install -e '.[convert]'")
     if not TWINS.is_dir():
         raise ConfigError("--against torch needs a clone of the project, whose tests have the network in torch.")
-    os.environ.setdefault(_MEMORY, "0.5")
+    if not any(name in os.environ for name in _MEMORY):
+        os.environ[_MEMORY[0]] = "0.5"
 
 
 class Memory:

@@ -44,20 +44,22 @@ def test_what_torch_can_not_do_is_said_in_a_line():
 
 def test_torch_is_asked_for_before_anything_is_measured(monkeypatch):
     monkeypatch.setattr(turns, "find_spec", lambda name: None)
-    turns.check_torch(None)
+    turns.prepare_torch(None)
     with pytest.raises(ConfigError, match="--against torch needs torch"):
-        turns.check_torch("torch")
+        turns.prepare_torch("torch")
 
 
 def test_two_processes_share_a_card(monkeypatch):
-    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
-    turns.check_torch(None)
-    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ
-    turns.check_torch("torch")
-    assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.7")
-    turns.check_torch("torch")
-    assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.7"
+    names = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    monkeypatch.setattr(os, "environ", {})
+    turns.prepare_torch(None)
+    assert not os.environ
+    turns.prepare_torch("torch")
+    assert os.environ == {names[0]: "0.5"}
+    for name in names:
+        monkeypatch.setattr(os, "environ", {name: "0.7"})
+        turns.prepare_torch("torch")
+        assert os.environ == {name: "0.7"}
 
 
 @pytest.mark.slow  # torch.compile takes a minute
