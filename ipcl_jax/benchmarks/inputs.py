@@ -16,7 +16,7 @@ from ipcl_jax.benchmarks import in_torch
 from ipcl_jax.benchmarks.material import canvases, origin, write_jpegs
 from ipcl_jax.benchmarks.opening import opening
 from ipcl_jax.benchmarks.torch_process import TorchProcess, setting
-from ipcl_jax.benchmarks.turns import Against, Measured, prepare_torch, compare, finish, take_turns
+from ipcl_jax.benchmarks.turns import Against, Measured, compare, finish, prepare_torch, take_turns
 from ipcl_jax.config import Views
 from ipcl_jax.data.loader import TrainBatches
 from ipcl_jax.data.sources import Source, open_source

@@ -14,7 +14,7 @@ from ipcl_jax.benchmarks.cards import find_card
 from ipcl_jax.benchmarks.inputs import view_parameters
 from ipcl_jax.benchmarks.material import canvases
 from ipcl_jax.benchmarks.torch_process import Precision, TorchProcess, setting
-from ipcl_jax.benchmarks.turns import Against, Measured, prepare_torch, compare, finish
+from ipcl_jax.benchmarks.turns import Against, Measured, compare, finish, prepare_torch
 from ipcl_jax.config import Train
 
 N_IMAGES = 1_281_167  # of ImageNet; the loss depends on it

@@ -18,7 +18,7 @@ from ipcl_jax.activations.write import Extraction
 from ipcl_jax.benchmarks import in_torch
 from ipcl_jax.benchmarks.material import origin, write_jpegs
 from ipcl_jax.benchmarks.torch_process import TorchProcess, setting
-from ipcl_jax.benchmarks.turns import Against, Measured, Memory, prepare_torch, compare, finish, take_turns
+from ipcl_jax.benchmarks.turns import Against, Measured, Memory, compare, finish, prepare_torch, take_turns
 from ipcl_jax.config import Model
 from ipcl_jax.readout.knn import nearest
 
