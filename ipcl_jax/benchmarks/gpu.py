@@ -81,7 +81,9 @@ def plan(folder: Path, images: int, against: Against | None = None) -> list[Plan
     tables = []
     for precision in ("bfloat16", "float32"):
         options = {"images": images, "rounds": rounds, "precision": precision, "accumulate": 20} | network
-        recipe = f"--config ipcl_alexnet_gn --data.source folder:{folder} --precision {precision} --epochs 1000"
+        recipe = (
+            f"--config ipcl_alexnet_gn --data.source folder:{folder} --precision {precision} --epochs 1000"
+        )
         recipe += f" --data.threads {threads} --batch-size {images}"
         tables += [
             Planned(
@@ -115,7 +117,9 @@ def plan(folder: Path, images: int, against: Against | None = None) -> list[Plan
     return sorted(tables, key=lambda table: bool(against) and "against" not in table.options)
 
 
-def _from_jpegs(folder: Path, images: int, steps: int, /, measure: Callable[..., Measured], **options) -> Measured:
+def _from_jpegs(
+    folder: Path, images: int, steps: int, /, measure: Callable[..., Measured], **options
+) -> Measured:
     """Calls `measure` with some options, once there are JPEGs for that many steps in a folder."""
     if not folder.exists():
         with atomic(folder, durable=False) as part:
@@ -168,7 +172,9 @@ def run_tables(tables: list[Planned], out: Path, minutes: float, folder: Path) -
     with _sigterm_raises(), Worker(folder) as worker:
         for place, table in enumerate(tables):
             if left() < table.seconds:
-                left_out[table.name] = f"expected to take {table.seconds:.0f} s, of {max(left(), 0):.0f} s left"
+                left_out[table.name] = (
+                    f"expected to take {table.seconds:.0f} s, of {max(left(), 0):.0f} s left"
+                )
                 print(f"LEFT OUT: {table.name}: {left_out[table.name]}", file=sys.stderr, flush=True)
                 continue
             write(table.name)

@@ -31,7 +31,9 @@ def _views(setting: Setting, images: list[np.ndarray], parameters: list[dict], o
     import torch
 
     torch_views = twin("torch_views")
-    mean, std = (torch.tensor(values, device=setting.device)[:, None, None] for values in (options.mean, options.std))
+    mean, std = (
+        torch.tensor(values, device=setting.device)[:, None, None] for values in (options.mean, options.std)
+    )
     pictures = [torch.from_numpy(image).permute(2, 0, 1).contiguous().to(setting.device) for image in images]
 
     def render() -> torch.Tensor:
@@ -98,7 +100,13 @@ def fc7(setting: Setting, variables: dict, files: list[str]) -> Work:
 
 
 def step(
-    setting: Setting, variables: dict, queue: np.ndarray, config: Train, n_images: int, steps_per_epoch: int, *material
+    setting: Setting,
+    variables: dict,
+    queue: np.ndarray,
+    config: Train,
+    n_images: int,
+    steps_per_epoch: int,
+    *material,
 ) -> Work:
     """Does a training step from given variables and queue; its result is the loss, `[]`.
 

@@ -75,7 +75,14 @@ def step(
             material = pixels, drawn, config.views
         variables, queue = jax.tree.map(np.asarray, (first.variables, first.queue))
         return TorchProcess(
-            setting(precision, compiled), in_torch.step, variables, queue, config, N_IMAGES, STEPS_PER_EPOCH, *material
+            setting(precision, compiled),
+            in_torch.step,
+            variables,
+            queue,
+            config,
+            N_IMAGES,
+            STEPS_PER_EPOCH,
+            *material,
         )
 
     table = Measured(f"step{' with views' if with_views else ''}, {precision}", "views/s", ("ours",))
@@ -95,7 +102,9 @@ def _noise(config: Train, batch: dict) -> jax.Array:
     return jax.device_put(values.astype(views.dtype))
 
 
-def _load(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled, seconds: float, precision: Precision) -> dict:
+def _load(
+    lowered: jax.stages.Lowered, compiled: jax.stages.Compiled, seconds: float, precision: Precision
+) -> dict:
     """Returns operations and memory traffic of a program that takes some seconds, and shares of the card's limits.
 
     By XLA's analysis: operations of the program as it was written, since it counts none in the libraries that the

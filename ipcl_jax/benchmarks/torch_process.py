@@ -63,7 +63,9 @@ def setting(precision: Precision = "float32", compiled: bool | None = None) -> S
     """
     on_gpu = jax.default_backend() == "gpu"
     return Setting(
-        device="cuda" if on_gpu else "cpu", precision=precision, compiled=on_gpu if compiled is None else compiled
+        device="cuda" if on_gpu else "cpu",
+        precision=precision,
+        compiled=on_gpu if compiled is None else compiled,
     )
 
 
@@ -156,7 +158,9 @@ def _serve(pipe, setting: Setting, build: Callable, arguments: tuple) -> None:
         seconds = time.perf_counter() - start
         where = torch.cuda.get_device_name() if setting.on_gpu else f"CPU, {torch.get_num_threads()} threads"
         how = "compiled" if setting.compiled else "eager"
-        about = f"{torch.__version__} on {where}, {setting.precision}, {how}{failure}; first time {seconds:.1f} s"
+        about = (
+            f"{torch.__version__} on {where}, {setting.precision}, {how}{failure}; first time {seconds:.1f} s"
+        )
         pipe.send((about, first.numpy()))
         while True:
             times = pipe.recv()

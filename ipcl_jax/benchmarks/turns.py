@@ -96,7 +96,7 @@ def compare(
     Returns:
         The result of torch's first time, which is slower and not counted; None without torch.
     """
-    times = _repetitions(_seconds(work, 1), group)
+    times = _repetitions(lambda: _seconds(work, 1), group)
     if times > 1:
         table.facts["repetitions in a turn"] = times
 
@@ -108,9 +108,14 @@ def compare(
         return None
     table.columns += (against,)
     with build() as torch_process:
-        if times > 1:
-            torch_process.run(times)  # until nothing is compiled any more
-        table.turns = take_turns(rounds, ours, lambda: times * count / torch_process.run(times))
+        their_times = _repetitions(torch_process.run, group)
+        if their_times > 1:
+            table.facts["repetitions in a turn of torch"] = their_times
+
+        def theirs() -> float:
+            return their_times * count / torch_process.run(their_times)
+
+        table.turns = take_turns(rounds, ours, theirs)
         table.facts["torch"] = torch_process.about
         return torch_process.first
 
@@ -121,11 +126,18 @@ def _seconds(work: Callable[[int], object], times: int) -> float:
     return time.perf_counter() - start
 
 
-def _repetitions(seconds: float, group: int) -> int:
-    """Returns how often work of some seconds is repeated in a turn."""
-    if jax.default_backend() == "cpu" or seconds >= _TURN:
+def _repetitions(once: Callable[[], float], group: int) -> int:
+    """Returns how often work is repeated in a turn.
+
+    Args:
+        once: does it once and returns the seconds; called on a GPU only, twice, as the first time may be slower.
+        group: as for `compare`.
+    """
+    if jax.default_backend() == "cpu":
         return 1
-    return group * math.ceil(_TURN / seconds / group)
+    once()
+    seconds = once()
+    return 1 if seconds >= _TURN else group * math.ceil(_TURN / seconds / group)
 
 
 def save(tables: Iterable[Measured], path: Path, **more: Any) -> None:
@@ -183,7 +195,9 @@ def prepare_torch(against: Against | None) -> None:
     if find_spec("torch") is None:
         raise ConfigError("--against torch needs torch: pip install -e '.[convert]'")
     if not TWINS.is_dir():
-        raise ConfigError("--against torch needs a clone of the project, whose tests have the network in torch.")
+        raise ConfigError(
+            "--against torch needs a clone of the project, whose tests have the network in torch."
+        )
     if not any(name in os.environ for name in _MEMORY):
         os.environ[_MEMORY[0]] = "0.5"
 

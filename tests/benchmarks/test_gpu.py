@@ -52,7 +52,9 @@ def test_tables_that_fail_crash_or_hang_leave_the_others(tmp_path, capfd):
 
 def test_a_table_that_does_not_fit_into_the_time_is_left_out(tmp_path, capfd):
     out = tmp_path / "gpu.json"
-    assert run_tables([table("long", 100.0), table("short", 5.0), table("none", 60.0)], out, 1.0, tmp_path) == 0
+    assert (
+        run_tables([table("long", 100.0), table("short", 5.0), table("none", 60.0)], out, 1.0, tmp_path) == 0
+    )
     document = json.loads(out.read_text())
     assert names(document) == ["short"] and document["failed"] == {}
     assert document["left_out"]["long"] == "expected to take 100 s, of 60 s left"
@@ -100,7 +102,9 @@ def test_a_killed_benchmark_leaves_what_it_measured(number, tmp_path):
     program.write_text(PROGRAM)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", str(Path(gpu.__file__).parents[2]))])
+    path = os.pathsep.join(
+        [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", str(Path(gpu.__file__).parents[2]))]
+    )
     process = subprocess.Popen(
         [sys.executable, program, out], env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(temporary)}
     )
@@ -123,7 +127,12 @@ def test_a_killed_benchmark_leaves_what_it_measured(number, tmp_path):
 
 def test_the_most_valuable_tables_come_first(tmp_path):
     order = [table.name for table in plan(tmp_path, 128)]
-    assert order[:4] == ["step with views, bfloat16", "train, bfloat16", "step, bfloat16", "step with views, float32"]
+    assert order[:4] == [
+        "step with views, bfloat16",
+        "train, bfloat16",
+        "step, bfloat16",
+        "step with views, float32",
+    ]
     assert order[4:8] == ["train, float32", "step, float32", "extract", "knn"]
     assert sum(table.seconds for table in plan(tmp_path, 128)) <= 8 * 60
     against = [table.name for table in plan(tmp_path, 128, "torch")]

@@ -34,7 +34,10 @@ def test_torch_goes_on_without_its_compiler():
     with TorchProcess(Setting(compiled=True), ones_without_compiler, 3) as process:
         assert process.first.dtype == np.float32 and process.first.tolist() == [1, 1, 1]
         assert 0 < process.run(2) < 60
-        assert "CPU, 2 threads, float32, eager (torch.compile failed: RuntimeError: no compiler)" in process.about
+        assert (
+            "CPU, 2 threads, float32, eager (torch.compile failed: RuntimeError: no compiler)"
+            in process.about
+        )
 
 
 def test_what_torch_can_not_do_is_said_in_a_line():

@@ -42,15 +42,26 @@ def test_compilations_are_recorded_within_the_block_only():
     jax.jit(doubled_and_more)(jnp.arange(9.0))
     names = [program.name for program in compilations.programs]
     assert names.count("doubled_and_more") == 1
-    assert compilations.facts()["compilation, s"] == sum(program.seconds for program in compilations.programs) > 0
+    assert (
+        compilations.facts()["compilation, s"]
+        == sum(program.seconds for program in compilations.programs)
+        > 0
+    )
 
 
 def test_long_compilations_are_named():
     compilations = Compilations()
-    compilations.programs = [Program("short", 0.25, 0.0), Program("step", 2.0, 0.0), Program("views", 40.0, 0.0)]
+    compilations.programs = [
+        Program("short", 0.25, 0.0),
+        Program("step", 2.0, 0.0),
+        Program("views", 40.0, 0.0),
+    ]
     compilations.cached = 1
     facts = compilations.facts()
-    assert facts == {"compilation, s": 42.25, "compiled": "views 40.0 s, step 2.0 s, 1 more, 1 of all from the cache"}
+    assert facts == {
+        "compilation, s": 42.25,
+        "compiled": "views 40.0 s, step 2.0 s, 1 more, 1 of all from the cache",
+    }
 
 
 @pytest.mark.parametrize("seconds, repetitions", [(0.6, 1), (0.1, 20), (0.02, 40), (0.001, 500)])
@@ -60,7 +71,7 @@ def test_short_work_on_a_gpu_is_repeated_in_whole_groups(seconds, repetitions, m
     done = []
     table = Measured("t", "views/s", ("ours",))
     compare(table, 3, done.append, 640, None, None, group=20)
-    assert done == [1, repetitions, repetitions, repetitions]
+    assert done == [1, 1, repetitions, repetitions, repetitions]
     assert table.turns == [(pytest.approx(640 / seconds),)] * 3
 
 
