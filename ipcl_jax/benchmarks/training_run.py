@@ -44,10 +44,7 @@ def train(
     compiled = [program.done - start for program in compilations.programs]
     speeds = [line["views_per_second"] for line in lines if "views_per_second" in line]  # the first step has none
     part = len(speeds) // 10
-    waits = {
-        name.removeprefix("wait_"): statistics.median(line[name] for line in lines[part:] if name in line)
-        for name in WAITS
-    }
+    waits = {name: [line[name] for line in lines[part:] if name in line] for name in WAITS}
     n_views = config.batch_size * config.views.per_image
     table = Measured(
         f"train, {config.precision}", "views/s", ("ours",), [(speed,) for speed in speeds[part:]]
@@ -57,7 +54,11 @@ def train(
         "views/s by tenth": ", ".join(
             f"{statistics.median(speeds[i * part : (i + 1) * part]):,.1f}" for i in range(10)
         ),
-        "waits of a step, median, ms": ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in waits.items()),
+        "waits of a step, median, ms": ", ".join(
+            f"{name.removeprefix('wait_')} {1000 * statistics.median(seconds):.1f}"
+            for name, seconds in waits.items()
+            if seconds
+        ),
         "memory in the second tenth, MB": memory.most(0.1, 0.2),
         "memory in the last tenth, MB": memory.most(0.9, 1),
         "programs compiled in the first tenth": sum(when < seconds / 10 for when in compiled),
