@@ -9,6 +9,7 @@
     python experiments/benchmark.py cost --part learn --precision bfloat16
     python experiments/benchmark.py extract --against torch
     python experiments/benchmark.py gpu
+    python experiments/benchmark.py gpu --against torch
 
 `--json FILE` writes the measurements to a file.
 """
@@ -24,6 +25,7 @@ from ipcl_jax.benchmarks.network import step
 from ipcl_jax.benchmarks.readouts import extract, knn
 from ipcl_jax.benchmarks.training_run import train
 from ipcl_jax.errors import InputError
+from ipcl_jax.system.compilation import set_up_compiler
 
 app = tyro.extras.SubcommandApp()
 for measure in (loading, views, step, train, extract, knn, gpu, cost):
@@ -32,12 +34,13 @@ for measure in (loading, views, step, train, extract, knn, gpu, cost):
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
+    set_up_compiler()
     try:
-        app.cli(description=__doc__)
+        result = app.cli(description=__doc__)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return result if isinstance(result, int) else 0
 
 
 if __name__ == "__main__":

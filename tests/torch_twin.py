@@ -231,11 +231,11 @@ class TorchTraining:
     def __init__(
         self, model: nn.Module, objective: TorchIPCL, *, lr: float, weight_decay: float, accumulate: int,
         n_batches: int, pct_start: float = 0.4, div_factor: float = 1000.0, final_div_factor: float = 1e4,
-        momentum: tuple[float, float] = (0.85, 0.95),
+        momentum: tuple[float, float] = (0.85, 0.95), fused: bool | None = None,
     ):
         self.model, self.objective, self.accumulate, self.n_batches = model, objective, accumulate, n_batches
         self.optimizer = torch.optim.SGD(
-            model.parameters(), lr=lr, momentum=momentum[1], weight_decay=weight_decay
+            model.parameters(), lr=lr, momentum=momentum[1], weight_decay=weight_decay, fused=fused
         )
         start = lr / div_factor
         self.courses = {
@@ -247,6 +247,10 @@ class TorchTraining:
 
     def step(self, views: torch.Tensor) -> float:
         """Trains on one batch of views `[B*n, 3, S, S]`; its loss."""
+        return self.advance(views).item()
+
+    def advance(self, views: torch.Tensor) -> torch.Tensor:
+        """The same without waiting for a GPU: its loss is a tensor `[]`."""
         self.model.train()
         group = self.optimizer.param_groups[0]
         for name, course in self.courses.items():
@@ -257,7 +261,7 @@ class TorchTraining:
         if self.batch % self.accumulate == 0:
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return loss.item()
+        return loss.detach()
 
     def momenta(self) -> dict[str, torch.Tensor]:
         """Momentum buffers under the parameters' names."""

@@ -17,8 +17,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ipcl_jax import training
 from ipcl_jax.augment import views
-from ipcl_jax.benchmarks.network import N_IMAGES, STEPS_PER_EPOCH, Precision
+from ipcl_jax.benchmarks.network import N_IMAGES, STEPS_PER_EPOCH
 from ipcl_jax.benchmarks.program import Program, moved, read_program
+from ipcl_jax.benchmarks.torch_process import Precision
 from ipcl_jax.benchmarks.turns import Measured, finish
 from ipcl_jax.commands import recipes
 from ipcl_jax.config import Train
@@ -102,7 +103,7 @@ def compile_part(part: Part, config: Train, device: str = "h100") -> Compiled:
         device: the card's name.
     """
     images = config.batch_size
-    state = jax.eval_shape(functools.partial(training.init_state, config, STEPS_PER_EPOCH))
+    state = jax.eval_shape(functools.partial(training.init_state, config))
     shapes = {
         "canvas": (images, *config.data.canvas, 3),
         "size": (images, 2),
@@ -114,8 +115,8 @@ def compile_part(part: Part, config: Train, device: str = "h100") -> Compiled:
         for name, shape in shapes.items()
     }
     make_views = functools.partial(training.views_of_step, config)
-    learn = functools.partial(training.learn, config=config, n_images=N_IMAGES)
-    train_step = functools.partial(training.train_step, config=config, n_images=N_IMAGES)
+    of_run = functools.partial(functools.partial, config=config, n_images=N_IMAGES, steps_per_epoch=STEPS_PER_EPOCH)
+    learn, train_step = of_run(training.learn), of_run(training.train_step)
     # The views' form of accelerators, in which they are made all at once.
     with mock.patch.object(views, "_on_cpu", lambda: False):
         drawn = jax.eval_shape(make_views, state.step, batch)

@@ -13,10 +13,10 @@ import simplejpeg
 
 from ipcl_jax.augment.views import make_views, sample_view
 from ipcl_jax.benchmarks import in_torch
-from ipcl_jax.benchmarks.in_torch import TorchProcess
-from ipcl_jax.benchmarks.material import canvases, write_jpegs
+from ipcl_jax.benchmarks.material import canvases, origin, write_jpegs
 from ipcl_jax.benchmarks.opening import opening
-from ipcl_jax.benchmarks.turns import Against, Measured, check_torch, compare, finish, take_turns
+from ipcl_jax.benchmarks.torch_process import TorchProcess, setting
+from ipcl_jax.benchmarks.turns import Against, Measured, compare, finish, prepare_torch, take_turns
 from ipcl_jax.config import Views
 from ipcl_jax.data.loader import TrainBatches
 from ipcl_jax.data.sources import Source, open_source
@@ -80,7 +80,8 @@ def loading(
 
         table = Measured("loading", "images/s", ("loader", "bare decoding"), take_turns(rounds, loader, bare))
         table.facts = {
-            "JPEGs": f"{len(images_read):,} of {size / 1000:.0f} kB, {threads} threads, {workers} workers",
+            "JPEGs": f"{len(images_read):,} of {size / 1000:.0f} kB{'' if source else f', {origin()}'}, "
+            f"{threads} threads, {workers} workers",
             **{
                 f"processor time of an image, {name}, us": statistics.median(cost)
                 for name, cost in costs.items()
@@ -97,25 +98,26 @@ def views(
     Args:
         images: photographs in a batch.
         rounds: turns of either.
-        against: torch makes the same views on two threads.
+        against: torch makes the same views, one after the other; on a CPU with two threads.
         json: file to write the measurements to.
     """
-    check_torch(against)
+    prepare_torch(against)
     options, key = Views(), jax.random.key(0)
     pixels, batch = canvases(images)
     make = jax.jit(make_views, static_argnums=3)
     rendered = np.asarray(make(key, batch["canvas"], batch["size"], options))
 
-    def ours() -> float:
-        start = time.perf_counter()
-        make(key, batch["canvas"], batch["size"], options).block_until_ready()
-        return len(rendered) / (time.perf_counter() - start)
+    def work(times: int) -> None:
+        for _ in range(times):
+            made = make(key, batch["canvas"], batch["size"], options)
+        made.block_until_ready()
 
     def build() -> TorchProcess:
-        return TorchProcess(in_torch.views, pixels, view_parameters(key, batch["size"], options), options)
+        parameters = view_parameters(key, batch["size"], options)
+        return TorchProcess(setting(compiled=False), in_torch.views, pixels, parameters, options)
 
     table = Measured("views", "views/s", ("ours",), facts={"views of a batch": len(rendered)})
-    found = compare(table, rounds, ours, len(rendered), against, build)
+    found = compare(table, rounds, work, len(rendered), against, build)
     if found is not None:
         table.facts["largest difference, in standard deviations"] = float(np.abs(rendered - found).max())
     return finish(table, json)

@@ -1,9 +1,8 @@
 """Benchmark of the training step, with given views or with views made in the step."""
 
 import functools
-import time
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +10,15 @@ import numpy as np
 
 from ipcl_jax import training
 from ipcl_jax.benchmarks import in_torch
-from ipcl_jax.benchmarks.in_torch import TorchProcess
+from ipcl_jax.benchmarks.cards import find_card
 from ipcl_jax.benchmarks.inputs import view_parameters
 from ipcl_jax.benchmarks.material import canvases
-from ipcl_jax.benchmarks.turns import Against, Measured, check_torch, compare, finish
+from ipcl_jax.benchmarks.torch_process import Precision, TorchProcess, setting
+from ipcl_jax.benchmarks.turns import Against, Measured, compare, finish, prepare_torch
 from ipcl_jax.config import Train
 
 N_IMAGES = 1_281_167  # of ImageNet; the loss depends on it
 STEPS_PER_EPOCH = 100
-Precision = Literal["float32", "bfloat16"]
 
 
 def step(
@@ -30,6 +29,7 @@ def step(
     precision: Precision = "float32",
     cost: bool = False,
     against: Against | None = None,
+    compiled: bool | None = None,
     json: Path | None = None,
 ) -> Measured:
     """Measures views a second of the paper's training step: network, objective, gradients, SGD.
@@ -42,46 +42,91 @@ def step(
         precision: of the network's convolutions and matrix products.
         cost: instead of running the step, print its operations, memory traffic and memory, by XLA's cost analysis.
             It counts one iteration of a loop, such as the loop over images in which views are made.
-        against: torch does the same work on two threads.
+        against: torch does the same work; on a CPU with two threads.
+        compiled: torch compiles the network; by default on a GPU only.
         json: file to write the measurements to.
     """
     if cost:
         return finish(_cost(images or 128, precision), json)
-    check_torch(against)
+    prepare_torch(against)
     images = images or 8
     config = Train(name="benchmark", batch_size=images, accumulate=accumulate, precision=precision)
     pixels, batch = canvases(images)
     begin = jax.jit(functools.partial(training.init_state, config))
     first = begin()  # kept apart, since steps donate their state
-    views = jax.jit(functools.partial(training.views_of_step, config))(first.step, batch)
-    count = len(views)
-    train, given = (training.train_step, {}) if with_views else (training.learn, {"views": views})
-    train = functools.partial(train, config=config, n_images=N_IMAGES, steps_per_epoch=STEPS_PER_EPOCH)
-    train = jax.jit(train, donate_argnums=0)
-    move = functools.partial(train, batch=batch, **given)
-    state, metrics, _ = jax.block_until_ready(move(begin()))
+    count = images * config.views.per_image
+    given = {} if with_views else {"views": _noise(config, batch)}
+    function = training.train_step if with_views else training.learn
+    function = functools.partial(function, config=config, n_images=N_IMAGES, steps_per_epoch=STEPS_PER_EPOCH)
+    jitted = jax.jit(function, donate_argnums=0)
+    lowered = jitted.lower(first, batch=batch, **given)
+    train = lowered.compile()
+    state, metrics, *_ = jax.block_until_ready(train(begin(), batch=batch, **given))
 
-    def ours() -> float:
+    def work(times: int) -> None:
         nonlocal state
-        start = time.perf_counter()
-        state, *_ = jax.block_until_ready(move(state))
-        return count / (time.perf_counter() - start)
+        for _ in range(times):
+            state, *_ = train(state, batch=batch, **given)
+        jax.block_until_ready(state)
 
     def build() -> TorchProcess:
-        material: tuple = (np.asarray(views, np.float32),)
+        material: tuple = tuple(np.asarray(views, np.float32) for views in given.values())
         if with_views:
             drawn = view_parameters(training.step_key(config, first.step), batch["size"], config.views)
             material = pixels, drawn, config.views
         variables, queue = jax.tree.map(np.asarray, (first.variables, first.queue))
-        return TorchProcess(in_torch.step, variables, queue, config, N_IMAGES, STEPS_PER_EPOCH, *material)
+        return TorchProcess(
+            setting(precision, compiled),
+            in_torch.step,
+            variables,
+            queue,
+            config,
+            N_IMAGES,
+            STEPS_PER_EPOCH,
+            *material,
+        )
 
     table = Measured(f"step{' with views' if with_views else ''}, {precision}", "views/s", ("ours",))
     table.facts = {"views of a batch": count, "batches of an optimizer step": accumulate}
-    loss = compare(table, rounds, ours, count, against, build)
+    loss = compare(table, rounds, work, count, against, build, group=accumulate)
     if loss is not None:
         losses = f"{float(metrics['loss']):.6f}, {float(loss):.6f}"
         table.facts["loss of the first step, ours and theirs"] = losses
+    table.facts |= _load(lowered, train, count / table.summary()["ours"]["median"], precision)
     return finish(table, json)
+
+
+def _noise(config: Train, batch: dict) -> jax.Array:
+    """Returns normally distributed views `[B*n, S, S, 3]`: a step takes as long on them, and nothing is compiled."""
+    views = jax.eval_shape(functools.partial(training.views_of_step, config), jnp.int32(0), batch)
+    values = np.random.default_rng(0).standard_normal(views.shape, np.float32)
+    return jax.device_put(values.astype(views.dtype))
+
+
+def _load(
+    lowered: jax.stages.Lowered, compiled: jax.stages.Compiled, seconds: float, precision: Precision
+) -> dict:
+    """Returns operations and memory traffic of a program that takes some seconds, and shares of the card's limits.
+
+    By XLA's analysis: operations of the program as it was written, since it counts none in the libraries that the
+    compiled one calls; traffic of the compiled one. It counts one iteration of a loop, such as that over images in which
+    a CPU makes views.
+    """
+    written, work, memory = lowered.cost_analysis(), compiled.cost_analysis(), compiled.memory_analysis()
+    if not (written and work and memory):  # some devices have no analysis
+        return {}
+    operations, moved = written["flops"] / 1e12, work["bytes accessed"] / 1e9
+    facts: dict[str, Any] = {
+        "operations, 10^12/s": operations / seconds,
+        "moved, GB": moved,
+        "moved, GB/s": moved / seconds,
+        "held besides state and batch, at most, GB": memory.temp_size_in_bytes / 1e9,
+    }
+    if card := find_card(jax.devices()[0].device_kind):
+        facts["share of the card's bandwidth"] = moved / seconds / card.bandwidth
+        if limit := getattr(card, precision):
+            facts["share of the card's arithmetic"] = operations / seconds / limit
+    return facts
 
 
 def _cost(images: int, precision: Precision) -> Measured:
@@ -94,7 +139,7 @@ def _cost(images: int, precision: Precision) -> Measured:
         for name, shape in shapes.items()
     }
     train = functools.partial(
-        training.train_step, config=config, n_images=N_IMAGES, steps_per_epoch=N_IMAGES // images
+        training.train_step, config=config, n_images=N_IMAGES, steps_per_epoch=STEPS_PER_EPOCH
     )
     traced = jax.jit(train, donate_argnums=0).trace(state, batch)
     compiled = traced.lower(lowering_platforms=("cuda",)).compile()

@@ -1,10 +1,12 @@
 """Alternating measurements of two implementations, so that other programs on the machine slow both alike."""
 
 import json
+import math
 import os
 import platform
 import statistics
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -15,10 +17,14 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ipcl_jax.benchmarks.in_torch import TWINS, TorchProcess
+from ipcl_jax.benchmarks.torch_process import TWINS, TorchProcess
 from ipcl_jax.errors import ConfigError
+from ipcl_jax.system.files import atomic
 
 Against = Literal["torch"]
+
+_TURN = 0.5  # seconds that a turn on a GPU takes at least
+_MEMORY = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # the latter is the earlier name
 
 _SUMMARIES: dict[str, Callable[..., float]] = {"median": statistics.median, "lowest": min, "highest": max}
 
@@ -34,11 +40,11 @@ class Measured:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Returns median, lowest and highest of each column, and of the ratio of the first two in each turn."""
+        """Returns median, lowest and highest of each column, and of the first one's ratio to each other in each turn."""
         columns = dict(zip(self.columns, zip(*self.turns, strict=True), strict=True))
-        if len(self.columns) > 1:
-            ours, theirs = self.columns[:2]
-            columns["ratio"] = tuple(a / b for a, b in zip(columns[ours], columns[theirs], strict=True))
+        for place, name in enumerate(self.columns[1:]):
+            pairs = zip(columns[self.columns[0]], columns[name], strict=True)
+            columns[f"ratio to {name}" if place else "ratio"] = tuple(a / b for a, b in pairs)
         return {
             name: {how: function(values) for how, function in _SUMMARIES.items()}
             for name, values in columns.items()
@@ -49,14 +55,14 @@ class Measured:
         print(f"{self.name}, {self.unit}, {len(self.turns)} turns" if self.turns else self.name)
         summary = self.summary()
         for how in ("", *_SUMMARIES) if self.turns else ():
-            cells = (f"{name if not how else _number(name, of[how]):>15}" for name, of in summary.items())
+            cells = (f"{name if not how else _number(name, of[how]):>17}" for name, of in summary.items())
             print(f"{how:9}" + "".join(cells))
         for name, value in self.facts.items():
             print(f"{name}: {value:,.4g}" if isinstance(value, float) else f"{name}: {value}")
 
 
 def _number(name: str, value: float) -> str:
-    return f"{value:.2f}" if name == "ratio" else f"{value:,.1f}"
+    return f"{value:.2f}" if name.startswith("ratio") else f"{value:,.1f}"
 
 
 def take_turns(rounds: int, *functions: Callable[[], float]) -> list[tuple[float, ...]]:
@@ -67,41 +73,88 @@ def take_turns(rounds: int, *functions: Callable[[], float]) -> list[tuple[float
 def compare(
     table: Measured,
     rounds: int,
-    ours: Callable[[], float],
+    work: Callable[[int], object],
     count: int,
     against: Against | None,
     build: Callable[[], TorchProcess],
+    group: int = 1,
 ) -> np.ndarray | None:
     """Measures this package alone, or alternately with torch, and fills in a table.
+
+    On a GPU, which works on while the next launches are prepared, a turn repeats the work for half a second or more,
+    and waits for the device once, at its end.
 
     Args:
         table: to fill in; its first column is this package.
         rounds: turns of either.
-        ours: does the work once and returns its speed.
-        count: items of work in a turn, from which torch's speed is computed.
+        work: does the work a number of times, and waits for the device; called once before, so that it is compiled.
+        count: items of work, from which speed is computed.
         against: None leaves torch out.
         build: starts the same work in torch; called if `against` is given.
+        group: the work is repeated a multiple of this number of times, if at all.
 
     Returns:
-        The result of torch's first turn, which is slower and not counted; None without torch.
+        The result of torch's first time, which is slower and not counted; None without torch.
     """
+    times = _repetitions(lambda: _seconds(work, 1), group)
+    if times > 1:
+        table.facts["repetitions in a turn"] = times
+
+    def ours() -> float:
+        return times * count / _seconds(work, times)
+
     if against is None:
         table.turns = take_turns(rounds, ours)
         return None
     table.columns += (against,)
     with build() as torch_process:
-        _, first = torch_process.run()
-        table.turns = take_turns(rounds, ours, lambda: count / torch_process.run()[0])
-    return first
+        their_times = _repetitions(torch_process.run, group)
+        if their_times > 1:
+            table.facts["repetitions in a turn of torch"] = their_times
+
+        def theirs() -> float:
+            return their_times * count / torch_process.run(their_times)
+
+        table.turns = take_turns(rounds, ours, theirs)
+        table.facts["torch"] = torch_process.about
+        return torch_process.first
 
 
-def save(tables: Iterable[Measured], path: Path) -> None:
-    """Writes tables as JSON, with the device and versions that they were measured on."""
+def _seconds(work: Callable[[int], object], times: int) -> float:
+    start = time.perf_counter()
+    work(times)
+    return time.perf_counter() - start
+
+
+def _repetitions(once: Callable[[], float], group: int) -> int:
+    """Returns how often work is repeated in a turn.
+
+    Args:
+        once: does it once and returns the seconds; called on a GPU only, twice, as the first time may be slower.
+        group: as for `compare`.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
+    once()
+    seconds = once()
+    return 1 if seconds >= _TURN else group * math.ceil(_TURN / seconds / group)
+
+
+def save(tables: Iterable[Measured], path: Path, **more: Any) -> None:
+    """Writes tables as JSON, atomically.
+
+    Args:
+        tables: of one machine.
+        path: of the file.
+        more: further entries of the file.
+    """
+    tables = list(tables)
     document = {
-        "device": device(),
+        "device": next((table.facts["device"] for table in tables), None),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("jax", "jaxlib", "flax")},
+        **more,
         "tables": [
             {
                 "name": table.name, "unit": table.unit, "columns": table.columns, "turns": table.turns,
@@ -110,11 +163,13 @@ def save(tables: Iterable[Measured], path: Path) -> None:
             for table in tables
         ],
     }  # fmt: skip
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    with atomic(path) as part:
+        part.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def finish(table: Measured, json: Path | None) -> Measured:
-    """Prints a table, and writes it to `json` if given; returns it."""
+    """Prints a table, with the device among its facts, and writes it to `json` if given; returns it."""
+    table.facts = {"device": device()} | table.facts
     table.show()
     if json is not None:
         save([table], json)
@@ -126,12 +181,25 @@ def device() -> str:
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
-def check_torch(against: Against | None) -> None:
-    """Raises ConfigError if a comparison with torch is asked for and impossible."""
-    if against and find_spec("torch") is None:
+def prepare_torch(against: Against | None) -> None:
+    """Prepares a comparison with torch, if one is asked for; call it before JAX uses a device.
+
+    On a GPU both hold memory at the same time. JAX, which would take three quarters of it at its start, is left half,
+    unless $XLA_CLIENT_MEM_FRACTION says otherwise.
+
+    Raises:
+        ConfigError: if it is impossible.
+    """
+    if against is None:
+        return
+    if find_spec("torch") is None:
         raise ConfigError("--against torch needs torch: pip install -e '.[convert]'")
-    if against and not TWINS.is_dir():
-        raise ConfigError("--against torch needs a clone of the project, whose tests have the network in torch.")
+    if not TWINS.is_dir():
+        raise ConfigError(
+            "--against torch needs a clone of the project, whose tests have the network in torch."
+        )
+    if not any(name in os.environ for name in _MEMORY):
+        os.environ[_MEMORY[0]] = "0.5"
 
 
 class Memory:
