@@ -4,6 +4,8 @@ import csv
 import os
 from pathlib import Path
 
+import numpy as np
+
 from ipcl_jax.data.folder import VAL_NAMES
 from ipcl_jax.errors import ConfigError
 
@@ -97,11 +99,15 @@ def _by_number(path: Path, numbers: list[int], names: list[str]) -> dict[str, st
 
 
 def _synsets(meta: Path) -> dict[int, str]:
-    """Reads the folder name of each class number from the development kit's table of classes."""
+    """Reads the folder name of each class number from the development kit's table of classes.
+
+    The table also has the groups that classes belong to, whose numbers are no image's.
+    """
     from scipy.io import loadmat
 
     try:
         table = loadmat(meta, squeeze_me=True)["synsets"]
-        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table}
+        classes = table[table["num_children"] == 0] if "num_children" in table.dtype.names else table
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in np.atleast_1d(classes)}
     except Exception as error:  # damaged files raise almost any exception
         raise ConfigError(f"{meta} can't be read as the development kit's table of classes: {error!r}") from None
