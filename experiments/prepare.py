@@ -32,11 +32,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from ipcl_jax.commands.running import exit_code
+from ipcl_jax.config import Data
 from ipcl_jax.data.class_list import class_paths
 from ipcl_jax.data.decode import decode, unreadable
 from ipcl_jax.data.folder import notes_of
 from ipcl_jax.data.listing import Folder, Scan, printable
-from ipcl_jax.data.packing import pack, plan_packing
+from ipcl_jax.data.packing import largest_sides, pack, plan_packing
 from ipcl_jax.data.records import INDEX
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.system.console import make_console
@@ -109,7 +110,12 @@ def _pack(options: Prepare, src: Path, dst: Path, console: Console) -> list[str]
         for number, problems in pack(plan, dst, encode=encode, settings=settings, processes=options.processes):
             progress.advance(bar, number)
             failed += problems
-    console.print(f"Use them with --data.source array_record:{dst}", markup=False, highlight=False, soft_wrap=True)
+    usage = f"Use them with --data.source array_record:{dst}"
+    short, long = largest_sides(dst)
+    usual_short, usual_long = Data().canvas
+    if short <= usual_short and long < usual_long:
+        usage += f" --data.canvas {short} {long}, as no image is larger"
+    console.print(usage, markup=False, highlight=False, soft_wrap=True)
     return failed
 
 

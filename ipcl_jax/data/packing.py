@@ -17,7 +17,7 @@ import numpy as np
 
 from ipcl_jax.data.base import SortedLabels, digest, stamp
 from ipcl_jax.data.class_list import class_paths
-from ipcl_jax.data.decode import unreadable
+from ipcl_jax.data.decode import size_of, unreadable
 from ipcl_jax.data.folder import FolderSource, find_images, find_splits
 from ipcl_jax.data.listing import Paths, natural_key, printable
 from ipcl_jax.data.records import INDEX, VERSION, record_file
@@ -110,6 +110,12 @@ def _sorted_by_list(folder: Path, classes: tuple[str, ...], val_labels: Path) ->
     paths.sort(key=lambda path: (label_of[found[path]], natural_key(homes[path])))
     counts = np.bincount([label_of[found[path]] for path in paths], minlength=len(classes))
     return Images(paths, [homes[path] for path in paths], counts.tolist())
+
+
+def largest_sides(packed: Path) -> tuple[int, int]:
+    """Returns the largest shorter and the largest longer side of all images of a packed folder, in pixels."""
+    short, long = read_json(packed / INDEX)["largest"]
+    return short, long
 
 
 def pack(plan: Plan, target: Path, *, encode: Encode, settings: str, processes: int) -> Iterator[tuple[int, list[str]]]:
@@ -213,12 +219,14 @@ def _write_file(file: _File, source: Path, part: Path, encode: Encode) -> list[s
     from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
     stamps, left_out, problems = [], [], []
+    largest = [0, 0]
     path = str(part / file.name)
     # A chunk holds one image, so that it can be read alone. Images are compressed already.
     writer = ArrayRecordWriter(path, "group_size:1,uncompressed")
     for i, (image, name) in enumerate(zip(file.paths, file.names, strict=True)):
         try:
             record = encode((source / image).read_bytes())
+            largest = [max(pair) for pair in zip(largest, sorted(size_of(record)), strict=True)]
         except Exception as error:  # damaged files raise many kinds of error
             if not unreadable(error):
                 raise
@@ -234,7 +242,7 @@ def _write_file(file: _File, source: Path, part: Path, encode: Encode) -> list[s
     except RuntimeError as error:  # such as a full disk
         raise OSError(f"{printable(path)} can't be written: {error}") from None
     with atomic(report, durable=False) as unfinished:
-        content = {"stamps": stamps, "left_out": left_out, "unreadable": problems}
+        content = {"stamps": stamps, "largest": largest, "left_out": left_out, "unreadable": problems}
         unfinished.write_text(json.dumps(content), encoding="utf-8")
     return problems
 
@@ -242,6 +250,7 @@ def _write_file(file: _File, source: Path, part: Path, encode: Encode) -> list[s
 def _finish(plan: Plan, part: Path, files: list[_File], made_of: str) -> None:
     """Writes the stamps and the index, and removes what only an interrupted packing needs."""
     index: dict = {"version": VERSION, "made_of": made_of, "classes": plan.classes, "splits": {}, "unreadable": []}
+    index["largest"] = [0, 0]
     for split, images in plan.splits.items():
         own = [file for file in files if file.split == split]
         labels, counts = SortedLabels(np.array(images.counts)), list(images.counts)
@@ -252,6 +261,7 @@ def _finish(plan: Plan, part: Path, files: list[_File], made_of: str) -> None:
                 Paths([report["stamps"]]).write(all_stamps)
                 sizes.append((len(report["stamps"]), (part / file.name).stat().st_size))
                 index["unreadable"] += report["unreadable"]
+                index["largest"] = [max(pair) for pair in zip(index["largest"], report["largest"], strict=True)]
                 for i in report["left_out"]:
                     counts[labels[file.first + i]] -= 1
         if not sum(counts):

@@ -2,7 +2,8 @@
 
 Such a data set is a folder with
 
-  dataset.json: class names, and for each split the number of images of each class, and of images and bytes of each file;
+  dataset.json: class names, for each split the number of images of each class, and of images and bytes of each file,
+    and the largest shorter and longer side of all images in pixels;
   SPLIT-00000-of-00093.array_record and so on: an image's encoded file in each record, sorted by class;
   SPLIT.stamps: the line of `Source.stamps` of each image, followed by a zero byte.
 """

@@ -101,11 +101,13 @@ def test_batches_of_both_are_the_same(tmp_path):
 def test_large_images_are_shrunk_and_small_ones_stay_as_they_are(tmp_path):
     folder = write(tmp_path / "set", "train/a/1.png", "train/a/2.jpg", "val/a/1.png")
     Image.new("RGB", (90, 60)).save(folder / "train/a/10.png")
+    Image.new("RGB", (9, 39)).save(folder / "train/a/3.png")
     pack(folder, tmp_path / "packed", size=40)
+    assert packing.largest_sides(tmp_path / "packed") == (40, 60)
     one, other = both(folder, tmp_path / "packed", "train")
-    assert [one[i][0] == other[i][0] for i in range(3)] == [True, True, False]
-    assert Image.open(io.BytesIO(other[2][0])).size == (60, 40)
-    assert list(other.stamps())[2].split()[:2] == ["train/a/10.png", str(len(other[2][0]))]
+    assert [one[i][0] == other[i][0] for i in range(4)] == [True, True, True, False]
+    assert Image.open(io.BytesIO(other[3][0])).size == (60, 40)
+    assert list(other.stamps())[3].split()[:2] == ["train/a/10.png", str(len(other[3][0]))]
     assert one.identity() != other.identity()
 
 
@@ -246,7 +248,7 @@ def test_a_command_with_processes_that_is_interrupted(tmp_path):
     command.wait()
     assert target.exists() != (tmp_path / ".packed.part").exists()
     text = run("prepare.py", folder, target, "--to", "array_record", "--processes", 2)
-    assert f"--data.source array_record:{target}" in text.replace("\n", "")
+    assert f"--data.source array_record:{target} --data.canvas 14 17, as no image is larger" in text
     assert both(folder, target, "train")[1].identity() == open_source(f"folder:{folder}", "train").identity()
 
 
