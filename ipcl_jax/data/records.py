@@ -68,12 +68,14 @@ class ArrayRecordSource:
         if index["version"] != VERSION:
             raise ConfigError(f"{self._spec} is of version {index['version']}, and this program reads {VERSION}.")
         about = index["splits"][split]
-        self.classes = tuple(map(str, index["classes"]))
-        counts = np.array(about["counts"], np.int64)
+        if not all(isinstance(name, str) for name in (*index["classes"], *index["unreadable"])):
+            raise ValueError("names that are not text")
+        self.classes = tuple(index["classes"])
+        counts = np.array(_numbers(about["counts"]))
         self._labels = SortedLabels(counts, first=0 if self.classes else -1)
         self._stamps = Paths.in_file(os.path.join(root, f"{split}.stamps"))
         paths = [os.path.join(root, record_file(split, k, len(about["files"]))) for k in range(len(about["files"]))]
-        images, sizes = [int(n) for n, _ in about["files"]], [int(size) for _, size in about["files"]]
+        images, sizes = (_numbers([pair[k] for pair in about["files"]]) for k in (0, 1))
         if not 0 < sum(images) == counts.sum() == len(self._stamps) or len(counts) != max(1, len(self.classes)):
             raise ValueError("numbers of images that don't agree")
         damaged = [path for path, size in zip(paths, sizes, strict=True) if _size(path) != size]
@@ -119,6 +121,13 @@ class ArrayRecordSource:
     def identity(self) -> str:
         """Returns the sha256 of all stamps."""
         return digest(self.stamps())
+
+
+def _numbers(values: list) -> list[int]:
+    """Checks numbers of images or bytes."""
+    if not all(type(value) is int and 0 <= value < 2**53 for value in values):
+        raise ValueError(f"{values!r:.80} instead of numbers")
+    return values
 
 
 def _size(path: str) -> int:
