@@ -1,6 +1,10 @@
 """Copies a folder of images as JPEGs of the size that training needs, which decode faster.
 
     python experiments/prepare.py /data/imagenet /data/imagenet256
+    python experiments/prepare.py /data/imagenet /data/imagenet256 --to array_record
+
+The second one packs them into a hundred files for `--data.source array_record:/data/imagenet256`, since the file systems
+of clusters are slow with a million files.
 
 ImageNet's validation images come in one folder; `--val-labels LOC_val_solution.csv` (or the development kit's
 `ILSVRC2012_validation_ground_truth.txt`) sorts their copies into one folder a class.
@@ -16,11 +20,11 @@ import multiprocessing
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from PIL import Image
@@ -28,10 +32,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from ipcl_jax.commands.running import exit_code
-from ipcl_jax.data.class_list import read_classes
+from ipcl_jax.config import Data
+from ipcl_jax.data.class_list import class_paths
 from ipcl_jax.data.decode import decode, unreadable
-from ipcl_jax.data.folder import VAL_NAMES, notes_of
+from ipcl_jax.data.folder import notes_of
 from ipcl_jax.data.listing import Folder, Scan, printable
+from ipcl_jax.data.packing import largest_sides, pack, plan_packing
+from ipcl_jax.data.records import INDEX
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.system.console import make_console
 from ipcl_jax.system.files import atomic, check_writable, error_text, expand_home
@@ -46,6 +53,9 @@ class Prepare:
     """Folder of images, in any depth."""
     dst: Annotated[Path, tyro.conf.Positional]
     """Folder to write, with the same subfolders; images it already has are kept."""
+    to: Literal["folder", "array_record"] = "folder"
+    """What to write: JPEG files, or some hundred ArrayRecord files that hold all images and their labels. Into the
+    latter, images that are small enough go as they are, whatever their format."""
     size: int = 256
     """Shorter side in pixels; smaller images keep their size."""
     processes: int = os.cpu_count() or 1
@@ -58,7 +68,7 @@ class Prepare:
 
 
 def prepare(options: Prepare, console: Console) -> list[str]:
-    """Writes the copies that don't exist yet.
+    """Writes the copies, or the ArrayRecord files, that don't exist yet.
 
     Args:
         options: of the command line.
@@ -71,27 +81,11 @@ def prepare(options: Prepare, console: Console) -> list[str]:
         ConfigError: if there are no images, or the copies can't be written or would overwrite images.
     """
     src, dst = expand_home(options.src).resolve(), expand_home(options.dst).resolve()
-    names, notes = _plan(options, src, dst)
-    for note in notes:
-        console.print(note, markup=False, highlight=False)
-    for leftover in dst.rglob(".*.part"):  # of a process that was killed
-        leftover.unlink()
-    missing = [(name, target) for name, target in names if not (dst / target).exists()]
-    if len(missing) < len(names):
-        console.print(f"{len(names) - len(missing)} of {len(names)} images are there already.")
-    failed = []
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=len(missing))
-        for name, error in _written(missing, src, dst, options):
-            progress.advance(bar)
-            if error:
-                failed.append(printable(f"{src / name}: {error}"))
-    return failed
+    _check(options, src, dst)
+    return (_pack if options.to == "array_record" else _copy)(options, src, dst, console)
 
 
-def _plan(options: Prepare, src: Path, dst: Path) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
-    """Checks the options; returns the path of each image and of its copy, and notes for the user."""
+def _check(options: Prepare, src: Path, dst: Path) -> None:
     if options.size < 1 or options.processes < 1:
         raise ConfigError("--size and --processes must be at least 1.")
     if not 1 <= options.quality <= 100:
@@ -103,13 +97,66 @@ def _plan(options: Prepare, src: Path, dst: Path) -> tuple[list[tuple[str, str]]
     if dst.exists() and not dst.is_dir():
         raise ConfigError(f"{dst} is a file; the second argument is the folder to write.")
     check_writable(dst / "image", "the second argument is the folder to write")
+
+
+def _pack(options: Prepare, src: Path, dst: Path, console: Console) -> list[str]:
+    plan = plan_packing(src, options.val_labels and expand_home(options.val_labels))
+    _say(plan.notes, console)
+    encode = functools.partial(shrink, size=options.size, quality=options.quality, any_format=True)
+    settings = f"size {options.size}, quality {options.quality}"
+    failed: list[str] = []
+    with _progress(console) as progress:
+        bar = progress.add_task("", total=len(plan))
+        for number, problems in pack(plan, dst, encode=encode, settings=settings, processes=options.processes):
+            progress.advance(bar, number)
+            failed += problems
+    usage = f"Use them with --data.source array_record:{dst}"
+    short, long = largest_sides(dst)
+    usual_short, usual_long = Data().canvas
+    if short <= usual_short and long < usual_long:
+        usage += f" --data.canvas {short} {long}, as no image is larger"
+    console.print(usage, markup=False, highlight=False, soft_wrap=True)
+    return failed
+
+
+def _copy(options: Prepare, src: Path, dst: Path, console: Console) -> list[str]:
+    if (dst / INDEX).is_file():
+        raise ConfigError(f"{dst} holds images packed by --to array_record; give another folder for copies.")
+    names, notes = _copies(options, src)
+    _say(notes, console)
+    for leftover in dst.rglob(".*.part"):  # of a process that was killed
+        leftover.unlink()
+    missing = [(name, target) for name, target in names if not (dst / target).exists()]
+    if len(missing) < len(names):
+        console.print(f"{len(names) - len(missing)} of {len(names)} images are there already.")
+    failed = []
+    with _progress(console) as progress:
+        bar = progress.add_task("", total=len(missing))
+        for name, error in _written(missing, src, dst, options):
+            progress.advance(bar)
+            if error:
+                failed.append(printable(f"{src / name}: {error}"))
+    return failed
+
+
+def _say(notes: Iterable[str], console: Console) -> None:
+    for note in notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
+
+
+def _copies(options: Prepare, src: Path) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+    """Returns the path of each image and of its copy, and notes for the user."""
     scan = Scan(str(src), [str(src)])
     names = list(itertools.chain.from_iterable(scan.images(Folder(""))))
     if not names:
         raise ConfigError(f"{src} holds no image files.")
     homes = dict.fromkeys(names, "")
     if options.val_labels:
-        homes |= _class_paths(expand_home(options.val_labels), src, names)
+        homes |= class_paths(expand_home(options.val_labels), src, names)
     targets = [os.path.splitext(homes[name] or name)[0] + ".jpg" for name in names]
     if twice := [target for target, count in Counter(targets).items() if count > 1]:
         clash = [name for name, target in zip(names, targets, strict=True) if target == twice[0]]
@@ -118,15 +165,6 @@ def _plan(options: Prepare, src: Path, dst: Path) -> tuple[list[tuple[str, str]]
             f"which would both become {twice[0]}. Rename or remove one of each."
         )
     return list(zip(names, targets, strict=True)), notes_of(printable(str(src)), scan)
-
-
-def _class_paths(labels: Path, src: Path, names: list[str]) -> dict[str, str]:
-    """Returns paths in a folder of the class for images directly in the folder of held-out images, by their names."""
-    flat = [name for name in names if os.path.dirname(name).lower() in ("", *VAL_NAMES)]
-    if not flat:
-        raise ConfigError(f"--val-labels is given, but no image lies in {src} or {src / 'val'} itself.")
-    classes = read_classes(labels, flat)
-    return {name: os.path.join(os.path.dirname(name), classes[name], os.path.basename(name)) for name in flat}
 
 
 def _written(
@@ -162,16 +200,17 @@ def _write(source: Path, target: Path, size: int, quality: int) -> str | None:
     return None
 
 
-def shrink(image: bytes, *, size: int, quality: int) -> bytes:
+def shrink(image: bytes, *, size: int, quality: int, any_format: bool = False) -> bytes:
     """Encodes an image as JPEG, with at most `size` pixels on its shorter side.
 
     Args:
         image: an encoded file.
         size: the shorter side in pixels; a smaller image keeps its size.
         quality: JPEG quality.
+        any_format: leave a small image as it is, instead of only a small JPEG.
 
     Returns:
-        The JPEG file; the same bytes if the image is a JPEG that is small enough.
+        The JPEG file; the same bytes if the image is small enough and a JPEG, or of any format with `any_format`.
 
     Raises:
         Exception: as `ipcl_jax.data.decode.decode`.
@@ -179,7 +218,7 @@ def shrink(image: bytes, *, size: int, quality: int) -> bytes:
     Source: torchvision's Resize, antialiased bilinear, from pixels at full resolution.
     """
     pixels = decode(image)
-    if image[:2] == b"\xff\xd8" and min(pixels.shape[:2]) <= size:
+    if (any_format or image[:2] == b"\xff\xd8") and min(pixels.shape[:2]) <= size:
         return image
     pixels = decode(pixels, short_side=size)
     memory = io.BytesIO()
@@ -196,7 +235,7 @@ def main() -> int:
         for line in failed:
             print(line)
         if failed:
-            print(f"{len(failed)} images can't be read, so they have no copy (see above).", file=sys.stderr)
+            print(f"{len(failed)} images can't be read, so they are left out (see above).", file=sys.stderr)
         return 1 if failed else 0
 
     return exit_code(work)

@@ -149,7 +149,7 @@ class Data(Checked):
     section = "data."
 
     source: str = "tfds:imagenet2012"
-    """`sample`, `folder:/path` or `tfds:NAME`; or several, as in `folder:/a@1000 + folder:/b@500`."""
+    """`sample`, `folder:/path`, `array_record:/path` or `tfds:NAME`; or several, as in `folder:/a@1000 + folder:/b@500`."""
     dir: str | None = None
     """TFDS data folder; by default TFDS's own ($TFDS_DATA_DIR or ~/tensorflow_datasets)."""
     canvas: tuple[int, int] = (256, 512)

@@ -1,5 +1,6 @@
 """Benchmarks of the input: loading images, and making views of them."""
 
+import functools
 import itertools
 import statistics
 import tempfile
@@ -19,6 +20,8 @@ from ipcl_jax.benchmarks.torch_process import TorchProcess, setting
 from ipcl_jax.benchmarks.turns import Against, Measured, compare, finish, prepare_torch, take_turns
 from ipcl_jax.config import Views
 from ipcl_jax.data.loader import TrainBatches
+from ipcl_jax.data.packing import pack, plan_packing
+from ipcl_jax.data.sample import SampleSource
 from ipcl_jax.data.sources import Source, open_source
 
 
@@ -38,10 +41,13 @@ def loading(
     """Measures loading, from JPEGs on disk to batches on the device, beside mere decoding of the same files.
 
     If other programs are running, the processor time of an image is more reliable than the time of the clock; it leaves
-    out worker processes.
+    out worker processes. Most of that time passes without Python's lock, which only one thread at a time can hold. The
+    time to load an image of one pixel from memory is an upper bound of what holds it, so its inverse is
+    what one process can load on any number of cores.
 
     Args:
-        source: `folder:/path` or `tfds:NAME`; by default JPEGs made of the sample photographs.
+        source: `folder:/path`, `array_record:/path` or `tfds:NAME`; by default JPEGs made of the sample photographs, in
+            a folder and packed.
         dir: TFDS data folder.
         images: JPEGs to make, if no source is given.
         files: measure instead the time to open a folder of this many files, such as ImageNet's 1281167.
@@ -55,39 +61,88 @@ def loading(
     """
     if files:
         return opening(files, json)
-    costs: dict[str, list[float]] = {"loader": [], "bare": []}  # us of processor time an image
+    costs: dict[str, list[float]] = {}  # us of processor time an image
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
             write_jpegs(Path(folder), images)
-        images_read = open_source(source or f"folder:{folder}", "train", dir=dir)
-        size = statistics.mean(len(images_read[i][0]) for i in range(0, len(images_read), len(images_read) // 200 + 1))
+        read = {"loader": open_source(source or f"folder:{folder}", "train", dir=dir)}
+        if source is None:
+            read["loader, packed"] = _packed(Path(folder), Path(folder, ".packed"))
 
-        def loader() -> float:
+        def load(name: str, images: Source) -> float:
             with TrainBatches(
-                images_read, batch_size=batch_size, canvas=canvas, seed=0, threads=threads, workers=workers
+                images, batch_size=batch_size, canvas=canvas, seed=0, threads=threads, workers=workers
             ) as batches:
                 for _ in range(threads + 8):  # leaves out the time to start
                     next(batches)
                 speed, cost = _loading_speed(batches, seconds)
-            time.sleep(0.5)  # until its last threads end
-            costs["loader"].append(cost)
+            _wait_until_idle()
+            costs.setdefault(name, []).append(cost)
             return speed
 
         def bare() -> float:
-            speed, cost = _decoding_speed(images_read, threads, seconds)
-            costs["bare"].append(cost)
+            speed, cost = _decoding_speed(read["loader"], threads, seconds)
+            costs.setdefault("bare", []).append(cost)
             return speed
 
-        table = Measured("loading", "images/s", ("loader", "bare decoding"), take_turns(rounds, loader, bare))
-        table.facts = {
-            "JPEGs": f"{len(images_read):,} of {size / 1000:.0f} kB{'' if source else f', {origin()}'}, "
-            f"{threads} threads, {workers} workers",
-            **{
-                f"processor time of an image, {name}, us": statistics.median(cost)
-                for name, cost in costs.items()
-            },
-        }
+        turns = {name: functools.partial(load, name, images) for name, images in read.items()}
+        first, *others = turns.values()
+        columns = ("loader", "bare decoding", *list(turns)[1:])
+        table = Measured("loading", "images/s", columns, take_turns(rounds, first, bare, *others))
+        costs["of one pixel from memory"] = [_cost_of_python(batch_size, canvas, threads)]
+        reading = {name: _reading_cost(images) for name, images in read.items()}
+        jpegs = read["loader"]
+        size = statistics.mean(len(jpegs[i][0]) for i in range(0, len(jpegs), len(jpegs) // 200 + 1))
+    table.facts = {
+        "JPEGs": f"{len(jpegs):,} of {size / 1000:.0f} kB{'' if source else f', {origin()}'}, "
+        f"{threads} threads, {workers} workers",
+        **{f"processor time of an image, {name}, us": statistics.median(cost) for name, cost in costs.items()},
+        **{f"of this its file is read in, {name}, us": cost for name, cost in reading.items()},
+    }
     return finish(table, json)
+
+
+class _Pixels(SampleSource):
+    """Images of one pixel in memory."""
+
+    def __init__(self) -> None:
+        self.name, self.classes = "pixels", ("pixel",)
+        self._windows = [np.zeros((1, 1, 3), np.uint8)] * 2**20
+
+
+def _cost_of_python(batch_size: int, canvas: tuple[int, int], threads: int) -> float:
+    """Returns the microseconds of processor time to load an image that need be neither read nor decoded."""
+    with TrainBatches(_Pixels(), batch_size=batch_size, canvas=canvas, seed=0, threads=threads) as batches:
+        for _ in range(2 * (threads + 8)):  # leaves out the time to start
+            next(batches)
+        start, number = time.process_time(), 200
+        for _ in range(number):
+            next(batches)
+        return 1e6 * (time.process_time() - start) / (number * batch_size)
+
+
+def _wait_until_idle() -> None:
+    """Waits until threads that were told to end have ended, as they would count as what is measured next."""
+    before = -1.0
+    while time.process_time() - before > 0.01:
+        before = time.process_time()
+        time.sleep(0.3)
+
+
+def _packed(folder: Path, target: Path) -> Source:
+    """Packs a folder of images as they are, and opens the result."""
+    for _ in pack(plan_packing(folder, None), target, encode=bytes, settings="", processes=1):
+        pass
+    return open_source(f"array_record:{target}", "train")
+
+
+def _reading_cost(images: Source) -> float:
+    """Returns the microseconds of processor time in which an image's file is read."""
+    order = np.random.default_rng(0).permutation(len(images))[:2000].tolist()
+    start = time.thread_time()
+    for i in order:
+        images[i]
+    return 1e6 * (time.thread_time() - start) / len(order)
 
 
 def views(

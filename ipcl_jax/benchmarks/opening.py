@@ -13,7 +13,7 @@ from ipcl_jax.benchmarks.material import write_jpegs
 from ipcl_jax.benchmarks.turns import Measured, finish
 
 PROGRAM = """
-import json, pickle, resource, sys, time
+import json, pathlib, pickle, re, resource, sys, time
 from ipcl_jax.data.sources import open_source
 
 begun = time.process_time()
@@ -21,7 +21,11 @@ source = open_source(f"folder:{sys.argv[1]}", "train")
 opened = time.process_time()
 source.identity()
 identified = time.process_time()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+status = pathlib.Path("/proc/self/status")
+if status.exists():  # getrusage would count the process that started this one
+    peak = int(re.search(r"VmHWM:\\s*([0-9]+) kB", status.read_text())[1])
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({
     "files": f"{len(source):,} in {len(source.classes):,} folders",
     "processor time to open, s": opened - begun,

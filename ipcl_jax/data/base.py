@@ -12,9 +12,10 @@ from ipcl_jax.data.listing import printable
 Split = Literal["train", "val"]
 
 SOURCE_HELP = """
-Three ways to give images:
+Four ways to give images:
   --data.source sample                        built-in photographs, nothing to download
   --data.source folder:/path/to/images        train/<class>/* and val/<class>/*, or one folder of images
+  --data.source array_record:/path            such a folder packed by prepare.py --to array_record
   --data.source tfds:NAME --data.dir /path    a TFDS dataset prepared with --file_format=array_record
 and any mixture: --data.source 'folder:/faces@1000 + folder:/places@1000' takes so many of each."""
 
@@ -48,6 +49,28 @@ class Source(Protocol):
 
     def identity(self) -> str:
         """Returns a fingerprint of the images: equal for two sources that give the same files."""
+
+
+class SortedLabels:
+    """Labels of images sorted by label, stored as the number of images of each.
+
+    Args:
+        counts: number of images of each label, from `first` on.
+        first: the first label; -1 for images without labels.
+    """
+
+    def __init__(self, counts: np.ndarray, *, first: int = 0):
+        self._counts, self._first = counts, first
+        self._ends = np.cumsum(counts)
+
+    def __getitem__(self, i: int) -> int:
+        """Returns the label of image i."""
+        i = range(int(self._ends[-1]))[i]
+        return int(np.searchsorted(self._ends, i, side="right")) + self._first
+
+    def all(self) -> np.ndarray:
+        """Returns the label of every image, `[N]` int32."""
+        return np.repeat(np.arange(len(self._counts), dtype=np.int32) + np.int32(self._first), self._counts)
 
 
 def digest(lines: Iterable[str]) -> str:

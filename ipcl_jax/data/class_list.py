@@ -1,8 +1,12 @@
 """Classes of images from a list, for data sets without class folders, such as ImageNet's validation set."""
 
 import csv
+import os
 from pathlib import Path
 
+import numpy as np
+
+from ipcl_jax.data.folder import VAL_NAMES
 from ipcl_jax.errors import ConfigError
 
 _IDS = "ILSVRC2012_validation_ground_truth.txt"
@@ -36,6 +40,27 @@ def read_classes(path: Path, names: list[str]) -> dict[str, str]:
     if unfit := sorted({label for label in found.values() if label in (".", "..") or "/" in label}):
         raise ConfigError(f"--val-labels {path} has the class {unfit[0]!r}, which can't be a folder's name.")
     return found
+
+
+def class_paths(path: Path, folder: Path, names: list[str]) -> dict[str, str]:
+    """Makes paths with a folder of the class, for images directly in the folder of held-out images.
+
+    Args:
+        path: of the list of classes; see `read_classes`.
+        folder: of the images.
+        names: paths of the images in it, in natural order; others than those in `val` itself are ignored.
+
+    Returns:
+        The new path of each such image by its old one.
+
+    Raises:
+        ConfigError: if there are no such images, or as `read_classes`.
+    """
+    flat = [name for name in names if os.path.dirname(name).lower() in ("", *VAL_NAMES)]
+    if not flat:
+        raise ConfigError(f"--val-labels is given, but no image lies in {folder} or {folder / 'val'} itself.")
+    classes = read_classes(path, flat)
+    return {name: os.path.join(os.path.dirname(name), classes[name], os.path.basename(name)) for name in flat}
 
 
 def _fields(line: str) -> list[str]:
@@ -74,11 +99,15 @@ def _by_number(path: Path, numbers: list[int], names: list[str]) -> dict[str, st
 
 
 def _synsets(meta: Path) -> dict[int, str]:
-    """Reads the folder name of each class number from the development kit's table of classes."""
+    """Reads the folder name of each class number from the development kit's table of classes.
+
+    The table also has the groups that classes belong to, whose numbers are no image's.
+    """
     from scipy.io import loadmat
 
     try:
         table = loadmat(meta, squeeze_me=True)["synsets"]
-        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table}
+        classes = table[table["num_children"] == 0] if "num_children" in table.dtype.names else table
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in np.atleast_1d(classes)}
     except Exception as error:  # damaged files raise almost any exception
         raise ConfigError(f"{meta} can't be read as the development kit's table of classes: {error!r}") from None

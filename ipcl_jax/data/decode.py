@@ -157,6 +157,20 @@ def open_image(image: bytes) -> Image.Image:
     return Image.open(io.BytesIO(image), formats=FORMATS)
 
 
+def size_of(image: bytes) -> tuple[int, int]:
+    """Reads height and width from the header of an image's file.
+
+    Raises:
+        Exception: as `open_image`, if the file is no image.
+    """
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(image)
+        return height, width
+    except ValueError:  # not a JPEG, or one that only Pillow accepts
+        with open_image(image) as file:
+            return file.height, file.width
+
+
 def _to_rgb(image: np.ndarray) -> np.ndarray:
     shape, hint = image.shape, ""
     if image.dtype != np.uint8:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ipcl_jax.data.base import SOURCE_HELP, Split, digest, stamp
+from ipcl_jax.data.base import SOURCE_HELP, SortedLabels, Split, digest, stamp
 from ipcl_jax.data.listing import Folder, Paths, Scan, is_within, printable, shared_folder
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.system.files import expand_home
@@ -35,6 +35,9 @@ class FolderSource:
         folder: the path.
         split: `train` or `val`.
 
+    Attributes:
+        paths: of the images, relative to the folder.
+
     Raises:
         ConfigError: if there are no images, two folders could be the same split, or the splits share images.
     """
@@ -49,16 +52,16 @@ class FolderSource:
         scan = Scan(self._root, [_real_path(self._root, top) for top in tops.values()] or [_real_path(self._root, "")])
         self.notes: tuple[str, ...] = ()
         if tops:
-            self.classes, self._paths, self._labels, self.notes = _labelled(self.name, scan, tops, split)
+            self.classes, self.paths, self._labels, self.notes = _labelled(self.name, scan, tops, split)
             self.notes += _outside_splits(scan, tops)
         else:
             self.classes = ()
-            self._paths = Paths(held_out(scan.images(Folder("")), split))
-            self._labels = _Labels(np.array([len(self._paths)]), first=-1)
+            self.paths = Paths(held_out(scan.images(Folder("")), split))
+            self._labels = SortedLabels(np.array([len(self.paths)]), first=-1)
             if scan.folders > 1:
                 note = f"{self.name}: it has no folder called train, so all images are one set without labels."
                 self.notes += (note,)
-        if not len(self._paths):
+        if not len(self.paths):
             searched = os.path.normpath(os.path.join(self._root, tops.get(split, "")))
             raise ConfigError(
                 f"No images for {split} under {printable(searched)}, {_entries_of(searched)}.{SOURCE_HELP}"
@@ -67,16 +70,16 @@ class FolderSource:
         self.notes += notes_of(self.name, scan)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
     def __getitem__(self, i: int) -> tuple[bytes, int]:
         """Returns the bytes of file i and its label (-1: none)."""
-        with open(os.path.join(self._root, self._paths[i]), "rb") as file:
+        with open(os.path.join(self._root, self.paths[i]), "rb") as file:
             return file.read(), int(self._labels[i])
 
     def describe(self, i: int) -> str:
         """Returns the path of file i; bytes that are not UTF-8 are escaped."""
-        return printable(os.path.join(self._root, self._paths[i]))
+        return printable(os.path.join(self._root, self.paths[i]))
 
     def labels(self) -> np.ndarray:
         """Returns the label of every file, `[N]` int32 (-1: none)."""
@@ -84,26 +87,11 @@ class FolderSource:
 
     def stamps(self) -> Iterator[str]:
         """Yields the path within the folder, size and modification time of each file."""
-        return (stamp(path, f"{self._root}/{path}") for path in self._paths)
+        return (stamp(path, f"{self._root}/{path}") for path in self.paths)
 
     def identity(self) -> str:
         """Returns the sha256 of all stamps."""
         return digest(self.stamps())
-
-
-class _Labels:
-    """Labels of images sorted by label, stored as the number of images of each."""
-
-    def __init__(self, counts: np.ndarray, *, first: int = 0):
-        self._counts, self._first = counts, first
-        self._ends = np.cumsum(counts)
-
-    def __getitem__(self, i: int) -> int:
-        i = range(int(self._ends[-1]))[i]
-        return int(np.searchsorted(self._ends, i, side="right")) + self._first
-
-    def all(self) -> np.ndarray:
-        return np.repeat(np.arange(len(self._counts), dtype=np.int32) + np.int32(self._first), self._counts)
 
 
 def find_splits(root: str) -> dict[str, str]:
@@ -190,7 +178,7 @@ def find_images(folder: str | os.PathLike, root: str | os.PathLike) -> list[str]
 
 def _labelled(
     source: str, scan: Scan, tops: Mapping[str, str], split: Split
-) -> tuple[tuple[str, ...], Paths, _Labels, tuple[str, ...]]:
+) -> tuple[tuple[str, ...], Paths, SortedLabels, tuple[str, ...]]:
     """Lists a split with class folders: returns class names, paths, labels, and notes."""
     train, val = tops["train"], tops.get("val", "")
     searched = tops.get(split, train)
@@ -233,7 +221,7 @@ def _labelled(
         _check_disjoint(scan, tops, split)
     if empty := [name for name, count in zip(known, counts, strict=True) if not count]:
         notes.append(f"{source}: no images of {len(empty):,} of {len(known):,} classes{_examples(empty)}.")
-    return tuple(map(printable, known)), paths, _Labels(counts), tuple(notes)
+    return tuple(map(printable, known)), paths, SortedLabels(counts), tuple(notes)
 
 
 def _check_disjoint(scan: Scan, tops: Mapping[str, str], split: Split) -> None:

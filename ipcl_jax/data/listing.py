@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import IO
 
 import numpy as np
 
@@ -92,17 +93,22 @@ class Paths(Sequence[str]):
         if not self._file:
             with tempfile.NamedTemporaryFile(prefix="ipcl_jax-paths-", delete=False) as file:
                 weakref.finalize(self, _remove, file.name)
-                file.write(self._memory.data)
+                self.write(file)
             self._file = file.name
-        return _mapped, (self._file,)
+        return Paths.in_file, (self._file,)
 
+    def write(self, file: IO[bytes]) -> None:
+        """Writes the paths to an open file, each followed by a zero byte."""
+        file.write(self._memory.data)
 
-def _mapped(file: str) -> Paths:
-    paths = Paths(())
-    if os.path.getsize(file):  # an empty file can't be mapped
-        paths._index(np.memmap(file, np.uint8, "r"))
-    paths._file = file
-    return paths
+    @classmethod
+    def in_file(cls, file: str) -> "Paths":
+        """Opens the paths in a file, which is mapped into memory and must not be changed."""
+        paths = cls(())
+        if os.path.getsize(file):  # an empty file can't be mapped
+            paths._index(np.memmap(file, np.uint8, "r"))
+        paths._file = file
+        return paths
 
 
 def _remove(file: str) -> None:

@@ -12,7 +12,7 @@ from ipcl_jax.system.files import expand_home
 
 # A path may contain a plus, so a plus separates sources only if a source's prefix follows; with blanks around it,
 # also if something like a prefix or a path follows, for the error message.
-_PLUS = re.compile(r"\s*\+\s*(?=folder:|tfds:|sample(?![^\s@+]))|\s+\+\s+(?=\w+:|[/~.])")
+_PLUS = re.compile(r"\s*\+\s*(?=folder:|array_record:|tfds:|sample(?![^\s@+]))|\s+\+\s+(?=\w+:|[/~.])")
 _NUMBER = re.compile(r"[0-9][0-9_,]*")
 
 

@@ -1,4 +1,4 @@
-"""Opens sources of images: a folder, a TFDS dataset, the built-in photographs, or a mixture.
+"""Opens sources of images: a folder, one that is packed, a TFDS dataset, the built-in photographs, or a mixture.
 
 A source is a sequence of (image, label). An image is either the bytes of an encoded file or an array; `decode.decode`
 takes both. Sources are small objects that can be pickled for worker processes.
@@ -12,22 +12,25 @@ from ipcl_jax.data.base import SOURCE_HELP, Source, Split, digest
 from ipcl_jax.data.folder import FolderSource, find_images
 from ipcl_jax.data.listing import SUFFIXES, natural_key, printable, shared_folder
 from ipcl_jax.data.mixture import MixtureSource, split_mixture
+from ipcl_jax.data.records import ArrayRecordSource
 from ipcl_jax.data.sample import SampleSource
 from ipcl_jax.data.tfds import TfdsSource
 from ipcl_jax.errors import ConfigError, near_miss
 from ipcl_jax.system.files import expand_home
 
 __all__ = [
-    "SUFFIXES", "FolderSource", "MixtureSource", "SampleSource", "Source", "Split", "TfdsSource",
+    "SUFFIXES", "ArrayRecordSource", "FolderSource", "MixtureSource", "SampleSource", "Source", "Split", "TfdsSource",
     "check_labelled", "digest", "find_images", "natural_key", "open_source",
 ]  # fmt: skip
+
+_KINDS = ("sample", "folder", "array_record", "tfds")
 
 
 def open_source(spec: str, split: Split, *, dir: str | None = None) -> Source:
     """Opens the images of one split.
 
     Args:
-        spec: `sample`, `folder:/path` or `tfds:NAME`; or several of them separated by ` + `, each followed by `@N` to
+        spec: `sample`, `folder:/path`, `array_record:/path` or `tfds:NAME`; or several of them separated by ` + `, each followed by `@N` to
             take N of its training images (see `MixtureSource`). All validation images of every part are taken, as
             fewer would only make a score less certain.
         split: `train` or `val`.
@@ -108,12 +111,14 @@ def _open_part(spec: str, split: Split, dir: str | None) -> Source:
         return SampleSource(split)
     if kind == "folder" and rest:
         return FolderSource(rest, split)
+    if kind == "array_record" and rest:
+        return ArrayRecordSource(rest, split)
     if kind == "tfds" and rest:
         return TfdsSource(rest, split, dir=dir)
-    if kind in ("sample", "folder", "tfds"):
+    if kind in _KINDS:
         hint = " `sample` takes nothing after it." if kind == "sample" else " Its path or name is missing."
     elif expand_home(spec).is_dir():
         hint = f" For the images of that folder write folder:{spec}"
     else:
-        hint = near_miss(kind, ("sample", "folder", "tfds"))
+        hint = near_miss(kind, _KINDS)
     raise ConfigError(f"--data.source {spec!r} names no source.{hint}{SOURCE_HELP}")

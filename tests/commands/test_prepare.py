@@ -118,7 +118,8 @@ def _flat(root: Path) -> list[str]:
 
 def _kit(folder: Path, numbers: str) -> Path:
     """The development kit's ground truth, and its table of classes."""
-    table = np.array([(1, "n02"), (2, "n01")], [("ILSVRC2012_ID", "O"), ("WNID", "O")])
+    fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("num_children", "O")]
+    table = np.array([(1, "n02", 0), (2, "n01", 0), (3, "n00", 2)], fields)  # the last is a group of the others
     (folder / "data").mkdir(parents=True)
     scipy.io.savemat(folder / "data/meta.mat", {"synsets": table})
     path = folder / "data/ILSVRC2012_validation_ground_truth.txt"
@@ -157,6 +158,8 @@ def test_imagenets_flat_val_is_sorted_by_the_list_of_its_classes(tmp_path, kind)
         ("{0} ../up\n{1} a\n{2} a\n{3} a", "can't be a folder's name"),
         ("1\n2\n", "is of 2 images, and there are 4"),
         ("1\n2\n1\n2\n", "meta.mat of the same development kit"),
+        ("kit 1\n2\n1\n0\n", "has the class 0, which"),
+        ("kit 1\n2\n1\n3\n", "has the class 3, which"),
     ],
 )
 def test_a_list_of_classes_that_does_not_fit(tmp_path, text, message):
@@ -166,8 +169,12 @@ def test_a_list_of_classes_that_does_not_fit(tmp_path, text, message):
     from ipcl_jax.errors import ConfigError
 
     names = _flat(tmp_path / "set")
-    (tmp_path / "list.txt").write_text(text.format(*names))
-    options = prepare.Prepare(tmp_path / "set", tmp_path / "copy", val_labels=tmp_path / "list.txt")
+    listed = tmp_path / "list.txt"
+    if text.startswith("kit "):
+        listed = _kit(tmp_path / "kit", text.removeprefix("kit "))
+    else:
+        listed.write_text(text.format(*names))
+    options = prepare.Prepare(tmp_path / "set", tmp_path / "copy", val_labels=listed)
     with pytest.raises(ConfigError, match=re.escape(message.format(*names))):
         prepare.prepare(options, Console(file=io.StringIO()))
     assert not (tmp_path / "copy").exists()

@@ -88,7 +88,7 @@ def test_a_worker_process_is_sent_little_and_has_the_same_listing(tmp_path):
     process.start()
     assert queue.get(timeout=60) == expected
     process.join()
-    (file,) = {source._paths._file}
+    (file,) = {source.paths._file}
     assert os.path.exists(file)
     del source
     assert not os.path.exists(file)  # nothing stays behind

@@ -22,6 +22,8 @@ from ipcl_jax.activations.serialize import export_orbax
 from ipcl_jax.activations.stimuli import Reader, open_stimuli
 from ipcl_jax.activations.store import FeatureFile, Layer
 from ipcl_jax.config import Model, Train
+from ipcl_jax.data.packing import pack, plan_packing
+from ipcl_jax.data.records import ArrayRecordSource
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.readout.brain_data import read_rdms, read_responses
 from ipcl_jax.run.folder import check_folder
@@ -105,6 +107,25 @@ def orbax_models() -> Target:
     model = init_encoder(Model(fc_dim=8, out_dim=4), size=64)
     seeds, prepare = _in_folder(lambda folder: export_orbax(model, folder / "model"))
     return Target(seeds, lambda folder, place: load_encoder(folder / "model"), prepare=prepare, named="model")
+
+
+def packed_images() -> Target:
+    def write(folder: Path) -> None:
+        for place in ("train/a/1.png", "train/a/2.png", "train/b/1.png", "val/a/1.png", "val/b/1.png"):
+            (folder / "images" / place).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 3)).save(folder / "images" / place)
+        plan = plan_packing(folder / "images", None)
+        for _ in pack(plan, folder / "packed", encode=bytes, settings="", processes=1):
+            pass
+
+    def read(folder: Path, place: str) -> None:
+        source = ArrayRecordSource(str(folder / "packed"), "train")
+        assert len(source.labels()) == len(source) == len(list(source.stamps()))
+        source.describe(len(source) - 1)
+
+    seeds, prepare = _in_folder(write)
+    described = tuple(seed for seed in seeds if seed[0] in ("packed/dataset.json", "packed/train.stamps"))
+    return Target(described, read, prepare=prepare, named="packed")
 
 
 def brain_data(suffix: str, *seeds: bytes) -> Target:
@@ -224,6 +245,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "stimuli, HDF5": hdf5_stimuli,
     "activations, HDF5": activations,
     "unfinished activations and their journal": lambda: activations(2),
+    "packed images": packed_images,
     "lists of images": lists,
     "config.json of a run": configs,
     "metrics.jsonl": metrics,
