@@ -1,9 +1,10 @@
 """Augmented views of images, made on the accelerator.
 
-All operations on the uint8 canvas run inside the compiled step. A crop is a few small matrix products (antialiased,
-flip included); colour operations work on planes `[height, 3, width]`, an order in which no product needs a transposed
-factor. The random parameters of a view are drawn first (`ViewParameters`), and then applied: crop and flip, gray,
-colour (`colour.py`), then those of blur, rotation, window and distortion (`optics.py`) that are enabled.
+All operations on the uint8 canvas run inside the compiled step. A crop (antialiased, flip included) is a few small
+matrix products on a CPU, and a few pixels read elsewhere (`resample.py`); colour operations work on planes
+`[height, 3, width]`, an order in which no product needs a transposed factor. The random parameters of a view are drawn
+first (`ViewParameters`), and then applied: crop and flip, gray, colour (`colour.py`), then those of blur, rotation,
+window and distortion (`optics.py`) that are enabled.
 
 A canvas `[B, H, W, 3]` holds an image in its top left corner, and `sizes` is its true (height, width). An image that is
 taller than H is stored in the same memory seen as `[W, H, 3]`, so the host never transposes an image, and a canvas of

@@ -1,5 +1,7 @@
 """Colour operations against torchvision's formulas in float64."""
 
+import itertools
+
 import dm_pix
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ import torch
 
 import torch_views
 from ipcl_jax.augment import colour
+from ipcl_jax.augment.parameters import ViewParameters
+from ipcl_jax.config import Views
 from pictures import photograph
 
 # One colour operation in float32: a few roundings of 6e-8; contrast adds those of a mean, hue those
@@ -108,3 +112,31 @@ def test_yiqs_hue_keeps_luma_and_gray_and_turns_as_hsvs_does():
     # Another operation, not an approximation.
     photo = jnp.asarray(colour_cases()["photograph"]).swapaxes(0, 1)
     assert np.abs(colour.adjust_hue(photo, 0.4) - colour.adjust_hue_yiq(photo, 0.4)).max() > 0.1
+
+
+def test_every_order_without_branches_is_the_sequence_in_float64():
+    planes = colour_cases()["photograph"].astype(np.float32)
+    orders = np.array(list(itertools.permutations(range(4))), np.int32)
+    amounts = dict(brightness=1.3, contrast=0.7, saturation=1.4, hue=-0.33)
+
+    def change(order):
+        chosen = ViewParameters(
+            box=jnp.zeros(4), flip=jnp.array(False), gray=jnp.array(False), order=order,
+            **{name: jnp.float32(amount) for name, amount in amounts.items()},
+        )  # fmt: skip
+        changed = colour.apply(jnp.asarray(planes).swapaxes(0, 1), chosen, Views(), on_cpu=False)
+        return colour.to_image(changed, transposed=False)
+
+    got = np.asarray(jax.jit(jax.vmap(change))(orders))
+    for i, order in enumerate(orders):
+        expected = torch.from_numpy(planes).double()
+        for which in order:
+            name = list(amounts)[which]
+            expected = getattr(torch_views, name)(expected, float(np.float32(amounts[name])))
+        assert np.abs(got[i] - expected.permute(1, 2, 0).numpy()).max() < 5 * COLOUR, order  # four operations
+
+
+def test_a_blend_with_factor_one_keeps_all_bits():
+    planes = jnp.asarray(colour_cases()["noise"]).swapaxes(0, 1)
+    for adjust in (colour.adjust_brightness, colour.adjust_contrast, colour.adjust_saturation):
+        np.testing.assert_array_equal(jax.jit(adjust)(planes, jnp.float32(1)), planes)
