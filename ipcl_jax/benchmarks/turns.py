@@ -55,7 +55,7 @@ class Measured:
         print(f"{self.name}, {self.unit}, {len(self.turns)} turns" if self.turns else self.name)
         summary = self.summary()
         for how in ("", *_SUMMARIES) if self.turns else ():
-            cells = (f"{name if not how else _number(name, of[how]):>17}" for name, of in summary.items())
+            cells = (f"{name if not how else _number(name, of[how]):>26}" for name, of in summary.items())
             print(f"{how:9}" + "".join(cells))
         for name, value in self.facts.items():
             print(f"{name}: {value:,.4g}" if isinstance(value, float) else f"{name}: {value}")
