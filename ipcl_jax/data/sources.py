@@ -30,9 +30,9 @@ def open_source(spec: str, split: Split, *, dir: str | None = None) -> Source:
     """Opens the images of one split.
 
     Args:
-        spec: `sample`, `folder:/path`, `array_record:/path` or `tfds:NAME`; or several of them separated by ` + `, each followed by `@N` to
-            take N of its training images (see `MixtureSource`). All validation images of every part are taken, as
-            fewer would only make a score less certain.
+        spec: `sample`, `folder:/path`, `array_record:/path` or `tfds:NAME`; or several of them separated by ` + `, each
+            followed by `@N` to take N of its training images (see `MixtureSource`). All validation images of every part
+            are taken, as fewer would only make a score less certain.
         split: `train` or `val`.
         dir: TFDS data folder; None for TFDS's default. Other sources ignore it.
 
