@@ -142,7 +142,7 @@ def test_the_monitor_is_the_read_out_of_the_same_checkpoint(unbroken):
     # Stimuli are resized by Pillow, in whole steps of 1/255: an image at the border of two classes may change sides.
     stimuli = load_stimuli([source[i][0] for i in range(len(source))], encoder)
     again = readout.score(np.asarray(extract(encoder, stimuli, ["l2norm"])["l2norm"]), source.labels())
-    assert abs(again - epoch["knn_top1"]) <= 0.01  # three images, of a network that is hardly trained
+    assert abs(again - epoch["knn_top1"]) <= 0.02  # six images of 336, of a network that is hardly trained
 
 
 @pytest.mark.parametrize("number", first(1, [signal.SIGTERM, signal.SIGINT]))
