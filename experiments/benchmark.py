@@ -5,7 +5,6 @@
     python experiments/benchmark.py loading --files 1281167
     python experiments/benchmark.py views --against torch
     python experiments/benchmark.py step --against torch
-    python experiments/benchmark.py step --cost
     python experiments/benchmark.py cost --part learn --precision bfloat16
     python experiments/benchmark.py extract --against torch
     python experiments/benchmark.py gpu

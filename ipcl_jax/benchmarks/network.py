@@ -27,7 +27,6 @@ def step(
     with_views: bool = False,
     accumulate: int = 1,
     precision: Precision = "float32",
-    cost: bool = False,
     against: Against | None = None,
     compiled: bool | None = None,
     json: Path | None = None,
@@ -35,19 +34,15 @@ def step(
     """Measures views a second of the paper's training step: network, objective, gradients, SGD.
 
     Args:
-        images: in a batch, five views of 224 pixels of each; by default 8, and 128 for the cost.
+        images: in a batch, five views of 224 pixels of each; by default 8.
         rounds: turns of either.
         with_views: make the views in the step, instead of training on the same ones each time.
         accumulate: batches whose gradients are summed before the optimizer's step.
         precision: of the network's convolutions and matrix products.
-        cost: instead of running the step, print its operations, memory traffic and memory, by XLA's cost analysis.
-            It counts one iteration of a loop, such as the loop over images in which views are made.
         against: torch does the same work; on a CPU with two threads.
         compiled: torch compiles the network; by default on a GPU only.
         json: file to write the measurements to.
     """
-    if cost:
-        return finish(_cost(images or 128, precision), json)
     prepare_torch(against)
     images = images or 8
     config = Train(name="benchmark", batch_size=images, accumulate=accumulate, precision=precision)
@@ -127,29 +122,3 @@ def _load(
         if limit := getattr(card, precision):
             facts["share of the card's arithmetic"] = operations / seconds / limit
     return facts
-
-
-def _cost(images: int, precision: Precision) -> Measured:
-    """Compiles the step of accelerators, without running it; returns its operations, memory traffic and memory."""
-    config = Train(name="benchmark", batch_size=images, precision=precision)
-    state = jax.eval_shape(functools.partial(training.init_state, config))
-    shapes = {"canvas": (images, 256, 512, 3), "size": (images, 2), "index": (images,), "label": (images,)}
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, jnp.uint8 if name == "canvas" else jnp.int32)
-        for name, shape in shapes.items()
-    }
-    train = functools.partial(
-        training.train_step, config=config, n_images=N_IMAGES, steps_per_epoch=STEPS_PER_EPOCH
-    )
-    traced = jax.jit(train, donate_argnums=0).trace(state, batch)
-    compiled = traced.lower(lowering_platforms=("cuda",)).compile()
-    work, memory = compiled.cost_analysis(), compiled.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    facts = {
-        "views of a batch": images * config.views.per_image,
-        "operations, 10^9": work["flops"] / 1e9,
-        "moved, GB": work["bytes accessed"] / 1e9,
-        "held throughout (state and batch), GB": held / 1e9,
-        "held besides, at most, GB": memory.temp_size_in_bytes / 1e9,
-    }
-    return Measured(f"cost of a step, {precision}", facts=facts)
