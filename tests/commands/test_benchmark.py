@@ -72,6 +72,7 @@ def test_opening_a_folder(tmp_path):
 @pytest.mark.slow
 def test_loading_and_extraction(tmp_path):
     table, _ = measure(tmp_path, "loading", *"--images 40 --batch-size 8 --rounds 1 --seconds 0.3".split())
-    assert table["columns"] == ["loader", "bare decoding"]
+    assert table["columns"] == ["loader", "bare decoding", "loader, packed"]
+    assert 0 < table["facts"]["processor time of an image, of one pixel from memory, us"] < 1000
     table, printed = measure(tmp_path, "extract", *"--images 6 --rounds 1 --batch-size 4 --side 230".split())
     assert table["columns"] == ["ours"] and "memory of ours" in printed
