@@ -303,7 +303,7 @@ def test_every_step_takes_a_model_without_batch_norm():
     labels = {name: jax.ShapeDtypeStruct((4,), jnp.int32) for name in ("index", "label")}
     for state in (
         jax.eval_shape(steps.train, steps.state, batch | labels)[0],
-        jax.eval_shape(steps.collect, steps.state, batch | labels),
+        jax.eval_shape(steps.collect, steps.state, batch | labels)[0],
     ):
         assert jax.tree.structure(state) == jax.tree.structure(steps.state)
     whole, pair = jax.eval_shape(steps.embed, steps.state.variables, 0, batch)
