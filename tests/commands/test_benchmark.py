@@ -32,17 +32,6 @@ def test_a_step_computes_what_torchs_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_cost_of_a_step(tmp_path):
-    table, printed = measure(tmp_path, "step", "--cost", "--images", "2")
-    facts = table["facts"]
-    assert facts["views of a batch"] == 10
-    # Forward 1.9 GFLOP a view and twice that back, except for the first layer's input.
-    assert 40 < facts["operations, 10^9"] < 65
-    assert 1 < facts["moved, GB"] < 10 and facts["held besides, at most, GB"] < 1
-    assert "moved, GB" in printed
-
-
-@pytest.mark.slow
 def test_neighbours_are_torchs(tmp_path):
     sizes = "--queries 64 --references 500 --dim 16 --k 5 --rounds 1 --against torch".split()
     table, _ = measure(tmp_path, "knn", *sizes)
