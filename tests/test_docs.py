@@ -105,6 +105,7 @@ def test_every_command_runs(place):
         "views.png",
         "ipcl_smoke.pth",
         "shrunk/train/a/0.jpg",
+        "images.packed/dataset.json",
     )
     assert all((place / name).is_file() for name in made)
 

@@ -163,7 +163,8 @@ def test_a_run_in_float32_is_torchs():
     # to zero, or to another in a max pool, that rounding sends their gradient elsewhere. Torch's own
     # gradient departs from its float64 one by 1e-5 of an array's largest entry in most batches and by 2e-2 in
     # such a one, ours alike, and training magnifies it. So this run learns slowly, from a start without
-    # such a batch (of four seeds two have none): measured losses 4e-6, queue 8e-6, parameters 1e-5, momenta 2e-3 as a whole.
+    # such a batch (of four seeds two had none): measured losses 4e-6, queue 8e-6, parameters 1e-5, momenta 2e-3 as
+    # a whole.
     np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=1e-4)
     for name in ("params", "batch_stats", "queue"):
         assert_all_below(errors(ours[name], theirs[name]), 1e-3)
@@ -393,8 +394,8 @@ def test_views_in_bfloat16_change_no_number_of_a_step():
     exact, views = make(SMALL, 3, canvases(0)), make(config, 3, canvases(0))
     assert exact.dtype == jnp.float32 and views.dtype == jnp.bfloat16
     np.testing.assert_array_equal(views, exact.astype(jnp.bfloat16))
-    learn = jax.jit(functools.partial(training.learn, config=config, n_images=N_IMAGES))
-    start = training.init_state(config, PER_EPOCH)
+    learn = functools.partial(training.learn, config=config, n_images=N_IMAGES, steps_per_epoch=PER_EPOCH)
+    learn, start = jax.jit(learn), training.init_state(config)
     jax.tree.map(np.testing.assert_array_equal, learn(start, views, canvases(0)), learn(start, exact, canvases(0)))
 
 
