@@ -66,6 +66,7 @@ def cost(
     """
     check_plugin()
     jax.config.update("jax_platforms", "cpu")  # otherwise JAX fails to load the plugin without a card
+    jax.config.update("jax_enable_compilation_cache", False)  # what is compiled for another machine can't be read back
     given = ["--config", config, "--batch-size", str(images), "--precision", precision]
     train = recipes.load(given, "")
     compiled = compile_part(part, train, device)

@@ -1,6 +1,7 @@
 """What the step's program does on a GPU, compiled for one without having it."""
 
 from importlib.util import find_spec
+from time import process_time
 
 import pytest
 
@@ -21,11 +22,12 @@ needs_plugin = pytest.mark.skipif(
 )
 def test_a_step_needs_few_kernels_and_few_bytes(part, kernels, gigabytes, held):
     """Of 128 images in bfloat16; a new pass over the first block's maps alone would be 0.4 GB."""
+    begin = process_time()
     found = compile_part(part, Train(name="cost", precision="bfloat16"))
+    assert process_time() - begin < 60  # seconds of processor; a search for tiles once took more than eight minutes
     assert sum(found.program.summary().values()) <= kernels
     assert moved(found.program.always) < 1e9 * gigabytes
     assert found.held < 1e9 * held
-    assert found.seconds < 120  # seconds, where a search for tiles took more than eight minutes
     if part == "views":
         return
     # The optimizer's step: parameters, momentum and gradients are read and written once.
