@@ -45,7 +45,7 @@ from ipcl_jax.readout.rsa import to_rdm
 from ipcl_jax.report.gallery import neighbour_pictures, read_images
 from ipcl_jax.report.model_page import Findings, write_model_page
 from ipcl_jax.run.folder import CONFIG
-from ipcl_jax.run.history import read_metrics
+from ipcl_jax.run.history import History
 from ipcl_jax.run.monitor import evenly_spaced
 from ipcl_jax.system.files import expand_home, read_json
 from ipcl_jax.zoo import MODELS
@@ -155,7 +155,7 @@ def read_linear(folder: Path, options: Report) -> tuple[str, dict[str, float]]:
         raise ConfigError(f"--linear {folder} is not the folder of a linear read-out (linear.py).") from None
     if source != options.data.source:
         raise ConfigError(f"--linear {folder} is of other images: {source}, not {options.data.source}.")
-    _, epochs = read_metrics(folder)
+    epochs = History(folder).read().epochs
     if not epochs:
         raise ConfigError(f"--linear {folder} has not measured anything yet.")
     names = [f"{layer}_{top}" for layer in layers for top in ("top1", "top5")]
@@ -212,7 +212,7 @@ def examine(
             "linear": linear.get(digest, {}), "published": published,
             "knn_by_epoch": [
                 [line["epoch"], line["knn_top1"]]
-                for line in read_metrics(path)[1]
+                for line in History(path).read().epochs
                 if line.get("knn_top1") is not None
             ],
         },

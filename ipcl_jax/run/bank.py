@@ -4,6 +4,7 @@ It is a folder of NumPy files, in which each step writes its row in the backgrou
 that is resumed finds the rows of the current epoch there, and writes the others again.
 """
 
+import dataclasses
 import os
 import shutil
 import zlib
@@ -21,7 +22,7 @@ from ipcl_jax.run.checkpoints import SaveFailed
 from ipcl_jax.system.files import error_text
 from ipcl_jax.training.state import Prototypes
 
-_FIELDS = ("embeddings", "index", "label")
+_FIELDS = tuple(field.name for field in dataclasses.fields(Prototypes))
 _PENDING = 4  # rows that may wait to be written
 
 

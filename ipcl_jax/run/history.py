@@ -17,7 +17,7 @@ Columns = Mapping[str, np.ndarray]
 
 
 class History:
-    """The metrics of a run, read incrementally.
+    """The metrics of a run as far as `read` was called, which reads incrementally.
 
     Args:
         run_dir: folder of a run; one without metrics has an empty history.
@@ -32,7 +32,6 @@ class History:
     def __init__(self, run_dir: Path):
         self._path = Path(run_dir) / METRICS
         self._forget()
-        self.read()
 
     def _forget(self) -> None:
         self._inode, self._offset = 0, 0

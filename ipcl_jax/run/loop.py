@@ -26,7 +26,7 @@ from ipcl_jax.data.workers import choose_workers
 from ipcl_jax.run.bank import Bank, NoBank, References
 from ipcl_jax.run.checkpoints import Checkpoints, Earlier
 from ipcl_jax.run.folder import rebind, refuse_lost_checkpoints
-from ipcl_jax.run.history import read_metrics
+from ipcl_jax.run.history import History
 from ipcl_jax.run.metrics import NoRecord, Record
 from ipcl_jax.system import distributed
 from ipcl_jax.system.signals import Interruption
@@ -243,7 +243,7 @@ class _Loop:
         """Makes the read-outs that are missing in the metrics: of epoch 0, and of an epoch after which the process was
         killed before its read-out."""
         task = self._task
-        measured = {line["epoch"] for line in read_metrics(task.folder)[1]}
+        measured = {line["epoch"] for line in History(task.folder).read().epochs}
         epoch, rest = divmod(start, task.per_epoch)
         baseline = task.collect is not None and 0 not in measured
         # If the images have changed, the bank is still empty.

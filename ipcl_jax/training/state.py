@@ -67,4 +67,3 @@ def init_state(config: Train) -> TrainState:
         queue=init_queue(key_of(config.seed, "queue"), config.objective.queue_size, dim) if contrastive else None,
         log_Z=jnp.zeros(()) if contrastive else None,
     )
-

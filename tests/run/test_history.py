@@ -65,7 +65,7 @@ def test_a_value_that_is_no_number_shows_in_the_line_of_its_group(tmp_path):
         for step, loss in enumerate((1.0, math.inf, -math.inf, 1.0), 1):
             run.step(step, LINE | {"loss": loss})
     assert read_metrics(tmp_path)[0][0]["loss"] is None
-    assert np.isinf(History(tmp_path).steps["loss"]).all()
+    assert np.isinf(History(tmp_path).read().steps["loss"]).all()
 
 
 def test_by_default_the_file_stays_small(tmp_path):
@@ -81,7 +81,7 @@ def test_columns_are_those_of_the_lines(tmp_path):
         write(run, 1, 6)
         run.epoch(1, 6, {"knn_top1": 0.25})
         run.step(7, {"loss": math.nan})
-    history, (steps, epochs) = History(tmp_path), read_metrics(tmp_path)
+    history, (steps, epochs) = History(tmp_path).read(), read_metrics(tmp_path)
     assert history.epochs == epochs
     assert history.steps["step"].tolist() == [line["step"] for line in steps]
     assert history.steps["steps"].tolist() == [1] * 7
@@ -90,7 +90,7 @@ def test_columns_are_those_of_the_lines(tmp_path):
 
 
 def test_only_new_lines_are_read(tmp_path):
-    history = History(tmp_path)
+    history = History(tmp_path).read()
     assert len(history.steps["step"]) == 0 and history.epochs == []
     path = tmp_path / METRICS
     with open(path, "w") as file:
@@ -111,7 +111,7 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path):
     """As a resumed run does, which drops what came after its checkpoint."""
     with record(tmp_path) as run:
         write(run, 1, 9)
-    history = History(tmp_path)
+    history = History(tmp_path).read()
     with record(tmp_path, start_step=4) as run:
         run.step(5, LINE | {"loss": 50.0})
     assert history.read().steps["loss"].tolist() == [1, 2, 3, 4, 50]
@@ -121,7 +121,7 @@ def test_the_last_line_of_a_step_counts(tmp_path):
     lines = [(1, 1), (2, 2), (3, 3), (2, 20), (4, 4)]
     text = "".join(json.dumps({"kind": "step", "step": s, "epoch": 1, "loss": v}) + "\n" for s, v in lines)
     (tmp_path / METRICS).write_text(text)
-    assert History(tmp_path).steps["loss"].tolist() == [1, 20, 3, 4]
+    assert History(tmp_path).read().steps["loss"].tolist() == [1, 20, 3, 4]
     assert [line["loss"] for line in read_metrics(tmp_path)[0]] == [1, 20, 3, 4]
 
 
@@ -138,7 +138,7 @@ def test_a_report_of_a_million_batches(tmp_path):
             file.write(json.dumps(line) + "\n")
     assert (tmp_path / METRICS).stat().st_size < 50e6
     tracemalloc.start(1)
-    history = History(tmp_path)
+    history = History(tmp_path).read()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100e6 and history.steps["step"][-1] == 1_000_900 - 1_000_900 % 11
