@@ -1,4 +1,4 @@
-"""Convolutions, computed by matrix products where XLA's CPU backend is slow."""
+"""Convolutions, computed in other ways where the plain one is slow: by matrix products on a CPU, in blocks on a GPU."""
 
 import functools
 import itertools
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 _PIXELS = 512  # least number of pixels in one product; with fewer, summing the products would take most of the time
+_FEW = 4  # channels; GPUs multiply eight at least
 
 
 def convolve(x: Array, kernel: Array, strides: tuple, padding: list, **options) -> Array:
@@ -36,9 +37,15 @@ def convolve(x: Array, kernel: Array, strides: tuple, padding: list, **options) 
         inputs = _kernel_inputs(x, kernel.shape, out_size, strides, padding)
         return functools.reduce(operator.add, (values @ kernel[tap] for tap, values in inputs.items()))
 
-    if min(out_size) >= kernel.shape[0]:
+    on_cpu = plain if min(out_size) >= kernel.shape[0] else by_products
+    elsewhere = plain
+    if strides[0] == strides[1] > 1 and x.shape[-1] <= _FEW:
+        elsewhere = functools.partial(
+            _in_blocks, stride=strides[0], out_size=out_size, padding=padding, **options
+        )
+    if on_cpu is elsewhere:
         return plain(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=by_products, default=plain)
+    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
 
 
 def convolve_in_training(x: Array, kernel: Array, strides: tuple, padding: list, **options) -> Array:
@@ -46,27 +53,47 @@ def convolve_in_training(x: Array, kernel: Array, strides: tuple, padding: list,
 
     On a CPU the gradient of the kernel is computed by matrix products, which takes half as long.
     """
+    forward = functools.partial(convolve, strides=strides, padding=padding, **options)
     if min(_output_size(x, kernel, strides, padding)) < kernel.shape[0]:
-        return convolve(x, kernel, strides, padding, **options)  # already computed by products
-
-    def plain(x: Array, kernel: Array) -> Array:
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+        return forward(x, kernel)  # already computed by products
 
     def backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
         x, kernel = saved
 
         def by_convolution(x: Array, gradient: Array) -> Array:
-            return jax.linear_transpose(lambda kernel: plain(x, kernel), kernel)(gradient)[0]
+            return jax.linear_transpose(lambda kernel: forward(x, kernel), kernel)(gradient)[0]
 
         def by_products(x: Array, gradient: Array) -> Array:
             return kernel_gradient(x, gradient, kernel.shape, strides, padding).astype(kernel.dtype)
 
         to_kernel = jax.lax.platform_dependent(x, gradient, cpu=by_products, default=by_convolution)
-        return jax.linear_transpose(lambda x: plain(x, kernel), x)(gradient)[0], to_kernel
+        return jax.linear_transpose(lambda x: forward(x, kernel), x)(gradient)[0], to_kernel
 
-    convolution = jax.custom_vjp(plain)
-    convolution.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
+    convolution = jax.custom_vjp(forward)
+    convolution.defvjp(lambda x, kernel: (forward(x, kernel), (x, kernel)), backward)
     return convolution(x, kernel)
+
+
+def _in_blocks(
+    x: Array, kernel: Array, *, stride: int, out_size: tuple[int, ...], padding: list, **options
+) -> Array:
+    """Convolves with a stride as one without, in which a block of stride x stride pixels counts as one.
+
+    GPUs pad few channels to eight, and multiply zeros in most of them; a block of 4 x 4 pixels has 48 channels. Of the
+    kernel, one row and one column of zeros are added at most per block. The products summed are the same.
+    """
+    taps = [-(-extent // stride) for extent in kernel.shape[:2]]
+    blocks = [size - 1 + n for size, n in zip(out_size, taps, strict=True)]
+    around = [
+        (before, stride * n - x.shape[1 + i] - before, 0)
+        for i, ((before, _), n) in enumerate(zip(padding, blocks, strict=True))
+    ]
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+    kernel = jnp.pad(kernel, [(0, stride * n - kernel.shape[i]) for i, n in enumerate(taps)] + [(0, 0)] * 2)
+    x = x.reshape(len(x), blocks[0], stride, blocks[1], stride, -1).transpose(0, 1, 3, 2, 4, 5)
+    kernel = kernel.reshape(taps[0], stride, taps[1], stride, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
+    x, kernel = x.reshape(*x.shape[:3], -1), kernel.reshape(*taps, -1, kernel.shape[-1])
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", **options)
 
 
 def _output_size(x: Array, kernel: Array, strides: tuple, padding: list) -> tuple[int, ...]:

@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
 _SIDE, _STRIDE = 3, 2  # of the max pool; no padding
+_NOWHERE = np.uint8(255)  # position of a maximum that the ReLU makes 0, and that has no gradient
 
 
 class _Options(NamedTuple):
@@ -69,6 +71,8 @@ def _forward(x: Array, scale: Array, bias: Array, options: _Options) -> tuple[Ar
     kept, position = _max_pool(x, mean, inv_std * scale) if options.pool else (x, None)
     y = _distance(kept, mean, options) * (inv_std * scale) + bias
     if options.relu:
+        if options.pool:
+            position = jnp.where(y > 0, position, _NOWHERE)
         y = nn.relu(y)  # jnp.maximum's gradient at 0 is 1/2
     return y.astype(x.dtype), (x, kept, position, mean, inv_std, scale, bias)
 
@@ -76,10 +80,11 @@ def _forward(x: Array, scale: Array, bias: Array, options: _Options) -> tuple[Ar
 def _backward(options: _Options, saved: tuple, gradient: Array) -> tuple[Array, Array, Array]:
     x, kept, position, mean, inv_std, scale, bias = saved
     distance = _distance(kept, mean, options)
-    gradient = gradient.astype(scale.dtype)
+    gradient = passed = gradient.astype(scale.dtype)
     if options.relu:
-        gradient = jnp.where(distance * (inv_std * scale) + bias > 0, gradient, 0)
-    sums = gradient.sum((1, 2), keepdims=True), (gradient * distance).sum((1, 2), keepdims=True)
+        positive = position != _NOWHERE if options.pool else distance * (inv_std * scale) + bias > 0
+        passed = jnp.where(positive, gradient, 0)
+    sums = passed.sum((1, 2), keepdims=True), (passed * distance).sum((1, 2), keepdims=True)
     # Without the barrier XLA would merge the sums over pixels and over images, and read the gradient twice.
     total, along = jax.lax.optimization_barrier(sums)  # [B, 1, 1, C] each
     to_bias, to_scale = jnp.stack([total, along * inv_std]).sum(1, keepdims=True)
@@ -88,8 +93,8 @@ def _backward(options: _Options, saved: tuple, gradient: Array) -> tuple[Array, 
     along_mean, along_distance = _for_channels(means, x.shape[-1])
     along_distance *= jnp.square(inv_std)
     if options.pool:
-        gradient = _scatter(gradient, position, *x.shape[1:3])
-    to_x = inv_std * (gradient * scale - along_mean - (x - mean) * along_distance)
+        passed = _scatter(gradient, position, *x.shape[1:3])
+    to_x = inv_std * (passed * scale - along_mean - (x - mean) * along_distance)
     return to_x.astype(x.dtype), to_scale, to_bias
 
 

@@ -7,7 +7,7 @@ is in `TrainState`. Nothing here reads files or prints.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -138,15 +138,24 @@ def _apply_gradients(
     if config.accumulate == 1:
         return *update(state.params, state.opt_state, grads), None
 
+    due = (state.step + 1) % config.accumulate == 0
     total = jax.tree.map(lambda total, g: total + g / config.accumulate, state.grad_sum, grads)
-    # A loop of one turn or none works in place; a conditional would copy all of its results at every batch.
-    turns = ((state.step + 1) % config.accumulate == 0).astype(jnp.int32)
 
-    def turn(_: Array, carry: tuple) -> tuple:
+    def turn(carry: tuple) -> tuple:
         params, opt_state, total = carry
         return *update(params, opt_state, total), jax.tree.map(jnp.zeros_like, total)
 
-    return jax.lax.fori_loop(0, turns, turn, (state.params, state.opt_state, total))
+    def in_loop(*carry: Any) -> tuple:
+        return jax.lax.fori_loop(0, due.astype(jnp.int32), lambda _, carry: turn(carry), carry)
+
+    def by_choice(*carry: Any) -> tuple:
+        return jax.tree.map(lambda new, old: jnp.where(due, new, old), turn(carry), carry)
+
+    # On a CPU a loop of one turn or none works in place, where a conditional would copy all of its results at every
+    # batch. A GPU would stop at either until the host has read whether the update is due, and idle until the next step is
+    # launched; passing over all parameters at every batch takes a fiftieth of a step.
+    carry = state.params, state.opt_state, total
+    return jax.lax.platform_dependent(*carry, cpu=in_loop, default=by_choice)
 
 
 def train_step(

@@ -17,12 +17,21 @@ SHAPES = {
     "a residual network's": (2, 12, 4, 3, 4, 2, 1),
     "smaller than its kernel": (4, 2, 3, 3, 5, 1, 1),
     "no more than a product": (2, 5, 3, 1, 4, 2, 0),
+    "a residual network's first, smaller": (3, 14, 3, 7, 4, 2, 3),
+    "with gaps between its windows": (2, 9, 1, 3, 4, 4, 0),
 }
+
+
+@pytest.fixture(params=["as on a CPU", "as on a GPU"])
+def platform(request, monkeypatch):
+    """Has a CPU compute what another platform would."""
+    if request.param == "as on a GPU":
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, default, **_: default(*given))
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("function", [convolve, convolve_in_training])
-def test_values_and_gradients(shape, function):
+def test_values_and_gradients(shape, function, platform):
     images, side, channels, kernel_side, features, stride, padding = shape
     rng = np.random.default_rng(shape)
     x = rng.normal(size=(images, side, side + 2, channels))  # not square
@@ -54,6 +63,21 @@ def test_values_and_gradients(shape, function):
         np.testing.assert_allclose(
             found, value, rtol=0, atol=2e-6 * np.abs(value).max()
         )  # sums of up to 5,400
+
+
+def test_accelerators_are_given_no_strided_convolution_of_colours():
+    """They would multiply eight channels, five of them zeros."""
+    x, kernel = jnp.ones((1, 64, 64, 3)), jnp.ones((11, 11, 3, 4))
+
+    def loss(kernel):
+        how = ((4, 4), [(2, 2)] * 2)
+        return (convolve_in_training(x, kernel, *how, dimension_numbers=NUMBERS) ** 2).sum()
+
+    traced = jax.jit(jax.value_and_grad(loss)).trace(kernel)
+    texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda")}
+    assert "stride = [4, 4]" in texts["cpu"]
+    assert texts["cuda"].count("stablehlo.convolution") == 2 and "stride = [4, 4]" not in texts["cuda"]
+    assert "x48x" in texts["cuda"]
 
 
 def test_sums_of_bfloat16_are_float32():

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +12,16 @@ import numpy as np
 import optax
 import pytest
 import torch
+from jax import Array
 
 from ipcl_jax import training
 from ipcl_jax.augment.views import center_views
 from ipcl_jax.config import Model, Objective, Optim, Schedule, Train, Views
 from ipcl_jax.models import make_model
+from ipcl_jax.training import optim
 from ipcl_jax.training.objective import prototypes
 from ipcl_jax.training.state import Batch
+from ipcl_jax.training.step import _apply_gradients
 from ten_steps import SIDE, B, as_dtype, smooth_views
 from thinning import first
 from torch_twin import (
@@ -300,6 +305,49 @@ def test_gradients_are_summed_over_a_group():
     for before, after in zip(jax.tree.leaves(start.params), jax.tree.leaves(state.params), strict=True):
         assert np.abs(after - before).max() > 0
     assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(state.grad_sum))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_other_platforms_update_as_a_cpu_does(optimizer, monkeypatch):
+    """Without a loop, for which a GPU would wait for the host: to the last bit, as only numbers are chosen."""
+    config = dataclasses.replace(
+        SMALL, accumulate=3, optim=dataclasses.replace(SMALL.optim, name=optimizer)
+    )
+    rng = np.random.default_rng(0)
+    gradients = [{"w": rng.normal(size=(7, 5)).astype(np.float32)} for _ in range(7)]
+
+    def follow() -> list[tuple]:
+        params = {"w": jnp.ones((7, 5))}
+        opt_state = optim.make_optimizer(config.optim, jnp.float32(0), jnp.float32(0)).init(params)
+        carry, courses = (params, opt_state, jax.tree.map(jnp.zeros_like, params)), []
+
+        @jax.jit
+        def advance(step: Array, carry: tuple, grads: dict) -> tuple:
+            params, opt_state, total = carry
+            state = SimpleNamespace(step=step, params=params, opt_state=opt_state, grad_sum=total)
+            return _apply_gradients(state, grads, 0.1 + 0.01 * step, jnp.float32(0.9), config)
+
+        for step, grads in enumerate(gradients):
+            carry = advance(step, carry, grads)
+            courses.append(jax.device_get(carry))
+        return courses
+
+    in_loop = follow()
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, default, **_: default(*given))
+    by_choice = follow()
+    jax.tree.map(np.testing.assert_array_equal, by_choice, in_loop)
+    moved = [bool((a[0]["w"] != b[0]["w"]).any()) for a, b in itertools.pairwise(in_loop)]
+    assert moved == [False, True, False, False, True, False]  # after the third batch and the sixth
+
+
+def test_accelerators_have_no_loop_in_the_step():
+    """They would wait, at each of its turns, until the host has read whether there is another."""
+    learn = functools.partial(training.learn, config=SMALL, n_images=N_IMAGES, steps_per_epoch=PER_EPOCH)
+    views = jax.ShapeDtypeStruct((B * SMALL.views.per_image, SIDE, SIDE, 3), jnp.float32)
+    traced = jax.jit(learn).trace(compiled(1).state, views, canvases(0))
+    texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda")}
+    assert "stablehlo.while" in texts["cpu"]
+    assert "stablehlo.while" not in texts["cuda"] and "stablehlo.case" not in texts["cuda"]
 
 
 @pytest.mark.slow
