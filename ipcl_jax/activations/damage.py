@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ipcl_jax.activations.preprocess import Transform
-from ipcl_jax.data.decode import decode, open_image, unreadable
+from ipcl_jax.data.decode import MOST_PIXELS, decode, open_image, size_of, unreadable
 from ipcl_jax.system.files import error_text
 
 if TYPE_CHECKING:
@@ -44,17 +44,24 @@ def find_damage(stimuli: "StimulusSet", *, threads: int) -> dict[int, str]:
 def _damage(stimuli: "StimulusSet", i: int) -> str:
     try:
         image = stimuli[i]
-        complete_jpeg = image[:2] == b"\xff\xd8" and image[-2:] == b"\xff\xd9"
-        if isinstance(image, bytes) and (complete_jpeg or image[:8] == b"\x89PNG\r\n\x1a\n"):
+        if isinstance(image, bytes) and image[:8] == b"\x89PNG\r\n\x1a\n":
             with open_image(image) as file:
                 file.verify()
-        else:
+        elif not (isinstance(image, bytes) and _looks_complete(image)):
             decode(image)
     except Exception as error:  # damaged files raise almost anything
         if not unreadable(error):
             raise
         return error_text(error)
     return ""
+
+
+def _looks_complete(image: bytes) -> bool:
+    """Whether a file is a JPEG of no more pixels than are read, from its start to its end marker."""
+    if image[:2] != b"\xff\xd8" or image[-2:] != b"\xff\xd9":
+        return False
+    height, width = size_of(image)
+    return height * width <= MOST_PIXELS
 
 
 def why_unreadable(stimuli: "StimulusSet", i: int, transform: Transform) -> str:

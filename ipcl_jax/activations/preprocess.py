@@ -12,7 +12,7 @@ from PIL import Image
 from ipcl_jax.activations.encoder import Encoder
 from ipcl_jax.data.decode import MOST_PIXELS, decode, pixels_of, place, unreadable
 from ipcl_jax.errors import InputError, near_miss
-from ipcl_jax.system.files import error_text
+from ipcl_jax.system.files import error_text, read_file
 
 # Shorter side after resizing, as a multiple of the side of the crop.
 _RESIZE = {"stimulus": 1, "validation": 256 / 224}
@@ -179,8 +179,7 @@ def _apply(function: Callable[[bytes | np.ndarray], np.ndarray], image: Stimulus
         if isinstance(image, Image.Image):
             return function(pixels_of(image))
         if isinstance(image, str | os.PathLike):
-            with open(os.path.expanduser(image), "rb") as file:
-                image = file.read()
+            image = read_file(os.path.expanduser(image))
         elif not isinstance(image, bytes):
             if not hasattr(image, "__array__"):
                 raise InputError("expected a path, an encoded file, a Pillow image or an array")

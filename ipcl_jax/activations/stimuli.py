@@ -4,6 +4,7 @@ import codecs
 import functools
 import glob
 import hashlib
+import itertools
 import os
 import re
 import unicodedata
@@ -21,11 +22,12 @@ from ipcl_jax.data.decode import MOST_PIXELS, unreadable
 from ipcl_jax.data.sample import SampleSource
 from ipcl_jax.data.sources import SUFFIXES, Source, Split, TfdsSource, find_images, natural_key
 from ipcl_jax.errors import ConfigError, InputError
-from ipcl_jax.system.files import error_text, expand_home
+from ipcl_jax.system.files import error_text, expand_home, read_file
 from ipcl_jax.system.probe import check_readable
 
 _HDF5 = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf)):(?P<dataset>[^\[\]]+)(?:\[(?P<rows>.*)\])?")
 _LISTS = (".txt", ".lst")
+_TASK = 8  # images that a thread reads at a time: few, so that all threads work on the first batch and on the last
 
 _USAGE = """
 Ways to give images:
@@ -211,7 +213,7 @@ class _FileStimuli:
         return [Path(name).parent.name for name in self.names]
 
     def __getitem__(self, i: int) -> bytes:
-        return self._paths[i].read_bytes()
+        return read_file(self._paths[i])
 
 
 def _is_text(name: str) -> bool:
@@ -337,7 +339,7 @@ class Reader:
     Attributes:
         transform: the transform of each image; its results are all of one size.
         batch_size: images per batch.
-        threads: number of threads that decode, each a batch of its own; by default one per core.
+        threads: number of threads that decode; by default one per core.
         progress: called with the number of images done, and of all images.
 
     Raises:
@@ -365,29 +367,39 @@ class Reader:
         Raises:
             OSError: if a disk or a network fails. Damaged images raise nothing; they are listed in `problems`.
         """
-        total, transform = len(stimuli.names), self.transform
+        total = len(stimuli.names)
 
-        def load(first: int) -> StimulusBatch:
-            pixels = np.zeros((self.batch_size, transform.size, transform.size, 3), np.uint8)
-            count = min(self.batch_size, total - first)
-            digests = [""] * count
-            problems: dict[int, str] = {}
-            for k in range(count):
-                try:
-                    image = stimuli[first + k]
-                    digests[k] = hashlib.sha256(image if isinstance(image, bytes) else image.data).hexdigest()
-                    pixels[k] = transform(image)
-                except Exception as error:  # damaged files raise almost anything
-                    if not unreadable(error):
-                        raise
-                    problems[k] = error_text(error)
-            pixels[count:] = pixels[count - 1]
-            return StimulusBatch(pixels, digests, problems, first, count)
+        def load(i: int) -> tuple[np.ndarray | None, str, str]:
+            """Returns pixels, the file's sha256, and why it can't be read."""
+            digest = ""
+            try:
+                image = stimuli[i]
+                digest = hashlib.sha256(image if isinstance(image, bytes) else image.data).hexdigest()
+                return self.transform(image), digest, ""
+            except Exception as error:  # damaged files raise almost anything
+                if not unreadable(error):
+                    raise
+                return None, digest, error_text(error)
 
-        starts = grain.MapDataset.range(start, total, self.batch_size)
-        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.threads + 2)
-        iterator = iter(starts.map(load).to_iter_dataset(options))
+        def load_some(first: int) -> list[tuple[np.ndarray | None, str, str]]:
+            return [load(i) for i in range(first, min(first + _TASK, total))]
+
+        ahead = 2 * -(-self.batch_size // _TASK) + self.threads  # tasks
+        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=ahead)
+        iterator = iter(grain.MapDataset.range(start, total, _TASK).map(load_some).to_iter_dataset(options))
+        images = itertools.chain.from_iterable(iterator)
         try:
-            yield from iterator
+            for first in range(start, total, self.batch_size):
+                count = min(self.batch_size, total - first)
+                pixels = np.zeros((self.batch_size, self.transform.size, self.transform.size, 3), np.uint8)
+                digests, problems = [], {}
+                for k, (image, digest, problem) in enumerate(itertools.islice(images, count)):
+                    digests.append(digest)
+                    if image is None:
+                        problems[k] = problem
+                    else:
+                        pixels[k] = image
+                pixels[count:] = pixels[count - 1]
+                yield StimulusBatch(pixels, digests, problems, first, count)
         finally:
             iterator.close()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import statistics
 import tempfile
 import time
@@ -42,6 +43,7 @@ def train(
         if code:
             raise ConfigError(f"The run ended with exit code {code}; run train.py with these options to see why.")
         lines, _ = read_metrics(Path(folder, "run"))
+        log = Path(folder, "run", "log.txt").read_text(encoding="utf-8")
     compiled = [program.done - start for program in compilations.programs]
     speeds = [line["views_per_second"] for line in lines if "views_per_second" in line]  # the first step has none
     part = len(speeds) // 10
@@ -52,6 +54,7 @@ def train(
     )
     table.facts = {
         "run": f"{config.name}, {len(lines):,} steps of {n_views} views, {seconds:.0f} s",
+        "decoding": decoding[1] if (decoding := re.search(r"Decoding with (.*)", log)) else "threads",
         "views/s by tenth": ", ".join(
             f"{statistics.median(speeds[i * part : (i + 1) * part]):,.1f}" for i in range(10)
         ),

@@ -24,6 +24,7 @@ from ipcl_jax.system.files import atomic
 Against = Literal["torch"]
 
 _TURN = 0.5  # seconds that a turn on a GPU takes at least
+_MOST = 5  # times as long it may take for whole groups
 _MEMORY = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # the latter is the earlier name
 
 _SUMMARIES: dict[str, Callable[..., float]] = {"median": statistics.median, "lowest": min, "highest": max}
@@ -91,7 +92,8 @@ def compare(
         count: items of work, from which speed is computed.
         against: None leaves torch out.
         build: starts the same work in torch; called if `against` is given.
-        group: the work is repeated a multiple of this number of times, if at all.
+        group: every so many times the work is more; it is repeated a multiple of this number of times, unless a turn
+            would take much longer for that.
 
     Returns:
         The result of torch's first time, which is slower and not counted; None without torch.
@@ -136,8 +138,9 @@ def _repetitions(once: Callable[[], float], group: int) -> int:
     if jax.default_backend() == "cpu":
         return 1
     once()
-    seconds = once()
-    return 1 if seconds >= _TURN else group * math.ceil(_TURN / seconds / group)
+    times = math.ceil(_TURN / once())
+    grouped = group * math.ceil(times / group)
+    return grouped if grouped <= _MOST * times else times
 
 
 def save(tables: Iterable[Measured], path: Path, **more: Any) -> None:

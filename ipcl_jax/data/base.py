@@ -1,5 +1,6 @@
 """The interface of image sources."""
 
+import bisect
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -61,12 +62,12 @@ class SortedLabels:
 
     def __init__(self, counts: np.ndarray, *, first: int = 0):
         self._counts, self._first = counts, first
-        self._ends = np.cumsum(counts)
+        self._ends = np.cumsum(counts).tolist()
 
     def __getitem__(self, i: int) -> int:
         """Returns the label of image i."""
-        i = range(int(self._ends[-1]))[i]
-        return int(np.searchsorted(self._ends, i, side="right")) + self._first
+        i = range(self._ends[-1])[i]
+        return bisect.bisect_right(self._ends, i) + self._first
 
     def all(self) -> np.ndarray:
         """Returns the label of every image, `[N]` int32."""

@@ -9,7 +9,7 @@ import numpy as np
 from ipcl_jax.data.base import SOURCE_HELP, SortedLabels, Split, digest, stamp
 from ipcl_jax.data.listing import Folder, Paths, Scan, is_within, printable, shared_folder
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.system.files import expand_home
+from ipcl_jax.system.files import expand_home, read_file
 
 HELD_OUT = 20  # without a folder of validation images, every 20th image is held out
 
@@ -74,8 +74,7 @@ class FolderSource:
 
     def __getitem__(self, i: int) -> tuple[bytes, int]:
         """Returns the bytes of file i and its label (-1: none)."""
-        with open(os.path.join(self._root, self.paths[i]), "rb") as file:
-            return file.read(), int(self._labels[i])
+        return read_file(f"{self._root}/{self.paths[i]}"), self._labels[i]
 
     def describe(self, i: int) -> str:
         """Returns the path of file i; bytes that are not UTF-8 are escaped."""

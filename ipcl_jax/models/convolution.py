@@ -53,7 +53,10 @@ def convolve_in_training(x: Array, kernel: Array, strides: tuple, padding: list,
 
     On a CPU the gradient of the kernel is computed by matrix products, which takes half as long.
     """
-    forward = functools.partial(convolve, strides=strides, padding=padding, **options)
+
+    def forward(x: Array, kernel: Array) -> Array:
+        return convolve(x, kernel, strides, padding, **options)
+
     if min(_output_size(x, kernel, strides, padding)) < kernel.shape[0]:
         return forward(x, kernel)  # already computed by products
 

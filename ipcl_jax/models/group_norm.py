@@ -71,7 +71,7 @@ def _forward(x: Array, scale: Array, bias: Array, options: _Options) -> tuple[Ar
     kept, position = _max_pool(x, mean, inv_std * scale) if options.pool else (x, None)
     y = _distance(kept, mean, options) * (inv_std * scale) + bias
     if options.relu:
-        if options.pool:
+        if position is not None:
             position = jnp.where(y > 0, position, _NOWHERE)
         y = nn.relu(y)  # jnp.maximum's gradient at 0 is 1/2
     return y.astype(x.dtype), (x, kept, position, mean, inv_std, scale, bias)

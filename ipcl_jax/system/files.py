@@ -12,11 +12,31 @@ from pathlib import Path
 from ipcl_jax.errors import ConfigError
 
 _LONGEST = 255  # bytes of a file's name, on most file systems
+_PART = 2**20  # bytes to read at once; most images have fewer
 
 
 def expand_home(path: str | os.PathLike) -> Path:
     """Expands `~` to the user's home directory; leaves names such as `~1.png` unchanged."""
     return Path(os.path.expanduser(path))
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """Reads a whole file, with few releases of Python's lock.
+
+    After each release a thread waits for others; `open(path, "rb").read()` makes eight, and this four. So it is faster
+    where many threads read small files, and no faster otherwise.
+
+    Raises:
+        OSError: if it can't be read.
+    """
+    file = os.open(path, os.O_RDONLY)
+    try:
+        content = b""
+        while part := os.read(file, _PART):
+            content = content + part if content else part
+        return content
+    finally:
+        os.close(file)
 
 
 def read_json(path: Path) -> dict:

@@ -135,6 +135,4 @@ def test_the_most_valuable_tables_come_first(tmp_path):
     ]
     assert order[4:8] == ["train, float32", "step, float32", "extract", "knn"]
     assert sum(table.seconds for table in plan(tmp_path, 128)) <= 8 * 60
-    against = [table.name for table in plan(tmp_path, 128, "torch")]
-    assert sorted(against) == sorted(order) and against[:2] == ["step with views, bfloat16", "step, bfloat16"]
-    assert against[-3:] == ["train, bfloat16", "train, float32", "loading"]
+    assert [table.name for table in plan(tmp_path, 128, "torch")] == order

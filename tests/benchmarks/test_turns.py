@@ -64,7 +64,7 @@ def test_long_compilations_are_named():
     }
 
 
-@pytest.mark.parametrize("seconds, repetitions", [(0.6, 1), (0.1, 20), (0.02, 40), (0.001, 500)])
+@pytest.mark.parametrize("seconds, repetitions", [(0.6, 1), (0.3, 2), (0.1, 20), (0.02, 40), (0.001, 500)])
 def test_short_work_on_a_gpu_is_repeated_in_whole_groups(seconds, repetitions, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(turns, "_seconds", lambda work, times: work(times) or seconds * times)
