@@ -156,9 +156,9 @@ class Data(Checked):
     """Largest short and long side of an image, in pixels; larger images are shrunk to fit."""
     threads: int = 8
     """Decoding threads (the order of images does not depend on it)."""
-    workers: int | Literal["auto"] = 0
-    """Decoding processes instead of threads, for hosts with many cores; 0 for none, `auto` to time both for a
-    few seconds and take the faster."""
+    workers: int | Literal["auto"] = "auto"
+    """Decoding processes instead of threads; 0 for none. `auto` times both at the start of a long run on a host of
+    eight cores or more, and takes the faster."""
     accept_other_images: bool = False
     """Continue a run although its images have changed since it began; the log records the change."""
 

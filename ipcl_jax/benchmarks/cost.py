@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ipcl_jax import training
 from ipcl_jax.augment import views
-from ipcl_jax.benchmarks.network import N_IMAGES, STEPS_PER_EPOCH
+from ipcl_jax.benchmarks.network import N_IMAGES, STEPS_PER_EPOCH, count_operations
 from ipcl_jax.benchmarks.program import Program, moved, read_program
 from ipcl_jax.benchmarks.torch_process import Precision
 from ipcl_jax.benchmarks.turns import Measured, finish
@@ -134,10 +134,8 @@ def compile_part(part: Part, config: Train, device: str = "h100") -> Compiled:
         lowered = jitted.trace(*arguments).lower(lowering_platforms=("cuda",))
         compiled = lowered.compile(compiler_options={**_OPTIONS, "xla_gpu_cuda_data_dir": _cuda_folder()})
         seconds = time.perf_counter() - begin
-        # XLA doesn't analyse what was lowered for a described card.
-        operations = (
-            jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
-        )
+        operations = count_operations(function, *arguments, platform="cuda")
+    assert operations is not None  # there is always a CPU: see `cost`
     held = compiled.memory_analysis().temp_size_in_bytes
     return Compiled(read_program(compiled.as_text()), seconds, operations, held, bandwidth)
 

@@ -41,11 +41,13 @@ def draw(tables: Sequence[Measured], path: Path) -> None:
     for precision, goal in _GOALS.items():
         if max(table.summary()["ours"]["highest"] for table in shown) > goal / 4:
             axes.axvline(goal, color=_GOAL, linestyle="--")
-            axes.annotate(f"goal, {precision}", (goal, len(bars) - 0.4), color=_GOAL, ha="center")
+            top = axes.get_xaxis_transform()
+            axes.text(goal, 1.02, f"{precision}'s goal", transform=top, color=_GOAL, rotation=20, size="small")
     labels = [table.name if column == "ours" else f"{column}, {table.name}" for table, column in bars]
     axes.set_yticks(range(len(bars)), labels)
     axes.invert_yaxis()
     axes.margins(x=0.15)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(f"views/s on {shown[0].facts['device']} (median; line: lowest to highest)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

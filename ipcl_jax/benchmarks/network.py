@@ -1,6 +1,7 @@
 """Benchmark of the training step, with given views or with views made in the step."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,7 @@ def step(
     function = training.train_step if with_views else training.learn
     function = functools.partial(function, config=config, n_images=N_IMAGES, steps_per_epoch=STEPS_PER_EPOCH)
     jitted = jax.jit(function, donate_argnums=0)
-    lowered = jitted.lower(first, batch=batch, **given)
-    train = lowered.compile()
+    train = jitted.lower(first, batch=batch, **given).compile()
     state, metrics, *_ = jax.block_until_ready(train(begin(), batch=batch, **given))
 
     def work(times: int) -> None:
@@ -87,7 +87,8 @@ def step(
     if loss is not None:
         losses = f"{float(metrics['loss']):.6f}, {float(loss):.6f}"
         table.facts["loss of the first step, ours and theirs"] = losses
-    table.facts |= _load(lowered, train, count / table.summary()["ours"]["median"], precision)
+    operations = count_operations(lambda state, given: function(state, **given), first, {"batch": batch, **given})
+    table.facts |= _load(operations, train, count / table.summary()["ours"]["median"], precision)
     return finish(table, json)
 
 
@@ -98,27 +99,48 @@ def _noise(config: Train, batch: dict) -> jax.Array:
     return jax.device_put(values.astype(views.dtype))
 
 
-def _load(
-    lowered: jax.stages.Lowered, compiled: jax.stages.Compiled, seconds: float, precision: Precision
-) -> dict:
+def count_operations(function: Callable, *arguments: Any, platform: str | None = None) -> float | None:
+    """Counts the floating-point operations of a function as it is written, by XLA's analysis.
+
+    Of a compiled program it would count none in the libraries that it calls. Only a CPU's XLA analyses what isn't
+    compiled, whatever the platform it is for.
+
+    Args:
+        function: to be traced.
+        arguments: arrays, or their shapes and dtypes.
+        platform: `cpu`, `cuda` or `tpu`; by default that of JAX.
+
+    Returns:
+        Their number; None if JAX has no CPU backend.
+    """
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    platform = platform or {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+    try:
+        cpu = jax.devices("cpu")[0]
+    except RuntimeError:  # $JAX_PLATFORMS leaves it out
+        return None
+    with jax.default_device(cpu):
+        analysis = jax.jit(function).trace(*shapes).lower(lowering_platforms=(platform,)).cost_analysis()
+    return analysis["flops"] if analysis else None
+
+
+def _load(operations: float | None, compiled: jax.stages.Compiled, seconds: float, precision: Precision) -> dict:
     """Returns operations and memory traffic of a program that takes some seconds, and shares of the card's limits.
 
-    By XLA's analysis: operations of the program as it was written, since it counts none in the libraries that the
-    compiled one calls; traffic of the compiled one. It counts one iteration of a loop, such as that over images in which
-    a CPU makes views.
+    The traffic is that of the compiled program by XLA's analysis, which counts one iteration of a loop, such as that
+    over images in which a CPU makes views.
     """
-    written, work, memory = lowered.cost_analysis(), compiled.cost_analysis(), compiled.memory_analysis()
-    if not (written and work and memory):  # some devices have no analysis
-        return {}
-    operations, moved = written["flops"] / 1e12, work["bytes accessed"] / 1e9
-    facts: dict[str, Any] = {
-        "operations, 10^12/s": operations / seconds,
-        "moved, GB": moved,
-        "moved, GB/s": moved / seconds,
-        "held besides state and batch, at most, GB": memory.temp_size_in_bytes / 1e9,
-    }
-    if card := find_card(jax.devices()[0].device_kind):
-        facts["share of the card's bandwidth"] = moved / seconds / card.bandwidth
-        if limit := getattr(card, precision):
-            facts["share of the card's arithmetic"] = operations / seconds / limit
+    work, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    card = find_card(jax.devices()[0].device_kind)
+    facts: dict[str, Any] = {}
+    if operations:
+        facts["operations, 10^12/s"] = operations / 1e12 / seconds
+        if card and (limit := getattr(card, precision)):
+            facts["share of the card's arithmetic"] = operations / 1e12 / seconds / limit
+    if work and memory:  # some devices have no analysis
+        moved = work["bytes accessed"] / 1e9
+        facts["moved, GB"], facts["moved, GB/s"] = moved, moved / seconds
+        if card:
+            facts["share of the card's bandwidth"] = moved / seconds / card.bandwidth
+        facts["held besides state and batch, at most, GB"] = memory.temp_size_in_bytes / 1e9
     return facts

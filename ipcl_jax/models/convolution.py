@@ -7,6 +7,7 @@ import operator
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.experimental.layout import Layout, with_layout_constraint
 
 _PIXELS = 512  # least number of pixels in one product; with fewer, summing the products would take most of the time
 _FEW = 4  # channels; GPUs multiply eight at least
@@ -64,7 +65,8 @@ def convolve_in_training(x: Array, kernel: Array, strides: tuple, padding: list,
         x, kernel = saved
 
         def by_convolution(x: Array, gradient: Array) -> Array:
-            return jax.linear_transpose(lambda kernel: forward(x, kernel), kernel)(gradient)[0]
+            found = jax.linear_transpose(lambda kernel: forward(x, kernel), kernel)(gradient)[0]
+            return with_layout_constraint(found, Layout(tuple(range(found.ndim))))
 
         def by_products(x: Array, gradient: Array) -> Array:
             return kernel_gradient(x, gradient, kernel.shape, strides, padding).astype(kernel.dtype)

@@ -144,7 +144,7 @@ def fit(task: Task) -> int:
         state, resumes = _begin(task, checkpoints)
         start = int(state.step)
         with _open_log(task, start) as log, _open_bank(task, start, checkpoints) as bank:
-            workers = _choose_workers(task, log)
+            workers = _choose_workers(task, log, task.total - start)
             _log_warnings(task, log, checkpoints, start if resumes else None)
             loop = _Loop(task, log, checkpoints, bank, interruption, workers)
             try:
@@ -197,17 +197,18 @@ def _open_bank(task: Task, start: int, checkpoints: Checkpoints) -> Bank | NoBan
     return bank
 
 
-def _choose_workers(task: Task, log: Log) -> int:
-    """Logs the first line of a run; returns the number of processes that decode images."""
+def _choose_workers(task: Task, log: Log, batches: int) -> int:
+    """Logs the first line of a run; returns the number of processes that decode images for so many batches."""
     data, images = task.config.data, task.sources["train"]
     log.say(task.first_line)
     workers = data.workers
     if workers == "auto":
+        batch_size = task.config.batch_size // distributed.shard()[1]
         workers, why = choose_workers(
-            images, batch_size=task.config.batch_size // distributed.shard()[1], canvas=data.canvas,
-            threads=data.threads,
-        )  # fmt: skip
-        log.say(why)
+            images, batch_size=batch_size, canvas=data.canvas, threads=data.threads, images=batches * batch_size
+        )
+        if why:
+            log.say(why)
     return workers
 
 

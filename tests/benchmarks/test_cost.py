@@ -18,7 +18,7 @@ needs_plugin = pytest.mark.skipif(
 @needs_plugin
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("part", "kernels", "gigabytes", "held"), [("views", 30, 2.4, 0.7), ("learn", 165, 10.6, 1.6), ("step", 195, 13.0, 1.8)]
+    ("part", "kernels", "gigabytes", "held"), [("views", 30, 2.4, 0.7), ("learn", 162, 11.9, 1.8), ("step", 190, 13.8, 1.8)]
 )
 def test_a_step_needs_few_kernels_and_few_bytes(part, kernels, gigabytes, held):
     """Of 128 images in bfloat16; a new pass over the first block's maps alone would be 0.4 GB."""
@@ -30,9 +30,7 @@ def test_a_step_needs_few_kernels_and_few_bytes(part, kernels, gigabytes, held):
     assert found.held < 1e9 * held
     if part == "views":
         return
-    # The optimizer's step: parameters, momentum and gradients are read and written once.
-    parameters = 58.8e6 * 4
-    assert moved(found.program.sometimes) < 6.1 * parameters
+    assert not found.program.sometimes  # no loop or branch, for which a GPU waits until the host has read its condition
     # Forward 1.9 GFLOP a view and twice that back, except for the first layer's input.
     assert 3.4e12 < found.operations < 4.2e12
 

@@ -39,13 +39,12 @@ def trials(monkeypatch):
     return asked, asked_for_speed
 
 
-def choose(cores: int) -> tuple[int, str]:
-    return choose_workers(None, batch_size=4, canvas=(8, 8), threads=2, cores=cores)
+def choose(cores: int, images: int = 10**6) -> tuple[int, str]:
+    return choose_workers(None, batch_size=4, canvas=(8, 8), threads=2, images=images, cores=cores)
 
 
-def test_few_cores_are_not_tried(trials):
-    number, why = choose(4)
-    assert number == 0 and trials[0] == [] and "4 cores are too few" in why
+def test_few_cores_and_short_runs_are_not_tried(trials):
+    assert choose(4) == choose(16, images=1000) == (0, "") and trials[0] == []
 
 
 @pytest.mark.parametrize("fast", [0, 8])
@@ -61,7 +60,7 @@ def test_the_faster_one_is_taken(trials, fast):
 def test_a_real_trial(monkeypatch):
     monkeypatch.setattr(workers, "TRIAL", 0.2)
     number, why = choose_workers(
-        open_source("sample", "train"), batch_size=8, canvas=(64, 64), threads=2, cores=8
+        open_source("sample", "train"), batch_size=8, canvas=(64, 64), threads=2, images=10**6, cores=8
     )
     assert number in (0, 4) and "images/s" in why
 
