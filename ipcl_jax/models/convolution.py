@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import operator
 
 import jax
@@ -95,9 +96,12 @@ def _in_blocks(
     ]
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
     kernel = jnp.pad(kernel, [(0, stride * n - kernel.shape[i]) for i, n in enumerate(taps)] + [(0, 0)] * 2)
-    x = x.reshape(len(x), blocks[0], stride, blocks[1], stride, -1).transpose(0, 1, 3, 2, 4, 5)
+    # One axis at a time, as JAX wants it where arrays are sharded explicitly.
+    x = x.reshape(*x.shape[:2], blocks[1], stride, x.shape[3])
+    x = x.reshape(len(x), blocks[0], stride, *x.shape[2:]).transpose(0, 1, 3, 2, 4, 5)
     kernel = kernel.reshape(taps[0], stride, taps[1], stride, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
-    x, kernel = x.reshape(*x.shape[:3], -1), kernel.reshape(*taps, -1, kernel.shape[-1])
+    x = x.reshape(*x.shape[:3], math.prod(x.shape[3:]))
+    kernel = kernel.reshape(*taps, x.shape[3], kernel.shape[-1])
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", **options)
 
 
