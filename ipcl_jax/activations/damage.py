@@ -44,10 +44,7 @@ def find_damage(stimuli: "StimulusSet", *, threads: int) -> dict[int, str]:
 def _damage(stimuli: "StimulusSet", i: int) -> str:
     try:
         image = stimuli[i]
-        if isinstance(image, bytes) and image[:8] == b"\x89PNG\r\n\x1a\n":
-            with open_image(image) as file:
-                file.verify()
-        elif not (isinstance(image, bytes) and _looks_complete(image)):
+        if not (isinstance(image, bytes) and _looks_complete(image)):
             decode(image)
     except Exception as error:  # damaged files raise almost anything
         if not unreadable(error):
@@ -57,7 +54,14 @@ def _damage(stimuli: "StimulusSet", i: int) -> str:
 
 
 def _looks_complete(image: bytes) -> bool:
-    """Whether a file is a JPEG of no more pixels than are read, from its start to its end marker."""
+    """Whether a file is a complete PNG, or a JPEG with both of its markers and no more pixels than are read.
+
+    Raises an exception, any that Pillow raises, for a PNG that isn't.
+    """
+    if image[:8] == b"\x89PNG\r\n\x1a\n":
+        with open_image(image) as file:
+            file.verify()
+        return True
     if image[:2] != b"\xff\xd8" or image[-2:] != b"\xff\xd9":
         return False
     height, width = size_of(image)

@@ -101,7 +101,7 @@ def plan(folder: Path, images: int, against: Against | None = None) -> list[Plan
             name="extract", seconds=25 + 35 * longer,
             measure=extract, options={"images": 8 * images, "rounds": 2} | network,
         ),
-        Planned(name="knn", seconds=10, measure=knn, options={"rounds": 3} | torch),
+        Planned(name="knn", seconds=10 + 20 * longer, measure=knn, options={"rounds": 3} | torch),
         Planned(
             name="views", seconds=10 + 20 * longer,
             measure=views, options={"images": images, "rounds": rounds} | torch,

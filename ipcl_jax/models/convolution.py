@@ -20,6 +20,8 @@ def convolve(x: Array, kernel: Array, strides: tuple, padding: list, **options) 
     On a CPU, outputs smaller than the kernel are computed by matrix products: XLA's CPU backend takes 120 times as
     long for a 3x3 kernel on a 2x2 map.
 
+    On other platforms a convolution of few channels with a stride is computed in blocks, see `_in_blocks`.
+
     Args:
         x: `[B, H, W, C]`.
         kernel: `[h, w, C, features]`.
@@ -85,8 +87,8 @@ def _in_blocks(
 ) -> Array:
     """Convolves with a stride as one without, in which a block of stride x stride pixels counts as one.
 
-    GPUs pad few channels to eight, and multiply zeros in most of them; a block of 4 x 4 pixels has 48 channels. Of the
-    kernel, one row and one column of zeros are added at most per block. The products summed are the same.
+    GPUs pad few channels to eight, and multiply zeros in most of them; a block of 4 x 4 pixels of three channels has 48.
+    The kernel is enlarged by zeros to whole blocks. The products summed are the same.
     """
     taps = [-(-extent // stride) for extent in kernel.shape[:2]]
     blocks = [size - 1 + n for size, n in zip(out_size, taps, strict=True)]

@@ -31,10 +31,7 @@ def read_file(path: str | os.PathLike) -> bytes:
     """
     file = os.open(path, os.O_RDONLY)
     try:
-        content = b""
-        while part := os.read(file, _PART):
-            content = content + part if content else part
-        return content
+        return b"".join(iter(lambda: os.read(file, _PART), b""))
     finally:
         os.close(file)
 

@@ -9,7 +9,14 @@ import pytest
 
 from command_line import refused
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.system.files import atomic, check_writable, expand_home, read_json
+from ipcl_jax.system.files import atomic, check_writable, expand_home, read_file, read_json
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20, 2**21 + 3])
+def test_a_file_is_read_whole(size, tmp_path):
+    content = os.urandom(size)
+    (tmp_path / "file").write_bytes(content)
+    assert read_file(tmp_path / "file") == content
 
 
 def test_a_file_or_a_folder_is_whole_or_not_there(tmp_path):
