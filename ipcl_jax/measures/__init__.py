@@ -1,0 +1,1 @@
+"""Measures of how well a layer predicts brain responses: those of published studies, and plain ones."""
