@@ -16,12 +16,13 @@ class Layer:
     """One layer's activations for the N images of a comparison.
 
     Attributes:
-        features: `[N, D]` float32, flattened as in the PyTorch release (channels first).
+        features: `[N, D]` float32, flattened as in the PyTorch release (channels first); None if they don't fit into
+            memory, and only the kernel was computed.
         kernel: `[N, N]` float32 or float64, products of all pairs of rows of `features` after the same vector is
             subtracted from each.
     """
 
-    features: np.ndarray
+    features: np.ndarray | None
     kernel: np.ndarray
 
 
