@@ -12,20 +12,22 @@ was stopped.
 import functools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from ipcl_jax.activations.provenance import code_version
 from ipcl_jax.activations.stimuli import Reader
 from ipcl_jax.brain.comparison import Model, Plan, compare
-from ipcl_jax.brain.sources import Reading, open_brain
+from ipcl_jax.brain.sources import open_brain
 from ipcl_jax.brain.table import Tables
 from ipcl_jax.commands.main import run
 from ipcl_jax.commands.opening import (
@@ -38,6 +40,7 @@ from ipcl_jax.commands.opening import (
 )
 from ipcl_jax.commands.running import exit_code, parse
 from ipcl_jax.config import Data
+from ipcl_jax.data.base import digest
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.measures.registry import MeasureOptions
 from ipcl_jax.models.checks import check_layers
@@ -107,8 +110,8 @@ class Reproduce:
     linear: Linear = field(default_factory=Linear)
     options: Annotated[MeasureOptions, tyro.conf.arg(name="")] = field(default_factory=MeasureOptions)
     """Of the measure konkle2022."""
-    reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
-    """How the brain data are read."""
+    min_reliability: float = 0.3
+    """Voxels of the Inanimate set are kept if their reliability is above this, as in the lab's code; -1 keeps all."""
     published: Path | None = None
     """JSON file with other numbers to compare with, by id: numbers, or {"published": 38.4, "tolerance": 0.1}."""
     threads: int = THREADS
@@ -137,13 +140,14 @@ def reproduce(options: Reproduce, console: Console) -> int:
         raise ConfigError(f"--memory is {options.memory}; it must be above 0.")
     if not possible:
         show(results.values(), console)
-        console.print("No data is given, so nothing was computed; docs/paper.md says what to give.")
+        console.print("Nothing was computed; docs/paper.md says where the data can be had.")
         return 0
     out = expand_home(options.out)
     with locked(out):
         for row, found in compute(possible, options, out, console):
             results[row.id] = result = Result(row, found.value, found.details)
-            console.print(f"{row.id}: {', '.join(result.cells()[1:3])} published: {result.verdict}", highlight=False)
+            _, ours, published, difference, verdict = result.cells()
+            console.print(f"{row.id}: {ours}, published {published}, {difference}: {verdict}", highlight=False)
         ordered = [results[row.id] for row in rows]
         with atomic(out / RESULT) as part:
             part.write_text(to_json(ordered, settings_of(options)), encoding="utf-8")
@@ -229,8 +233,12 @@ def compare_set(data: str, names: Iterable[str], options: Reproduce, path: Path,
         ConfigError, InputError: as `open_brain` and `compare`.
     """
     spec = data_given(options)[data]
-    stimuli = options.stimuli if data == "inanimate" else options.orientation_stimuli
-    opened = open_brain(spec, subjects=(), regions=REGIONS, images=stimuli, reading=options.reading)
+    if data == "inanimate":
+        opened = open_brain(
+            spec, regions=REGIONS, images=options.stimuli, min_reliability=options.min_reliability
+        )
+    else:
+        opened = open_brain(spec, regions=REGIONS, images=options.orientation_stimuli)
     for note in opened.notes:
         console.print(f"note: {note}", highlight=False)
     # Tables hold ceilings beside scores; the smallest layer of the untrained model is scored fastest.
@@ -259,7 +267,7 @@ def knn_value(row: Row, images: list[str], options: Reproduce, out: Path, consol
     """Computes a row by `knn.py`, or returns what was kept of the same images, weights, settings and code."""
     (name,) = row.models
     key = {
-        "weights_sha256": open_model(name).encoder.digest(), "images": [digest(identity) for identity in images], "code": code_version(),
+        "weights_sha256": open_model(name).encoder.digest(), "images": [digest([identity]) for identity in images], "code": code_version(),
         "readout": code_version(("readout/base.py", "readout/knn.py")), **asdict(options.knn),
     }  # fmt: skip
     kept = Kept(out / "rows")
@@ -294,7 +302,7 @@ def linear_value(row: Row, options: Reproduce, out: Path) -> Value:
     return Value(100 * last[f"{settings.layer}_top1"], {name: last[name] for name in names})
 
 
-def run_script(script: str, model: str, given: dict[str, object]) -> None:
+def run_script(script: str, model: str, given: Mapping[str, object]) -> None:
     """Runs another script in this process.
 
     Raises:
@@ -306,11 +314,16 @@ def run_script(script: str, model: str, given: dict[str, object]) -> None:
 
 
 def show(results: Iterable[Result], console: Console) -> None:
-    """Prints the table."""
-    table = Table(*COLUMNS)
+    """Prints the table, and what rows that weren't run need."""
+    results = list(results)
+    table = Table(box=SIMPLE, padding=(0, 1))
+    for place, title in enumerate(COLUMNS):
+        table.add_column(title, no_wrap=not place)
     for result in results:
         table.add_row(*result.cells())
     console.print(table)
+    for missing, count in Counter(result.missing for result in results if result.missing).items():
+        console.print(f"{count} rows not run, which need {' and '.join(missing)}.", highlight=False)
 
 
 def main() -> int:

@@ -104,13 +104,13 @@ def _rows() -> Iterable[Row]:
         figure = _FIGURES[data]
         for region, value in zip(REGIONS, known["ceiling"], strict=True):
             yield _row(
-                f"{figure}/ceiling/{data}/{region}", "ceiling", f"noise ceiling, {data}, {region}", value, "r", (data,),
+                f"{figure}/{data}/ceiling/{region}", "ceiling", f"noise ceiling, {data}, {region}", value, "r", (data,),
                 region=region,
             )  # fmt: skip
         for group, models in GROUPS.items():
             for region, value in zip(REGIONS, known[group], strict=True):
                 yield _row(
-                    f"{figure}/explained/{data}/{group}/{region}", "explained",
+                    f"{figure}/{data}/{group}/{region}", "explained",
                     f"explained share, {data}, {group} models, {region}", value, "%", (data,), models=models,
                     region=region,
                 )  # fmt: skip
@@ -120,11 +120,11 @@ def _rows() -> Iterable[Row]:
     )  # fmt: skip
     for data in SETS:
         yield _row(
-            f"fig4/diets/{data}", "diets", f"mean |difference of r| from {BASELINE}, other images, {data}", 0.044, "r",
+            f"fig4/{data}/diets", "diets", f"mean |difference of r| from {BASELINE}, other images, {data}", 0.044, "r",
             (data,), models=(BASELINE, *DIETS), bound=True,
         )  # fmt: skip
         yield _row(
-            f"fig4/outlier/{data}", "outlier", f"rank of VGGFace2 ({FACES}) by that difference, {data}", 1, "",
+            f"fig4/{data}/outlier", "outlier", f"rank of VGGFace2 ({FACES}) by that difference, {data}", 1, "",
             (data,), models=(BASELINE, *DIETS),
         )  # fmt: skip
 
@@ -149,7 +149,8 @@ def choose_rows(patterns: Iterable[str], rows: Mapping[str, Row] = ROWS) -> tupl
     patterns = tuple(patterns)
     for pattern in patterns:
         if not fnmatch.filter(rows, pattern):
-            raise ConfigError(f"--rows: no row {pattern!r}.{near_miss(pattern, rows)}")
+            hint = near_miss(pattern, rows).partition(" Known:")[0]
+            raise ConfigError(f"--rows: no row {pattern!r}.{hint} Without options all rows are listed.")
     chosen = tuple(row for row in rows.values() if any(fnmatch.fnmatchcase(row.id, p) for p in patterns))
     return chosen, frozenset(patterns) & set(rows)
 

@@ -52,11 +52,10 @@ class Result:
         ours = "–" if self.value is None else f"{self.value:.{digits}f}{unit}"
         difference = "–" if self.difference is None else f"{self.difference:+.{digits}f}"
         published = f"{'below ' * row.bound}{row.published:.{digits}f}{unit}"
-        verdict = f"not run: give {' and '.join(self.missing)}" if self.missing else self.verdict
-        return row.id, ours, published, difference, f"{row.tolerance:g}", verdict
+        return row.id, ours, published, f"{difference} ({row.tolerance:g})", self.verdict
 
 
-COLUMNS = ("row", "ours", "published", "difference", "tolerance", "verdict")
+COLUMNS = ("row", "ours", "published", "difference (tolerance)", "verdict")
 """Titles of `Result.cells`."""
 
 
