@@ -178,8 +178,10 @@ def read_published(path: Path, rows: Mapping[str, Row] = ROWS) -> dict[str, Row]
             raise ConfigError(f"{path}: {name} is {found!r}; give a number, or published and tolerance.")
         if values.get("tolerance", 0) < 0:
             raise ConfigError(f"{path}: the tolerance of {name} is {values['tolerance']}; it must be 0 or more.")
-        note = {"reason": f"from {path.name}"} if "tolerance" in values else {}
-        changed[name] = replace(rows[name], **{key: float(value) for key, value in values.items()}, **note)
+        row = replace(rows[name], published=float(values["published"]))
+        if "tolerance" in values:
+            row = replace(row, tolerance=float(values["tolerance"]), reason=f"from {path.name}")
+        changed[name] = row
     return changed
 
 
