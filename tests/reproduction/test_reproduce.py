@@ -150,7 +150,7 @@ def result(out: Path) -> dict[str, dict]:
 
 
 def write(path: Path, values: dict[str, float], tolerance: float) -> Path:
-    path.write_text(json.dumps({n: {"published": v, "tolerance": tolerance} for n, v in values.items()}))
+    path.write_text(json.dumps({n: {"published": float(v), "tolerance": tolerance} for n, v in values.items()}))
     return path
 
 
@@ -222,6 +222,15 @@ def test_brain_rows_equal_those_of_scikit_learn(reproduce, cache, orientation, t
     row = result(out)[name]
     ceiling = row["details"]["ceiling"]
     assert row["ours"] == pytest.approx(100 * np.mean(list(row["details"]["r"].values())) / ceiling)
+
+
+def test_the_labs_file_of_72_objects(reproduce, cache, inanimate, tmp_path):
+    brain, given = inanimate
+    golden = {f"fig3/inanimate/ceiling/{name}": r.ceiling for name, r in brain.golden(cache, ()).items()}
+    published = write(tmp_path / "golden.json", golden, 1e-6)  # responses are float32
+    said = reproduce(*given, "--rows", "*/ceiling/*", "--published", published, "--out", tmp_path / "out")
+    assert "3 ok, 0 off, 3 not run" in said and "note: subject02 is left out" in said
+    reproduce(*given, "--rows", *golden, "--published", published, "--min-reliability", -1, "--out", tmp_path / "all", code=1)
 
 
 def test_a_command_that_was_killed_goes_on(cache, orientation, tmp_path):
@@ -304,6 +313,9 @@ def test_a_whole_world(cache, imagenet, orientation, inanimate, tmp_path):
     )  # fmt: skip
     said = run("reproduce.py", *asked, *rows, cache=cache)
     assert f"{len(rows)} ok, 0 off, 0 not run" in said
+    ours = {name: row["ours"] for name, row in result(tmp_path / "out").items()}
+    assert ours == pytest.approx(values, abs=1e-3)  # also of bounds
+    assert 0 < worse < 60
     changed = json.loads(published.read_text())
     changed["s1/linear/ipcl3"]["published"] += 1
     published.write_text(json.dumps(changed))
