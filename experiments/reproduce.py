@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from ipcl_jax.brain.sources import open_brain
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +28,6 @@ from rich.table import Table
 from ipcl_jax.activations.provenance import code_version
 from ipcl_jax.activations.stimuli import Reader
 from ipcl_jax.brain.comparison import Model, Plan, compare
-from ipcl_jax.brain.sources import open_brain
 from ipcl_jax.brain.table import Tables
 from ipcl_jax.commands.main import run
 from ipcl_jax.commands.opening import (

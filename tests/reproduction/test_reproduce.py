@@ -16,7 +16,6 @@ from PIL import Image
 
 from command_line import refused, run, start
 from convert.models import MADE_BY
-from golden import Region, knn_top1
 from ipcl_jax import extract, load_encoder, save_encoder
 from ipcl_jax.activations.encoder import init_encoder
 from ipcl_jax.activations.preprocess import make_transform
@@ -25,6 +24,7 @@ from ipcl_jax.data.sources import open_source
 from ipcl_jax.reproduction.brain import ALPHA
 from ipcl_jax.reproduction.published import DIETS, GROUPS, REGIONS, ROWS
 from ipcl_jax.zoo import MODELS
+from paper_golden import Region, knn_top1
 
 LAYERS = "conv_block_2", "fc7"
 KNN = "--knn.k", 9, "--knn.temperature", 0.2
