@@ -23,6 +23,7 @@ Source: Conwell et al. 2024.
 """
 
 import functools
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
@@ -208,8 +209,11 @@ def project(features: np.ndarray, dimensions: int, *, keep_narrow: bool = False)
 @functools.lru_cache(maxsize=16)  # the widths of a model's layers; each matrix is 40 MB or less for those of AlexNet
 def _projection(width: int, dimensions: int):
     """Returns the sparse projection matrix `[width, dimensions]`."""
+    from sklearn.exceptions import DataDimensionalityWarning
     from sklearn.random_projection import SparseRandomProjection
 
-    # Only the shape of what is fitted counts.
-    fitted = SparseRandomProjection(dimensions, random_state=0, compute_inverse_components=False)
-    return fitted.fit(np.broadcast_to(np.float64(0), (2, width))).components_.T
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataDimensionalityWarning)  # of narrow layers
+        # Of what is fitted, only the shape counts.
+        fitted = SparseRandomProjection(dimensions, random_state=0).fit(np.broadcast_to(0.0, (2, width)))
+    return fitted.components_.T
