@@ -20,7 +20,7 @@ class Region:
         ceiling_kind: how `ceilings` are computed, for a table.
 
     Attributes:
-        responses: `[N, V]` float64, by subject.
+        responses: `[N, V]` by subject, float32 if they were given so, otherwise float64.
         ceilings: `[V]` float64 or None, by subject.
         images: names of the images.
         subjects: names of the subjects.
@@ -53,7 +53,9 @@ class Region:
             raise InputError(f"The responses of {name} are of shape {list(shape)}; expected [N, V].")
         if shape[0] != len(self.images):
             raise InputError(f"The responses of {name} are to {shape[0]} images, and {len(self.images)} are named.")
-        values = np.asarray(values, np.float64)
+        values = np.asarray(values)
+        if values.dtype != np.float32:
+            values = values.astype(np.float64)
         if not np.isfinite(values).all():
             raise InputError(f"The responses of {name} hold values that are not finite numbers.")
         return values

@@ -48,4 +48,4 @@ class SparsePositive(Encoding):
             random_state=self.options.sparse_seed,
         )  # fmt: skip
         lasso.fit(layer.features[fitted], responses[fitted])
-        return lasso.predict(layer.features[tested]).reshape(len(tested), -1).astype(np.float64)
+        return lasso.predict(layer.features[tested]).reshape(len(tested), -1)

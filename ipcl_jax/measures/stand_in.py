@@ -1,4 +1,4 @@
-"""Ridge regression from kernels, until `readout.ridge` has these two functions; this file is deleted then.
+"""Ridge regression from kernels, until `readout.ridge` has these two functions (with the same arguments); this file is deleted then.
 
 Float64 and plain: one eigendecomposition for each set of fitted images.
 """
@@ -18,7 +18,7 @@ class Fit(NamedTuple):
     Attributes:
         predictions: `[m, V]` to other images.
         alpha: `[V]`, chosen penalties.
-        held_out: `[n, V]`, predictions of each fitted image from the other fitted ones.
+        held_out: `[V]`, leave-one-out score of each voxel with that penalty: mean squared error, or r.
     """
 
     predictions: np.ndarray
@@ -38,7 +38,9 @@ def fit_predict(
     cross: np.ndarray,
     responses: np.ndarray,
     alphas: Sequence[float],
-    by: Literal["error", "correlation", "mean error"] = "error",
+    *,
+    by: Literal["error", "correlation"] = "error",
+    per_voxel: bool = True,
 ) -> Fit:
     """Fits ridge regression to n images and predicts m others.
 
@@ -47,8 +49,9 @@ def fit_predict(
         cross: `[m, n]` linear kernel of the other images with them.
         responses: `[n, V]`.
         alphas: penalties to choose from.
-        by: choose each voxel's penalty by the least squared leave-one-out error or the highest correlation of the
-            held-out predictions, or one penalty by the least mean error.
+        by: choose penalties by the least squared leave-one-out error, or by the highest correlation of leave-one-out
+            predictions and responses.
+        per_voxel: choose for each voxel, or else once for all by the mean over voxels.
     """
     own, cross = np.asarray(own, np.float64), np.asarray(cross, np.float64)
     means, count = own.mean(0), len(own)
@@ -56,21 +59,20 @@ def fit_predict(
     values = np.maximum(values, 0)
     cross = cross - cross.mean(1, keepdims=True) - means + means.mean()
     targets = centre(responses)
-    rotated, predictions, held_out, scores = vectors.T @ targets, [], [], []
+    rotated, predictions, scores = vectors.T @ targets, [], []
     for alpha in alphas:
         scale = 1 / (values + alpha)
         weights = vectors @ (scale[:, None] * rotated)
         errors = weights / (vectors**2 @ scale - 1 / (alpha * count))[:, None]
         predictions.append(cross @ weights + responses.mean(0))
-        held_out.append(responses - errors)
-        scores.append(correlation(held_out[-1], responses) if by == "correlation" else -(errors**2).mean(0))
+        scores.append(correlation(responses - errors, responses) if by == "correlation" else -(errors**2).mean(0))
     table = np.array(scores)
-    chosen = table.mean(1, keepdims=True).repeat(table.shape[1], 1).argmax(0) if by == "mean error" else table.argmax(0)
+    chosen = (table if per_voxel else table.mean(1, keepdims=True).repeat(table.shape[1], 1)).argmax(0)
     columns = np.arange(table.shape[1])
     return Fit(
         np.array(predictions)[chosen, :, columns].T,
         np.asarray(alphas, float)[chosen],
-        np.array(held_out)[chosen, :, columns].T,
+        table[chosen, columns] * (1 if by == "correlation" else -1),
     )
 
 
@@ -83,7 +85,7 @@ def leave_one_out(
         others = np.arange(len(kernel)) != image
         fit = fit_predict(
             kernel[np.ix_(others, others)], kernel[image, others][None], responses[others], alphas,
-            "error" if per_voxel else "mean error",
+            per_voxel=per_voxel,
         )  # fmt: skip
         found.append(fit.predictions[0])
         chosen.append(fit.alpha if per_voxel else fit.alpha[0])
