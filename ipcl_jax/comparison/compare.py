@@ -13,16 +13,16 @@ from ipcl_jax.activations.preprocess import Transform
 from ipcl_jax.activations.provenance import code_version, image_digests
 from ipcl_jax.activations.stimuli import Reader
 from ipcl_jax.brain.base import BrainData, Subject
-from ipcl_jax.brain.folder import Copied, Folder, Values
-from ipcl_jax.brain.layers import ChosenStimuli, group_layers, read_layers, widths
-from ipcl_jax.brain.table import Tables, joined, tables_of
+from ipcl_jax.comparison.folder import Copied, Folder, Values
+from ipcl_jax.comparison.layers import ChosenStimuli, group_layers, read_layers, widths
+from ipcl_jax.comparison.table import Tables, joined, tables_of
 from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.measures.base import Measure
 from ipcl_jax.measures.registry import MeasureOptions, open_measure
 
 Images = Literal["shared", "own", "held-out"]
 
-CODE = ("brain/*.py", "measures/*.py", "readout/base.py", "readout/kernels.py", "readout/ridge*.py", "readout/rsa.py")
+CODE = ("brain/*.py", "comparison/*.py", "measures/*.py", "readout/base.py", "readout/kernels.py", "readout/ridge*.py", "readout/rsa.py")
 """Patterns of this package's files whose code computes scores from activations and responses."""
 
 Progress = Callable[[str, int, int], None]
