@@ -18,12 +18,13 @@ class Layer:
     A layer equals only itself. Measures keep what they computed of a layer for the next region while it exists.
 
     Attributes:
-        features: `[N, D]` float32, flattened as in the PyTorch release (channels first).
+        features: `[N, D]` float32, flattened as in the PyTorch release (channels first); None if they don't fit into
+            memory, and only the kernel was computed.
         kernel: `[N, N]` float32 or float64, products of all pairs of rows of `features` after the same vector is
             subtracted from each.
     """
 
-    features: np.ndarray
+    features: np.ndarray | None
     kernel: np.ndarray
 
 
