@@ -10,6 +10,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from ipcl_jax.measures.options import MeasureOptions
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -81,6 +83,11 @@ class Measure(ABC):
     splits: tuple[str, ...]
     sides: tuple[str, ...]
     ceiling_kind: str
+
+    @classmethod
+    def needs_features(cls, options: MeasureOptions) -> bool:
+        """Returns whether `score` needs a layer's features, or else its kernel alone."""
+        return False
 
     @abstractmethod
     def score(self, layer: Layer) -> np.ndarray:

@@ -37,7 +37,7 @@ from ipcl_jax.measures.encoding import voxel_scores
 from ipcl_jax.measures.geometry import correlate, pattern_rdm
 from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.pairing import PairedSubjects
-from ipcl_jax.measures.region import Region, check_layer, is_constant
+from ipcl_jax.measures.region import Region, check_features, check_kernel, is_constant
 from ipcl_jax.measures.rsa import LOWER_BOUND
 from ipcl_jax.measures.stand_in import fit_predict
 from ipcl_jax.measures.statistics import choose_by_other_side
@@ -65,6 +65,11 @@ class ConwellHalves(PairedSubjects):
         self.groups, self.splits, self.sides = region.subjects, ("even and odd images",), ("training", "test")
         self.prepare(region)
 
+    @classmethod
+    def needs_features(cls, options: MeasureOptions) -> bool:
+        """Returns whether a layer's features are needed: always."""
+        return True
+
     @abstractmethod
     def prepare(self, region: Region) -> None:
         """Computes what is the same for all layers; sets `ceiling_kind`."""
@@ -79,8 +84,9 @@ class ConwellHalves(PairedSubjects):
         Raises:
             InputError: for a layer of other images, or not finite.
         """
-        check_layer(layer, self.images)
-        if is_constant(layer.kernel):
+        constant = is_constant(check_kernel(layer, self.images))
+        check_features(layer, self.name)
+        if constant:
             return np.zeros((len(self.groups), 1, 2))
         return self.score_halves(layer)[:, None]
 
@@ -153,7 +159,7 @@ class Conwell2024Classic(_Geometry):
 
     def score_halves(self, layer: Layer) -> np.ndarray:
         """Scores a layer, `[G, 2]`."""
-        units = [pattern_rdm(layer.features[rows]) for rows in HALVES]
+        units = [pattern_rdm(check_features(layer, self.name)[rows]) for rows in HALVES]
         return np.array([
             [correlate(*pair) for pair in zip(units, halves, strict=True)] for halves in self._measured.values()
         ])  # fmt: skip
@@ -192,7 +198,8 @@ def half_kernels(layer: Layer, options: MeasureOptions) -> tuple[np.ndarray, np.
     """
     kept, key = _kernels.setdefault(layer, {}), (options.conwell_dimensions, options.conwell_narrow)
     if key not in kept:
-        units = project(layer.features, options.conwell_dimensions, keep_narrow=options.conwell_narrow == "keep")
+        features = check_features(layer, "conwell2024")
+        units = project(features, options.conwell_dimensions, keep_narrow=options.conwell_narrow == "keep")
         training, tests = HALVES
         deviation = units[training].std(0)
         # As scikit-learn's StandardScaler, which leaves the scale of units that are constant in training.

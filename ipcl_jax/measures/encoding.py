@@ -16,7 +16,7 @@ from ipcl_jax.errors import InputError
 from ipcl_jax.measures.base import Best, Layer
 from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.pairing import PairedSplits
-from ipcl_jax.measures.region import Region, check_layer, is_constant
+from ipcl_jax.measures.region import Region, check_kernel, is_constant
 from ipcl_jax.measures.stand_in import fit_predict
 from ipcl_jax.measures.statistics import choose_by_rest
 from ipcl_jax.readout.base import centre
@@ -64,9 +64,8 @@ class Encoding(PairedSplits):
         Raises:
             InputError: for a layer of other images, or not finite.
         """
-        check_layer(layer, len(self.region.images))
         found = np.zeros((len(self.groups), len(self.splits), 1))
-        if is_constant(layer.kernel):
+        if is_constant(check_kernel(layer, len(self.region.images))):
             return found
         for row, responses in zip(found, self.region.responses.values(), strict=True):
             for place, (fitted, tested) in enumerate(self._places):

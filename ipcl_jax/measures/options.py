@@ -15,8 +15,6 @@ Standardise = Literal["none", "all", "fitted"]
 class MeasureOptions(Checked):
     """Options of the measures. A default that a publication does not state is called ours."""
 
-    section = "measures."
-
     seed: int = 0
     """Seed of folds and halves of images, and of halves of subjects where not all are taken."""
 

@@ -18,7 +18,7 @@ from ipcl_jax.errors import require
 from ipcl_jax.measures.base import Layer
 from ipcl_jax.measures.encoding import Encoding
 from ipcl_jax.measures.options import MeasureOptions
-from ipcl_jax.measures.region import Region
+from ipcl_jax.measures.region import Region, check_features
 
 
 class SparsePositive(Encoding):
@@ -34,6 +34,11 @@ class SparsePositive(Encoding):
         require("sparse-positive", "brain", "sklearn")
         super().__init__(region, options)
 
+    @classmethod
+    def needs_features(cls, options: MeasureOptions) -> bool:
+        """Returns whether a layer's features are needed: always."""
+        return True
+
     @staticmethod
     def folds(options: MeasureOptions) -> int:
         """Returns the number of folds."""
@@ -47,5 +52,6 @@ class SparsePositive(Encoding):
             alpha=self.options.sparse_alpha, positive=True, selection="random", tol=self.options.sparse_tol,
             random_state=self.options.sparse_seed,
         )  # fmt: skip
-        lasso.fit(layer.features[fitted], responses[fitted])
-        return lasso.predict(layer.features[tested]).reshape(len(tested), -1)
+        features = check_features(layer, self.name)
+        lasso.fit(features[fitted], responses[fitted])
+        return lasso.predict(features[tested]).reshape(len(tested), -1)

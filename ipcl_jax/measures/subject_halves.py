@@ -14,7 +14,7 @@ from ipcl_jax.errors import InputError
 from ipcl_jax.measures.base import Best, Difference, Interval, Layer, Measure
 from ipcl_jax.measures.geometry import centred, pattern_rdm
 from ipcl_jax.measures.options import MeasureOptions
-from ipcl_jax.measures.region import Region, check_layer, is_constant
+from ipcl_jax.measures.region import Region, check_kernel, is_constant
 from ipcl_jax.measures.statistics import (
     choose_by_other_side,
     corrected_interval,
@@ -106,8 +106,7 @@ class SubjectHalves(Measure):
         Raises:
             InputError: for a layer of other images, or not finite.
         """
-        check_layer(layer, len(next(iter(self.responses.values()))))
-        if is_constant(layer.kernel):
+        if is_constant(check_kernel(layer, len(next(iter(self.responses.values()))))):
             return np.zeros((1, *self._halves.shape[:2]))
         return self.compare_rdms(self.rdms(layer))
 

@@ -55,8 +55,8 @@ def test_rsa_is_that_of_the_read_out(metric, comparison):
     found = measure.score(LAYERS["true"])
     measured = np.stack([rdm(y) for y in RESPONSES.values()])
     expected = compare_rdms({"": rdm(LAYERS["true"].features, metric)}, measured, method=comparison)
-    # RDMs are float32, and products of one and of all are summed in another order.
-    np.testing.assert_allclose(found[:, 0, 0], expected.by_subject[""], atol=1e-6)
+    # The read-out's RDMs are float32, which may change a few ranks.
+    np.testing.assert_allclose(found[:, 0, 0], expected.by_subject[""], atol=1e-5)
     np.testing.assert_allclose(measure.ceiling(), np.full((3, 1), expected.ceiling[0]), rtol=1e-12)
 
 

@@ -7,7 +7,7 @@ from made_up_responses import make_up
 from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.measures.base import Layer, Measure
 from ipcl_jax.measures.options import MeasureOptions
-from ipcl_jax.measures.registry import MEASURES, open_measure
+from ipcl_jax.measures.registry import MEASURES, needs_features, open_measure
 
 LAYERS, RESPONSES, IMAGES = make_up(4, 24)
 OPTIONS = MeasureOptions(conwell_dimensions=40)
@@ -62,15 +62,40 @@ def test_too_few_images_and_images_named_twice_are_refused(name):
         opened(name, {})
 
 
+GOOD = LAYERS["true"]
+
+
 @pytest.mark.parametrize("name", MEASURES)
-@pytest.mark.parametrize("layer, message", [
-    (Layer(np.ones((23, 3)), np.ones((23, 23))), r"\[23, 3\] and its kernel \[23, 23\]; expected .* 24 images"),
-    (Layer(np.ones((24, 3, 1)), np.ones((24, 24))), r"\[24, 3, 1\]"),
-    (Layer(np.full((24, 3), np.nan), np.ones((24, 24))), "not finite"),
+@pytest.mark.parametrize("kernel, message", [
+    (np.ones((23, 23)), r"kernel is of shape \[23, 23\]; expected \[24, 24\]"),
+    (np.full((24, 24), np.nan), "kernel holds values that are not finite"),
 ])  # fmt: skip
-def test_wrong_layers_are_refused(name, layer, message):
+def test_wrong_kernels_are_refused(name, kernel, message):
     with pytest.raises(InputError, match=message):
-        opened(name).score(layer)
+        opened(name).score(Layer(GOOD.features, kernel))
+
+
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("features, message", [
+    (None, "needs the features of the layer, and only their kernel was computed"),
+    (GOOD.features[:23], r"features are of shape \[23, 12\]; expected \[N, D\] of 24 images"),
+    (GOOD.features[..., None], r"\[24, 12, 1\]"),
+    (np.full((24, 3), np.nan), "features hold values that are not finite"),
+])  # fmt: skip
+def test_wrong_features_are_refused_where_they_are_needed(name, features, message):
+    measure, layer = opened(name), Layer(features, GOOD.kernel)
+    if needs_features(name, OPTIONS):
+        with pytest.raises(InputError, match=message):
+            measure.score(layer)
+    else:
+        np.testing.assert_array_equal(measure.score(layer), measure.score(GOOD))
+
+
+def test_which_measures_need_features():
+    kernels = {name for name in MEASURES if not needs_features(name, MeasureOptions())}
+    assert kernels == {"konkle2022", "encoding", "versa"}
+    assert needs_features("konkle2022", MeasureOptions(konkle_standardise="all"))
+    assert not needs_features("rsa", MeasureOptions(metric="euclidean"))
 
 
 @pytest.mark.parametrize("ceiling, message", [
@@ -95,10 +120,10 @@ def test_responses_without_geometry_are_refused(name):
 
 
 @pytest.mark.parametrize("option, message", [
-    ({"konkle_alphas": ()}, "--measures.konkle-alphas is ; one or more must be given"),
+    ({"konkle_alphas": ()}, "--konkle-alphas is ; one or more must be given"),
     ({"encoding_alphas": (0.0, 1.0)}, "each above 0"),
     ({"encoding_folds": 1}, "two folds or more"),
-    ({"konkle_standardise": "some"}, "--measures.konkle-standardise is 'some'"),
+    ({"konkle_standardise": "some"}, "--konkle-standardise is 'some'"),
     ({"seed": -1}, "between 0 and"),
     ({"sparse_alpha": 0.0}, "greater than zero"),
     ({"konkle_splits": 0}, "greater than zero"),
