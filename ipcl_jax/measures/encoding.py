@@ -16,7 +16,7 @@ from ipcl_jax.errors import InputError
 from ipcl_jax.measures.base import Best, Layer
 from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.pairing import PairedSplits
-from ipcl_jax.measures.region import Region, check_kernel, is_constant
+from ipcl_jax.measures.region import Region, check_features, check_kernel, is_constant
 from ipcl_jax.measures.stand_in import fit_predict
 from ipcl_jax.measures.statistics import choose_by_rest
 from ipcl_jax.readout.base import centre
@@ -64,8 +64,11 @@ class Encoding(PairedSplits):
         Raises:
             InputError: for a layer of other images, or not finite.
         """
+        constant = is_constant(check_kernel(layer, len(self.region.images)))
+        if self.needs_features(self.options):
+            check_features(layer, self.name)
         found = np.zeros((len(self.groups), len(self.splits), 1))
-        if is_constant(check_kernel(layer, len(self.region.images))):
+        if constant:
             return found
         for row, responses in zip(found, self.region.responses.values(), strict=True):
             for place, (fitted, tested) in enumerate(self._places):
