@@ -24,7 +24,7 @@ from ipcl_jax.measures.statistics import (
 
 LEAST_SUBJECTS = 4  # halves of two
 LEAST_IMAGES = 8
-RATIO = 1.0  # n2 / n1: both halves of the subjects are of one size
+RATIO = 1.0  # n2 / n1: both halves of the subjects are of one size, or nearly, of an odd number
 
 
 def halves_of(subjects: int, most: int, seed: int) -> np.ndarray:
