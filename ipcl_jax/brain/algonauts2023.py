@@ -1,7 +1,7 @@
 """The training data of the Algonauts Project 2023 Challenge (Gifford et al. 2023), as they are downloaded.
 
-These are responses of the Natural Scenes Dataset on fsaverage, within visual cortex, z-scored by session and averaged over
-an image's repeats. Vertices of the left hemisphere come first, then those of the right.
+These are responses of the Natural Scenes Dataset on fsaverage, within visual cortex, z-scored by session and averaged
+over an image's repeats. Vertices of the left hemisphere come first, then those of the right.
 
 Source: gifale95/algonauts_2023, `code/01_challenge_data_preparation/challenge_data_preparation.py`; arXiv:2301.03198.
 """
@@ -64,7 +64,8 @@ def open_algonauts2023(
         raise ConfigError(f"There is no subject {unknown[0]} in {root}.{near_miss(unknown[0], found)}")
     if len(set(chosen)) < len(chosen):
         raise ConfigError(f"A subject is named twice: {', '.join(chosen)}.")
-    opened, notes, paths = [], [], {}
+    opened, notes = [], []
+    paths: dict[str, Path] = {}
     for name in chosen:
         pictures = _find_images(root / name / "training_split/training_images")
         subject = AlgonautsSubject(name, root / name, tuple(pictures), regions)
@@ -92,7 +93,8 @@ def _find_images(folder: Path) -> dict[str, Path]:
     rows = [int(match[1]) for match in matches if match]
     numbers = [int(match[2]) for match in matches if match]
     if wrong := [place for place, row in enumerate(rows, 1) if place != row]:
-        raise ConfigError(f"{folder} has no image train-{wrong[0]:04d}, or has it twice; the next is {paths[wrong[0] - 1].name}.")
+        next_one = paths[wrong[0] - 1].name
+        raise ConfigError(f"{folder}: {next_one} should be train-{wrong[0]:04d}; an image is missing or there twice.")
     names = [image_name(number) for number in numbers]
     if len(set(names)) < len(names):
         raise ConfigError(f"{folder} has an image twice.")
@@ -135,7 +137,8 @@ class AlgonautsSubject(Subject):
             add_regions(found, more, folder / "roi_masks")
         self.lacking = tuple(region for region, vertices in found.items() if not len(vertices))
         if len(self.lacking) == len(found):
-            raise ConfigError(f"{name} has no vertices in {', '.join(self.lacking)}. Ask for other regions, or subjects.")
+            lacking = ", ".join(self.lacking)
+            raise ConfigError(f"{name} has no vertices in {lacking}. Ask for other regions, or subjects.")
         self.regions = {region: vertices for region, vertices in found.items() if len(vertices)}
 
     def _read_atlas(self, folder: Path, atlas: str, wanted: set[str]) -> dict[str, np.ndarray]:

@@ -77,7 +77,7 @@ def read_label_names(path: Path) -> dict[int, str]:
 def _interpret(content: bytes) -> dict:
     """Returns the one entry of a pickled array with one entry, a dictionary."""
     stack: list = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
 
     def since_mark() -> list:
         place = len(stack) - 1 - stack[::-1].index(_MARK)
@@ -94,7 +94,7 @@ def _interpret(content: bytes) -> dict:
         elif name == "MARK":
             stack.append(_MARK)
         elif name in ("GLOBAL", "STACK_GLOBAL"):
-            referred = tuple(argument.split(" ", 1)) if name == "GLOBAL" else (stack.pop(-2), stack.pop())
+            referred = tuple(str(argument).split(" ", 1)) if name == "GLOBAL" else (stack.pop(-2), stack.pop())
             if referred not in _NAMES:
                 raise ValueError(f"it refers to {'.'.join(map(str, referred))}")
             stack.append(_Name(*referred))

@@ -123,14 +123,14 @@ def read_design(path: Path) -> Design:
 
     if not path.is_file():
         raise ConfigError(f"There is no file {path}, which says when each image was shown.")
-    check_readable(path, "mat")
+    check_readable(path, "mat", whole=True)
     with reading(path):
         found = scipy.io.loadmat(path, variable_names=("masterordering", "subjectim"))
     order, images = (np.asarray(found.get(name, ())) for name in ("masterordering", "subjectim"))
     if order.ndim != 2 or len(order) != 1 or images.ndim != 2 or len(images) != len(SESSIONS):
         raise ConfigError(
-            f"{path}: masterordering is {list(order.shape)} and subjectim {list(images.shape)}, expected [1, trials] and "
-            f"[{len(SESSIONS)}, images]."
+            f"{path}: masterordering is {list(order.shape)} and subjectim {list(images.shape)}, expected [1, trials] "
+            f"and [{len(SESSIONS)}, images]."
         )
     order = order[0]
     for name, values, largest in (("masterordering", order, images.shape[1]), ("subjectim", images, None)):
@@ -162,9 +162,8 @@ def _with_responses(
         good &= _varies(session.read(voxels, min(_PROBED, session.trials)))
     notes = []
     if not good.all():
-        notes.append(
-            f"{subject}: {(~good).sum():,} of {len(voxels):,} voxels are left out, which have no responses in a session."
-        )
+        count = f"{(~good).sum():,} of {len(voxels):,}"
+        notes.append(f"{subject}: {count} voxels are left out, which have no responses in a session.")
     kept = {name: np.intersect1d(places, voxels[good], assume_unique=True) for name, places in regions.items()}
     empty = [name for name, places in kept.items() if not len(places)]
     if len(empty) == len(kept):

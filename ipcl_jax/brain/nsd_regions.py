@@ -67,7 +67,7 @@ def _read_labels(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     with reading(path):
         labels = np.asarray(load_image(path).dataobj)
     if labels.shape != shape:
-        raise ConfigError(f"{path} is {list(labels.shape)}, and the sessions are {list(shape)}; it is of another space.")
+        raise ConfigError(f"{path} is {list(labels.shape)}, and the sessions are {list(shape)}: another space.")
     return labels.reshape(-1, order="F")
 
 

@@ -12,14 +12,14 @@ class TrialMeans:
 
     The ceiling follows the Natural Scenes Dataset. The variance within an image's repeats is noise, the rest of the
     variance over all trials is signal, `ncsnr` is the ratio of their standard deviations, and a perfect model's
-    correlation with the mean of n repeats is sqrt(ncsnr^2 / (ncsnr^2 + 1 / n)). For images with different n, the mean of
-    1 / n is used.
+    correlation with the mean of n repeats is sqrt(ncsnr^2 / (ncsnr^2 + 1 / n)). For images with different n, the mean
+    of 1 / n is used.
 
     Args:
         repeats: `[n]` int, how many trials of each image will be added.
         voxels: number of voxels.
 
-    Source: Allen et al. 2022, Methods, "Noise ceiling estimation"; cvnlab/nsddatapaper, `main/export_noiseceiling.m` and
+    Source: Allen et al. 2022, Methods; cvnlab/nsddatapaper, `main/export_noiseceiling.m` and
         `translatevmetric.m`; for different n, gifale95/algonauts_2023, `challenge_data_preparation.py`.
 
     Differs: the source takes images with three repeats only. Here all with two or more count, each by its degrees of
