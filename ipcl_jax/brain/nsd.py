@@ -5,7 +5,7 @@ Source: NSD Data Manual, cvnlab.slite.page; docs/brain.md says which page or fil
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -27,7 +27,9 @@ _DESIGN = "nsddata/experiments/nsd/nsd_expdesign.mat"
 _PROBED = 8  # trials that show whether a voxel has responses in a session
 _COLUMNS = 1024  # voxels in float64 at a time
 
+Space = Literal["volume", "surface"]
 Betas = Literal["betas_assumehrf", "betas_fithrf", "betas_fithrf_GLMdenoise_RR"]
+Resolution = Literal["func1pt8mm", "func1mm"]
 
 
 class Design(NamedTuple):
@@ -47,12 +49,12 @@ def open_nsd(
     *,
     subjects: Sequence[str] = (),
     regions: Sequence[str] = ("streams",),
-    space: Literal["volume", "surface"] = "volume",
+    space: Space = "volume",
     stimuli: Sequence[str] | None = None,
     sessions: int | None = None,
     zscore: bool = True,
     betas: Betas = "betas_fithrf_GLMdenoise_RR",
-    resolution: Literal["func1pt8mm", "func1mm"] = "func1pt8mm",
+    resolution: Resolution = "func1pt8mm",
 ) -> BrainData:
     """Opens the Natural Scenes Dataset.
 
@@ -76,9 +78,12 @@ def open_nsd(
         (outside of what was imaged: constant, or not a number) are left out of all regions, and a note says how many.
 
     Raises:
-        ConfigError: if files are missing, damaged or do not fit together, or for an unknown subject or region.
+        ConfigError: if files are missing, damaged or do not fit together, or for an unknown subject, region or option.
         MissingPackage: without nibabel.
     """
+    for option, value, kind in ("space", space, Space), ("betas", betas, Betas), ("resolution", resolution, Resolution):
+        if value not in get_args(kind):
+            raise ConfigError(f"{option} is {value!r}.{near_miss(str(value), get_args(kind))}")
     root = expand_home(root)
     names = _choose_subjects(root, subjects)
     if sessions is not None and not 1 <= sessions <= min(SESSIONS[name] for name in names):

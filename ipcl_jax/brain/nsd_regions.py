@@ -65,10 +65,10 @@ def _read_labels(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         known = {name for p in path.parent.glob("*.*") if (name := _atlas(p))}
         raise ConfigError(f"There is no atlas {path}.{near_miss(_atlas(path), known) if known else ''}")
     with reading(path):
-        labels = np.asarray(load_image(path).dataobj)
-    if labels.shape != shape:
-        raise ConfigError(f"{path} is {list(labels.shape)}, and the sessions are {list(shape)}: another space.")
-    return labels.reshape(-1, order="F")
+        image = load_image(path)
+        if image.shape != shape:
+            raise ConfigError(f"{path} is {list(image.shape)}, and the sessions are {list(shape)}: another space.")
+        return np.asarray(image.dataobj).reshape(-1, order="F")
 
 
 def _atlas(path: Path) -> str:

@@ -3,8 +3,8 @@
     python tests/brain/full_size_nsd.py write FOLDER --voxels 15000 --sessions 40
     python tests/brain/full_size_nsd.py read FOLDER --sessions 40
 
-The volume and the trials have the data set's sizes, and chunks hold one voxel as in its files. Only voxels of the region
-`all` are stored, unless `--whole` stores noise in all of them (1.05 GB a session); HDF5 reads the others as 0.
+The volume and the trials have the data set's sizes, and chunks hold one voxel as in its files. Only voxels of the
+region `all` are stored, unless `--whole` stores noise in all of them (1.05 GB a session); HDF5 reads the others as 0.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def read(root: Path, sessions: int, images: int) -> None:
     opened = time.perf_counter()
     found = subject.read(subject.images[:images], subject.regions["all"])
     print(
-        f"{len(subject.images):,} images and {len(found.ceiling):,} voxels in {sessions} sessions; read {found.mean.shape}: "
+        f"{len(found.mean):,} of {len(subject.images):,} images, {len(found.ceiling):,} voxels, {sessions} sessions: "
         f"open {opened - started:.1f} s, read {time.perf_counter() - opened:.1f} s, {before / 1e9:.2f} GB before, "
         f"at most {peak() / 1e9:.2f} GB, of which the result is {found.mean.nbytes / 1e9:.2f} GB"
     )

@@ -15,7 +15,7 @@ def picture(number: int) -> np.ndarray:
 
 
 def write_subject(root: Path, subject: str, numbers: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Writes a subject who saw some images; returns responses `[n, V]` float32 and labels `[V]`, left vertices first."""
+    """Writes a subject who saw some images; returns responses `[n, V]` float32 and labels `[V]`, left side first."""
     rng = np.random.default_rng(seed)
     fmri, images = (root / subject / "training_split" / f"training_{part}" for part in ("fmri", "images"))
     masks = root / subject / "roi_masks"

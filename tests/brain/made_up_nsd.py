@@ -1,7 +1,7 @@
 """Small files with the names, axes, types and scales of the Natural Scenes Dataset, and what was planted in them.
 
-All axes differ in length, so that swapped ones don't fit. The volume in a voxel's order (x varies fastest) and the surface
-(left, then right hemisphere) hold the same numbers.
+All axes differ in length, so that swapped ones don't fit. The volume in a voxel's order (x varies fastest) and the
+surface (left, then right hemisphere) hold the same numbers.
 """
 
 from dataclasses import dataclass

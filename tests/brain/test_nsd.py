@@ -16,7 +16,7 @@ from ipcl_jax.errors import ConfigError, InputError
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 
 
-def reference(stored: np.ndarray, numbers: np.ndarray, zscore: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def reference(stored: np.ndarray, numbers: np.ndarray, zscore: bool = True) -> tuple[np.ndarray, ...]:
     """Images, their mean responses `[n, V]` and ceilings `[V]` from `[S, T, V]` int16, image by image in float64."""
     trials = stored / 300
     if zscore:
@@ -194,8 +194,8 @@ def test_the_ceiling_is_the_planted_one(tmp_path):
     subject = open_nsd(tmp_path, sessions=6).subjects[0]
     found = subject.read(subject.images, np.arange(VOXELS))
     planted = np.sqrt(ncsnr**2 / (ncsnr**2 + 1 / 3))
-    # 240 images x 3: the noise's variance has a relative error of sqrt(2 / 480) = 6 %. At ncsnr .8, where signal is .4 of
-    # the variance, this is .02 of r, and more below, where the ceiling is steep; the mean over voxels is nearer.
+    # 240 images x 3: the noise's variance has a relative error of sqrt(2 / 480) = 6 %. At ncsnr .8, where signal is .4
+    # of the variance, this is .02 of r, and more below, where the ceiling is steep; the mean over voxels is nearer.
     clear = ncsnr > 0.8
     assert np.abs(found.ceiling - planted)[clear].max() < 0.1
     assert abs((found.ceiling - planted)[clear].mean()) < 0.01
@@ -236,7 +236,8 @@ def test_missing_sessions_are_named(tmp_path):
     refuses(r"no folder .*fsaverage", tmp_path, space="surface")
     write_session(tmp_path, "subj01", 1, np.ones((12, VOXELS), np.int16), ("mgh",))
     (folder(tmp_path, space="fsaverage") / "rh.betas_session01.mgh").unlink()
-    refuses(r"lacks 1 files of 1 sessions: rh.betas_session01.mgh\. Download them\.", tmp_path, space="surface", sessions=1)
+    right = r"lacks 1 files of 1 sessions: rh.betas_session01.mgh\. Download them\."
+    refuses(right, tmp_path, space="surface", sessions=1)
     assert sum(SESSIONS.values()) == 284
 
 
@@ -248,6 +249,9 @@ def test_unknown_names_are_refused(made_up):
     refuses("no region 'central'.*Did you mean 'ventral'", made_up.root, regions=["streams:central"])
     refuses("no voxels in lateral", made_up.root, regions=["streams:lateral"])
     refuses("no region", made_up.root, regions=[":early"])
+    refuses("space is 'fsaverage'.*Known: surface, volume", made_up.root, space="fsaverage")
+    refuses("betas is 'fithrf'.*'betas_fithrf'", made_up.root, betas="fithrf")
+    refuses("resolution is 'func1p8mm'.*'func1pt8mm'", made_up.root, resolution="func1p8mm")
     refuses("No regions", made_up.root, regions=[])
     refuses("no subjects in", made_up.root / "nsddata")
 
@@ -318,7 +322,7 @@ def test_voxels_without_responses_are_left_out(tmp_path):
         np.testing.assert_array_equal(
             subject.regions["midventral"], np.setdiff1d(np.flatnonzero(made_up.labels == 2), gone)
         )
-        with pytest.raises(ConfigError, match=f"session{session}: 2 of 140 voxels are constant or not finite.* {gone[0]}"):
+        with pytest.raises(ConfigError, match=f"session{session}: 2 of 140 voxels are constant or .* {gone[0]}"):
             subject.read(subject.images, np.arange(VOXELS))
         kept = np.setdiff1d(np.arange(VOXELS), gone)
         _, mean, _ = reference(stored, made_up.numbers["subj01"])
