@@ -76,9 +76,11 @@ class Measure(ABC):
         splits: names of the K splits, for the table.
         sides: names of the H sides.
         ceiling_kind: how the ceiling is computed, for a table; empty without one.
+        pairs: what `compare` pairs: the splits of each group, or the subjects.
     """
 
     name: ClassVar[str]
+    pairs: ClassVar[Literal["splits", "subjects"]]
     groups: tuple[str, ...]
     splits: tuple[str, ...]
     sides: tuple[str, ...]

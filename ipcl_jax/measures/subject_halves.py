@@ -72,6 +72,8 @@ class SubjectHalves(Measure):
             in whose mean RDM all images are equally far apart.
     """
 
+    pairs = "splits"
+
     def __init__(self, region: Region, options: MeasureOptions):
         subjects = len(region.subjects)
         if subjects < LEAST_SUBJECTS:
