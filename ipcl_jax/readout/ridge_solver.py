@@ -6,18 +6,15 @@ subtracted from all features makes no difference, since the intercept is not pen
 Source: Hoerl & Kennard 1970 (ridge); leave-one-out errors and their use as in scikit-learn's RidgeCV.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ipcl_jax.errors import InputError
 from ipcl_jax.readout.base import centre
-from ipcl_jax.readout.ridge_penalties import Arrays, By, Penalties, default_arrays, is_certain
-
-MEMORY = 1 << 28
-"""Bytes for voxels that are computed at a time; larger blocks are hardly faster."""
+from ipcl_jax.readout.ridge_blocks import MEMORY, check_alphas, solve
+from ipcl_jax.readout.ridge_penalties import By
 
 
 class Fit(NamedTuple):
@@ -87,149 +84,113 @@ def fit_predict(
     cross = np.asarray(cross, np.float64)
     cross = cross - cross.mean(1, keepdims=True)
     cross -= means - means.mean()
-    _centre_kernel(kernel, means)
-    found, intercepts = solve(kernel, cross, responses, alphas, by=by, per_voxel=per_voxel, memory=memory)
-    found.predictions[:] += intercepts
-    return found
-
-
-def solve(
-    kernel: np.ndarray,
-    project: np.ndarray,
-    responses: Any,
-    alphas: Sequence[float],
-    *,
-    by: By = "error",
-    per_voxel: bool = True,
-    memory: int = MEMORY,
-    arrays: Arrays | None = None,
-) -> tuple[Fit, np.ndarray]:
-    """Fits ridge regression, and multiplies a matrix with its dual weights `[n, V]`.
-
-    Args:
-        kernel: `[n, n]` float64, centred; it is overwritten.
-        project: `[m, n]`: a centred kernel with other images, or features `[D, n]` to get a voxel's weights.
-        responses: as for `fit_predict`, which describes the other arguments too.
-        arrays: where it is computed.
-
-    Returns:
-        Products in place of predictions, and the mean response of each voxel, `[V]` float64.
-
-    Raises:
-        InputError: if a response isn't finite, or an argument is invalid.
-    """
-    penalties = _check_alphas(alphas)
-    if by not in get_args(By):
-        raise InputError(f"by is {by!r}; it must be 'error' or 'correlation'.")
-    dtype = np.float32 if responses.dtype in (np.float16, np.float32) else np.float64
-    count, total = len(kernel), responses.shape[1]
-    arrays = arrays or default_arrays()
-    step = min(total, max(16, memory // (8 * np.dtype(dtype).itemsize * count)))
-    products = np.empty((len(project), total), dtype)
-    chosen, scores, means = np.empty(total, int), np.empty(total), np.empty(total)
-    blocks = functools.partial(_blocks, responses, dtype, step)
-    with arrays.float64():
-        solver = _Solver(kernel, project, penalties, dtype, arrays)
-        common = None if per_voxel else solver.common_penalty(blocks, by)
-        for voxels, block, mean in blocks():
-            products[:, voxels], chosen[voxels], scores[voxels] = solver.fit(block, by, common)
-            means[voxels] = mean
-    return Fit(products, penalties[chosen], scores), means
-
-
-class _Solver:
-    """Ridge regression on one kernel; float32 responses are computed in float32 where that suffices."""
-
-    def __init__(self, kernel: np.ndarray, project: np.ndarray, alphas: np.ndarray, dtype: Any, arrays: Arrays):
-        # The constant vector, whose eigenvalue is 0, gets the largest one instead, and is left out.
-        kernel += 2 * np.linalg.norm(kernel) / len(kernel) or 1.0
-        values, vectors = arrays.eigh(arrays.xp.asarray(kernel))
-        self._values, self._vectors = np.maximum(np.asarray(values)[:-1], 0), vectors[:, :-1]
-        self._alphas, self._arrays, self._dtype = alphas, arrays, np.dtype(dtype)
-        self._unit = self._values.mean() or 1.0
-        self._project = project / self._unit
-
-    @functools.cached_property
-    def _fast(self) -> "_Precision":
-        return self._exact if self._dtype == np.float64 else self._in(np.float32)
-
-    @functools.cached_property
-    def _exact(self) -> "_Precision":
-        return self._in(np.float64)
-
-    def _in(self, dtype: Any) -> "_Precision":
-        penalties = Penalties(self._values, self._vectors, self._alphas, dtype, self._arrays)
-        return _Precision(np.dtype(dtype), penalties, self._arrays.xp.asarray(self._project.T, dtype))
-
-    def fit(self, block: np.ndarray, by: By, common: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns products `[m, v]`, places of penalties `[v]` and scores `[v]` of responses `[v, n]`."""
-        products, penalty, score, certain = self._fit(self._fast, block, by, common)
-        if self._fast is not self._exact and not certain.all():
-            again = ~certain
-            products[:, again], penalty[again], score[again], _ = self._fit(self._exact, block[again], by, common)
-        return products, penalty, score
-
-    def _fit(self, precision: "_Precision", block: np.ndarray, by: By, common: int | None) -> tuple:
-        rows, scale = precision.rows(block)
-        rows, penalties = self._arrays.xp.asarray(rows), precision.penalties
-        found = penalties.choose(rows, by) if common is None else penalties.take(rows, by, common)
-        products = np.asarray(self._arrays.matmul(found.scaled, precision.project))  # [v, m]
-        products = products.T * (scale * self._unit / penalties.scale[found.penalty]).astype(products.dtype)
-        score = scale**2 * found.score if by == "error" else -found.score
-        return products, found.penalty, score, found.certain
-
-    def common_penalty(self, blocks: Callable[[], Iterable[tuple[slice, np.ndarray, np.ndarray]]], by: By) -> int:
-        """Returns the place of the penalty that is best on average over voxels."""
-        for precision in (self._fast, self._exact):
-            losses, doubts = np.zeros(len(self._alphas)), np.zeros(len(self._alphas))
-            for _, block, _ in blocks():
-                rows, scale = precision.rows(block)
-                loss, doubt = precision.penalties.losses(self._arrays.xp.asarray(rows), by)
-                unit = scale[:, None] ** 2 if by == "error" else 1 / len(scale)
-                losses += (unit * loss).sum(0)
-                doubts += (unit * doubt).sum(0)
-            if is_certain(losses[None], doubts[None], losses.min(keepdims=True), by).all():
-                break
-        return int(losses.argmin())
-
-
-class _Precision(NamedTuple):
-    """What is computed in one dtype."""
-
-    dtype: np.dtype
-    penalties: Penalties
-    project: Any  # [n, m] on the device
-
-    def rows(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Centres responses `[v, n]` and divides them by powers of 2, `[v]`, so that squares neither under- nor overflow."""
-        rows = centre(block.astype(self.dtype, copy=False), axis=1)
-        scale = np.exp2(np.frexp(np.abs(rows).max(1))[1].astype(np.float64))
-        return rows / scale.astype(self.dtype)[:, None], scale
-
-
-def _blocks(responses: Any, dtype: Any, step: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Yields responses a block of voxels at a time: which voxels, `[v, n]`, and their means `[v]` float64."""
-    for start in range(0, responses.shape[1], step):
-        block = np.ascontiguousarray(np.asarray(responses[:, start : start + step], dtype).T)
-        if not np.isfinite(block).all():
-            voxel = start + int(np.flatnonzero(~np.isfinite(block).all(1))[0])
-            raise InputError(f"Responses of voxel {voxel} hold values that are not finite numbers.")
-        yield slice(start, start + len(block)), block, block.mean(1, dtype=np.float64)
-
-
-def _centre_kernel(kernel: np.ndarray, means: np.ndarray) -> None:
-    """Centres a kernel `[n, n]` float64 in place, given the means of its rows."""
     kernel -= means
     kernel -= means[:, None]
     kernel += means.mean()
+    found = solve(kernel, cross, responses, alphas, by=by, per_voxel=per_voxel, memory=memory)
+    predictions = found.products
+    predictions += found.means.astype(predictions.dtype)
+    return Fit(predictions, found.alpha, found.held_out)
 
 
-def _check_alphas(alphas: Sequence[float]) -> np.ndarray:
-    """Returns penalties as float64, or raises InputError."""
-    found = np.ravel(alphas).astype(np.float64)
-    if not found.size or not ((found > 0) & (found < np.inf)).all():
-        raise InputError(f"alphas are {found.tolist()}; one or more must be given, and each must be above 0.")
+def leave_one_out(
+    kernel: np.ndarray,
+    responses: np.ndarray,
+    alphas: Sequence[float],
+    *,
+    per_voxel: bool = False,
+    memory: int = MEMORY,
+) -> LeftOut:
+    """Predicts the responses to each image by ridge regression on all others.
+
+    The fit without an image chooses its penalty by leave-one-out among the N - 1 others, by the least mean squared error.
+    So it equals N fits of scikit-learn's `RidgeCV(alphas, alpha_per_target=per_voxel)`. In float64.
+
+    Without a set F of images, residuals on F are A_FF^-1 (A y)_F, with A the matrix that gives dual weights. With F one
+    image these are the predictions, and with F two, the errors by which the penalty is chosen.
+
+    Args:
+        kernel: `[N, N]`.
+        responses: `[N, V]`.
+        alphas: penalties, in units of the kernel.
+        per_voxel: choose for each voxel, or else once for all by the mean over voxels.
+        memory: bytes for voxels that are computed at a time, beside the responses and results.
+
+    Raises:
+        InputError: for fewer than 3 images, if shapes don't fit together, a value isn't finite, or a penalty isn't
+            above 0.
+    """
+    responses = np.asarray(responses)
+    count, penalties = len(kernel), check_alphas(alphas)
+    _check_responses(responses, count, least=3)
+    _check_kernel("of the images", kernel, (count, count))
+    if not np.isfinite(responses).all():
+        raise InputError("Responses hold values that are not finite numbers.")
+    fits = _fits_without_one(np.asarray(kernel, np.float64), penalties)
+    step = max(1, memory // (8 * count * (len(penalties) + 6)))
+    blocks = [slice(start, start + step) for start in range(0, responses.shape[1], step)]
+    predictions = np.empty(responses.shape)
+    if per_voxel:
+        chosen = np.empty(responses.shape, int)
+    else:
+        errors = sum(_errors(fits, responses[:, block]).sum(2) for block in blocks)  # [A, N]
+        chosen = np.argmin(errors, 0)[:, None]
+    for block in blocks:
+        if per_voxel:
+            chosen[:, block] = _errors(fits, responses[:, block]).argmin(0)
+        values = centre(responses[:, block].astype(np.float64))
+        residuals = np.stack([one.weights @ values / one.diagonal[:, None] for one in fits])  # [A, N, v]
+        places = chosen[:, block] if per_voxel else chosen
+        predictions[:, block] = responses[:, block] - np.take_along_axis(residuals, places[None], 0)[0]
+    return LeftOut(predictions, penalties[chosen if per_voxel else chosen[:, 0]])
+
+
+class _WithoutOne(NamedTuple):
+    """Matrices of one penalty, by which errors without one image, and without two, are computed.
+
+    Attributes:
+        weights: `[N, N]`, A.
+        diagonal: `[N]`, that of A.
+        squares, products, lengths: `[N, N]`, `[N, N]`, `[N]`. Where image i is left out, the sum of squared
+            leave-one-out errors of the others is `squares[i] @ u^2 - 2 u_i products[i] @ u + lengths[i] u_i^2`, u = A y.
+    """
+
+    weights: np.ndarray
+    diagonal: np.ndarray
+    squares: np.ndarray
+    products: np.ndarray
+    lengths: np.ndarray
+
+
+def _fits_without_one(kernel: np.ndarray, penalties: np.ndarray) -> list[_WithoutOne]:
+    kernel = kernel - kernel.mean(0)
+    kernel -= kernel.mean(1, keepdims=True)
+    count, found = len(kernel), []
+    level = np.trace(kernel) / count
+    for penalty in penalties:
+        # A constant added to a centred kernel touches the constant vector only, which is then taken out again.
+        inverse = np.linalg.inv(kernel + level / count + penalty * np.eye(count))
+        weights = (inverse + inverse.T) / 2 - 1 / ((level + penalty) * count)
+        diagonal = np.diag(weights).copy()
+        share = weights / diagonal[:, None]  # [i, j]: A_ji / A_ii
+        others = diagonal[None] - share * weights
+        np.fill_diagonal(others, np.inf)
+        squares = others**-2
+        products = squares * share
+        found.append(_WithoutOne(weights, diagonal, squares, products, (products * share).sum(1)))
     return found
+
+
+def _errors(fits: Sequence[_WithoutOne], responses: np.ndarray) -> np.ndarray:
+    """Returns sums of squared leave-one-out errors without each image, `[A, N, v]`."""
+    values = centre(responses.astype(np.float64))
+    found = []
+    for one in fits:
+        rest = one.weights @ values
+        found.append(
+            one.squares @ rest**2 - 2 * rest * (one.products @ rest) + one.lengths[:, None] * rest**2
+        )
+    return np.stack(found)
 
 
 def _check_kernel(name: str, kernel: np.ndarray, shape: tuple[int, int]) -> None:
