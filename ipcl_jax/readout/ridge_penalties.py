@@ -33,7 +33,7 @@ leave-one-out predictions and responses."""
 
 _ROUNDING = 4.0  # errors of a float32 product's entries, in units of eps times the rows' root mean square; 1 is typical
 _MARGIN = 128  # relative error of a sum of positive numbers, in units of eps; it is around 10
-_CERTAIN = 5e-6  # float32 suffices if it changes a mean squared error by no more than this share
+_CERTAIN = 1e-5  # float32 suffices if rounding changes a mean squared error by no more than this share
 _CERTAIN_R = 1e-6  # or an r by no more than this
 
 
@@ -46,8 +46,7 @@ class Arrays:
         eigh: eigenvalues `[n]`, ascending, and eigenvectors `[n, n]` of a symmetric float64 matrix that it may overwrite.
         matmul: matrix product in full precision.
         put: returns an array with some rows replaced.
-        compile: compiles a function of arrays.
-        fixed_shapes: whether to fill blocks up to the same size, as each new shape is compiled anew.
+        fixed_shapes: whether to fill blocks up to the same size, as operations are compiled for each new shape.
         float64: context in which arrays may be float64.
     """
 
@@ -55,7 +54,6 @@ class Arrays:
     eigh: Callable
     matmul: Callable
     put: Callable
-    compile: Callable
     fixed_shapes: bool
     float64: Callable
 
@@ -71,7 +69,6 @@ NUMPY = Arrays(
     eigh=lambda matrix: scipy.linalg.eigh(matrix.T, driver="evd", overwrite_a=True, check_finite=False),
     matmul=np.matmul,
     put=_put,
-    compile=lambda function: function,
     fixed_shapes=False,
     float64=contextlib.nullcontext,
 )
@@ -80,7 +77,6 @@ JAX = Arrays(
     eigh=jnp.linalg.eigh,
     matmul=functools.partial(jnp.matmul, precision="highest"),
     put=lambda array, rows, values: array.at[rows].set(values),
-    compile=jax.jit,
     fixed_shapes=True,
     float64=functools.partial(jax.enable_x64, True),
 )
@@ -134,8 +130,6 @@ class Penalties:
         self._pairs = xp.asarray((shrink[:, None] * shrink[None]).reshape(-1, len(values)).T, dtype)  # [k, A A]
         self._sums = xp.asarray(np.concatenate([self._weights, spread]).T, dtype)  # [n, 2 A]
         self._inverse = xp.asarray(1 / self._leverage, dtype)
-        self._compute = arrays.compile(self._scaled)
-        self._correlate = arrays.compile(self._left_out_r)
 
     def choose(self, rows: Any, by: By) -> Chosen:
         """Chooses the penalty of each voxel.
@@ -151,17 +145,15 @@ class Penalties:
             return self._least_error(rows)
         rotated = self._rotate(rows)
         lengths = self._lengths(rotated)
-        chosen, score, best, losses, doubts = None, None, None, [], []
-        for place in range(len(self.scale)):
+        chosen, score, doubt = self._evaluate(rows, rotated, lengths, by, 0)
+        best, losses, doubts = np.zeros(len(score), int), [score], [doubt]
+        for place in range(1, len(self.scale)):
             scaled, loss, doubt = self._evaluate(rows, rotated, lengths, by, place)
             losses.append(loss)
             doubts.append(doubt)
-            if chosen is None:
-                chosen, score, best = scaled, loss, np.zeros(len(loss), int)
-            else:
-                better = loss < score
-                chosen = self._arrays.xp.where(better[:, None], scaled, chosen)
-                score, best = np.where(better, loss, score), np.where(better, place, best)
+            better = loss < score
+            chosen = self._arrays.xp.where(better[:, None], scaled, chosen)
+            score, best = np.where(better, loss, score), np.where(better, place, best)
         return Chosen(chosen, best, score, is_certain(np.stack(losses, 1), np.stack(doubts, 1), score, by))
 
     def take(self, rows: Any, by: By, place: int) -> Chosen:
@@ -182,12 +174,12 @@ class Penalties:
     def _evaluate(self, rows: Any, rotated: Any, lengths: np.ndarray, by: By, place: int) -> tuple:
         """Returns z of all voxels with one penalty, their losses, and how much rounding may have changed these."""
         every, penalty = np.arange(len(rows)), np.full(len(rows), place)
-        scaled, sums = self._compute(rotated, every, penalty)
+        scaled, sums = self._scaled(rotated, every, penalty)
         noise = self._noise(rows, lengths)[:, place]
         if by == "error":
             error = np.asarray(sums[:, place], np.float64)
             return scaled, error, _blur(error, noise)
-        r, deviation = (np.asarray(one, np.float64) for one in self._correlate(rows, scaled, penalty))
+        r, deviation = (np.asarray(one, np.float64) for one in self._left_out_r(rows, scaled, penalty))
         share = np.divide(noise, deviation, out=np.zeros_like(noise), where=deviation > 0)
         # Of a random error, only the part along one of n directions changes r to first order.
         return scaled, -r, 5 * share / np.sqrt(self._count) + share**2
@@ -252,7 +244,7 @@ class Penalties:
         if self._arrays.fixed_shapes:
             fill = (0, len(rotated) - count)
             voxels, penalty = np.pad(voxels, fill), np.pad(penalty, fill)
-        scaled, sums = self._compute(rotated, voxels, penalty)
+        scaled, sums = self._scaled(rotated, voxels, penalty)
         return scaled, np.asarray(sums[:count], np.float64)
 
     def _bound(

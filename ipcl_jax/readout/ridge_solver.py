@@ -56,7 +56,7 @@ def fit_predict(
     """Fits ridge regression to the responses of V voxels to n images, and predicts those to m others.
 
     It equals scikit-learn's `RidgeCV(alphas, alpha_per_target=per_voxel)` on features. Products are float32 for float32
-    responses, but for voxels where rounding might change the choice of a penalty or its score by more than 5e-6 of an
+    responses, but for voxels where rounding might change the choice of a penalty or its score by more than 1e-5 of an
     error or 1e-6 in r, as where there is no noise: those are computed in float64.
 
     Args:
