@@ -80,8 +80,10 @@ class _Solver:
         values, vectors = arrays.eigh(arrays.xp.asarray(kernel))
         self._values, self._vectors = np.maximum(np.asarray(values)[:-1], 0), vectors[:, :-1]
         self._alphas, self._arrays, self._dtype = alphas, arrays, np.dtype(dtype)
+        # Products with eigenvectors are float64: with weights of those that the matrix lacks, their rounding errors would be
+        # divided by a small penalty.
         self._unit = self._values.mean() or 1.0
-        self._project = project / self._unit
+        self._project = arrays.matmul(arrays.xp.asarray(project, np.float64) / self._unit, self._vectors)  # [m, k]
 
     @functools.cached_property
     def _fast(self) -> "_Precision":
@@ -107,7 +109,7 @@ class _Solver:
         rows, scale = precision.rows(block)
         rows, penalties = self._arrays.xp.asarray(rows), precision.penalties
         found = penalties.choose(rows, by) if common is None else penalties.take(rows, by, common)
-        products = np.asarray(self._arrays.matmul(found.scaled, precision.project))  # [v, m]
+        products = np.asarray(self._arrays.matmul(found.rotated, precision.project))  # [v, m]
         products = products.T * (scale * self._unit / penalties.scale[found.penalty]).astype(products.dtype)
         score = scale**2 * found.score if by == "error" else -found.score
         return products, found.penalty, score, found.certain
@@ -115,13 +117,15 @@ class _Solver:
     def common_penalty(self, blocks: Callable[[], Iterable[tuple[slice, np.ndarray, np.ndarray]]], by: By) -> int:
         """Returns the place of the penalty that is best on average over voxels."""
         for precision in (self._fast, self._exact):
-            losses, doubts = np.zeros(len(self._alphas)), np.zeros(len(self._alphas))
+            losses, doubts, count = np.zeros(len(self._alphas)), np.zeros(len(self._alphas)), 0
             for _, block, _ in blocks():
                 rows, scale = precision.rows(block)
                 loss, doubt = precision.penalties.losses(self._arrays.xp.asarray(rows), by)
-                unit = scale[:, None] ** 2 if by == "error" else 1 / len(scale)
+                unit = scale[:, None] ** 2 if by == "error" else 1.0
                 losses += (unit * loss).sum(0)
                 doubts += (unit * doubt).sum(0)
+                count += len(block)
+            losses, doubts = losses / count, doubts / count
             if is_certain(losses[None], doubts[None], losses.min(keepdims=True), by).all():
                 break
         return int(losses.argmin())
@@ -132,7 +136,7 @@ class _Precision(NamedTuple):
 
     dtype: np.dtype
     penalties: Penalties
-    project: Any  # [n, m] on the device
+    project: Any  # [k, m] on the device
 
     def rows(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Centres responses `[v, n]` and divides them by powers of 2, `[v]`, so that squares neither under- nor overflow."""

@@ -18,7 +18,7 @@ Source: leave-one-out residuals and the choice as in scikit-learn's RidgeCV; fir
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -45,7 +45,6 @@ class Arrays:
         xp: `numpy` or `jax.numpy`.
         eigh: eigenvalues `[n]`, ascending, and eigenvectors `[n, n]` of a symmetric float64 matrix that it may overwrite.
         matmul: matrix product in full precision.
-        put: returns an array with some rows replaced.
         fixed_shapes: whether to fill blocks up to the same size, as operations are compiled for each new shape.
         float64: context in which arrays may be float64.
     """
@@ -53,14 +52,8 @@ class Arrays:
     xp: Any
     eigh: Callable
     matmul: Callable
-    put: Callable
     fixed_shapes: bool
     float64: Callable
-
-
-def _put(array: np.ndarray, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    array[rows] = values
-    return array
 
 
 NUMPY = Arrays(
@@ -68,7 +61,6 @@ NUMPY = Arrays(
     # A symmetric matrix is its transpose, which is in LAPACK's order, so that no copy is made.
     eigh=lambda matrix: scipy.linalg.eigh(matrix.T, driver="evd", overwrite_a=True, check_finite=False),
     matmul=np.matmul,
-    put=_put,
     fixed_shapes=False,
     float64=contextlib.nullcontext,
 )
@@ -76,7 +68,6 @@ JAX = Arrays(
     xp=jnp,
     eigh=jnp.linalg.eigh,
     matmul=functools.partial(jnp.matmul, precision="highest"),
-    put=lambda array, rows, values: array.at[rows].set(values),
     fixed_shapes=True,
     float64=functools.partial(jax.enable_x64, True),
 )
@@ -91,13 +82,13 @@ class Chosen(NamedTuple):
     """Penalties of v voxels.
 
     Attributes:
-        scaled: `[v, n]` on the device, z of the chosen penalty.
+        rotated: `[v, k]` on the device, r times c / (l + a): weights of the eigenvectors in z.
         penalty: `[v]` int, the penalty's place.
         score: `[v]` float64, its loss: mean squared leave-one-out error, or -r.
         certain: `[v]`, whether rounding could not have changed the choice or the score noticeably.
     """
 
-    scaled: Any
+    rotated: Any
     penalty: np.ndarray
     score: np.ndarray
     certain: np.ndarray
@@ -114,7 +105,7 @@ class Penalties:
         arrays: where they are computed.
 
     Attributes:
-        scale: `[A]` float64, c of each penalty; dual weights are z / c.
+        scale: `[A]` float64, c of each penalty.
     """
 
     def __init__(self, values: np.ndarray, vectors: Any, alphas: np.ndarray, dtype: Any, arrays: Arrays):
@@ -144,45 +135,45 @@ class Penalties:
         if by == "error":
             return self._least_error(rows)
         rotated = self._rotate(rows)
-        lengths = self._lengths(rotated)
-        chosen, score, doubt = self._evaluate(rows, rotated, lengths, by, 0)
-        best, losses, doubts = np.zeros(len(score), int), [score], [doubt]
-        for place in range(1, len(self.scale)):
-            scaled, loss, doubt = self._evaluate(rows, rotated, lengths, by, place)
-            losses.append(loss)
-            doubts.append(doubt)
-            better = loss < score
-            chosen = self._arrays.xp.where(better[:, None], scaled, chosen)
-            score, best = np.where(better, loss, score), np.where(better, place, best)
-        return Chosen(chosen, best, score, is_certain(np.stack(losses, 1), np.stack(doubts, 1), score, by))
+        losses, doubts = self._losses(rows, rotated, by, range(len(self.scale)))
+        return self._chosen(rotated, losses.argmin(1), losses, doubts, by)
 
     def take(self, rows: Any, by: By, place: int) -> Chosen:
         """Returns the same for a given penalty of all voxels."""
         rotated = self._rotate(rows)
-        scaled, loss, doubt = self._evaluate(rows, rotated, self._lengths(rotated), by, place)
-        certain = is_certain(loss[:, None], doubt[:, None], loss, by)
-        return Chosen(scaled, np.full(len(loss), place), loss, certain)
+        losses, doubts = self._losses(rows, rotated, by, [place])
+        return self._chosen(rotated, np.full(len(rows), place), losses, doubts, by)
 
     def losses(self, rows: Any, by: By) -> tuple[np.ndarray, np.ndarray]:
         """Returns the loss of each voxel and penalty, and how much rounding may have changed it, `[v, A]` each."""
-        rotated = self._rotate(rows)
-        lengths = self._lengths(rotated)
-        found = [self._evaluate(rows, rotated, lengths, by, place)[1:] for place in range(len(self.scale))]
-        losses, doubts = (np.stack(columns, 1) for columns in zip(*found, strict=True))
-        return losses, doubts
+        return self._losses(rows, self._rotate(rows), by, range(len(self.scale)))
 
-    def _evaluate(self, rows: Any, rotated: Any, lengths: np.ndarray, by: By, place: int) -> tuple:
-        """Returns z of all voxels with one penalty, their losses, and how much rounding may have changed these."""
-        every, penalty = np.arange(len(rows)), np.full(len(rows), place)
-        scaled, sums = self._scaled(rotated, every, penalty)
-        noise = self._noise(rows, lengths)[:, place]
+    def _losses(
+        self, rows: Any, rotated: Any, by: By, places: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        losses, deviations = [], []
+        for place in places:
+            penalty = np.full(len(rows), place)
+            scaled, sums = self._scaled(rotated, np.arange(len(rows)), penalty)
+            if by == "error":
+                losses.append(np.asarray(sums[:, place], np.float64))
+            else:
+                r, deviation = self._left_out_r(rows, scaled, place)
+                losses.append(-np.asarray(r, np.float64))
+                deviations.append(np.asarray(deviation, np.float64))
+        found, noise = np.stack(losses, 1), self._noise(rows, self._lengths(rotated))[:, list(places)]
         if by == "error":
-            error = np.asarray(sums[:, place], np.float64)
-            return scaled, error, _blur(error, noise)
-        r, deviation = (np.asarray(one, np.float64) for one in self._left_out_r(rows, scaled, penalty))
-        share = np.divide(noise, deviation, out=np.zeros_like(noise), where=deviation > 0)
+            return found, _blur(found, noise)
+        spread = np.stack(deviations, 1)
+        share = np.divide(noise, spread, out=np.zeros_like(noise), where=spread > 0)
         # Of a random error, only the part along one of n directions changes r to first order.
-        return scaled, -r, 5 * share / np.sqrt(self._count) + share**2
+        return found, 5 * share / np.sqrt(self._count) + share**2
+
+    def _chosen(
+        self, rotated: Any, penalty: np.ndarray, losses: np.ndarray, doubts: np.ndarray, by: By
+    ) -> Chosen:
+        certain = is_certain(losses, doubts, losses.min(1), by)
+        return Chosen(rotated * self._shrink[penalty], penalty, losses.min(1), certain)
 
     def _least_error(self, rows: Any) -> Chosen:
         rotated = self._rotate(rows)
@@ -190,26 +181,18 @@ class Penalties:
         lengths = np.diagonal(products, axis1=1, axis2=2)  # [v, A], |z|^2
         noise = self._noise(rows, lengths)
         errors, lowest = np.full(lengths.shape, np.inf), np.zeros(lengths.shape)
-        best = (lengths / self._leverage.mean(1) ** 2).argmin(1)  # by generalised cross-validation
-        voxels, penalty, chosen = np.arange(len(lengths)), best.copy(), None
+        best = (lengths / self._leverage.mean(1) ** 2).argmin(1)  # guessed by generalised cross-validation
+        voxels, penalty = np.arange(len(lengths)), best
         while len(voxels):
-            scaled, sums = self._in_blocks(rotated, voxels, penalty)
-            found = sums[np.arange(len(voxels)), penalty]
-            better = np.flatnonzero(found < errors[voxels].min(1))
-            errors[voxels, penalty] = found
-            best[voxels[better]] = penalty[better]
-            if chosen is None:
-                chosen = scaled
-            elif len(better):
-                chosen = self._arrays.put(chosen, voxels[better], scaled[better])
+            sums = self._sums_of(rotated, voxels, penalty)
+            errors[voxels, penalty] = sums[np.arange(len(voxels)), penalty]
             bound, estimate = self._bound(products[voxels], penalty, sums)
             lowest[voxels] = np.maximum(lowest[voxels], bound)
             least = np.square(np.maximum(np.sqrt(lowest[voxels]) - noise[voxels], 0))
-            open_ = (least < errors[voxels].min(1)[:, None]) & np.isinf(errors[voxels])
-            penalty = np.where(open_, estimate, np.inf).argmin(1)[open_.any(1)]
-            voxels = voxels[open_.any(1)]
-        score = errors.min(1)
-        return Chosen(chosen, best, score, is_certain(errors, _blur(errors, noise), score, "error"))
+            rival = (least < errors[voxels].min(1)[:, None]) & np.isinf(errors[voxels])
+            left = rival.any(1)
+            penalty, voxels = np.where(rival, estimate, np.inf).argmin(1)[left], voxels[left]
+        return self._chosen(rotated, errors.argmin(1), errors, _blur(errors, noise), "error")
 
     def _rotate(self, rows: Any) -> Any:
         return self._arrays.matmul(rows, self._vectors)  # [v, k]
@@ -229,23 +212,24 @@ class Penalties:
         scaled = self._arrays.matmul(rotated[voxels] * self._shrink[penalty], self._vectors.T)
         return scaled, self._arrays.matmul(self._arrays.xp.square(scaled), self._sums)
 
-    def _left_out_r(self, rows: Any, scaled: Any, penalty: Any) -> tuple[Any, Any]:
+    def _left_out_r(self, rows: Any, scaled: Any, place: int) -> tuple[Any, Any]:
         """Returns r of leave-one-out predictions and responses, and the standard deviation of predictions, `[v]` each."""
         xp = self._arrays.xp
-        predicted = rows - scaled * self._inverse[penalty]
+        predicted = rows - scaled * self._inverse[place][None]
         predicted = predicted - predicted.mean(1, keepdims=True)
         length, known = xp.linalg.norm(predicted, axis=1), xp.linalg.norm(rows, axis=1)
         product = length * known
         r = (predicted * rows).sum(1) / xp.where(product > 0, product, 1)
         return r, length / self._count**0.5
 
-    def _in_blocks(self, rotated: Any, voxels: np.ndarray, penalty: np.ndarray) -> tuple[Any, np.ndarray]:
+    def _sums_of(self, rotated: Any, voxels: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+        """Returns the sums of `_scaled`, as float64 in host memory."""
         count = len(voxels)
         if self._arrays.fixed_shapes:
             fill = (0, len(rotated) - count)
             voxels, penalty = np.pad(voxels, fill), np.pad(penalty, fill)
-        scaled, sums = self._scaled(rotated, voxels, penalty)
-        return scaled, np.asarray(sums[:count], np.float64)
+        _, sums = self._scaled(rotated, voxels, penalty)
+        return np.asarray(sums[:count], np.float64)
 
     def _bound(
         self, products: np.ndarray, penalty: np.ndarray, sums: np.ndarray

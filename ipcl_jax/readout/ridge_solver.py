@@ -117,12 +117,12 @@ def leave_one_out(
         memory: bytes for voxels that are computed at a time, beside the responses and results.
 
     Raises:
-        InputError: for fewer than 3 images, if shapes don't fit together, a value isn't finite, or a penalty isn't
-            above 0.
+        InputError: for fewer than 4 images (with 3, all penalties have equal errors), if shapes don't fit together, a
+            value isn't finite, or a penalty isn't above 0.
     """
     responses = np.asarray(responses)
     count, penalties = len(kernel), check_alphas(alphas)
-    _check_responses(responses, count, least=3)
+    _check_responses(responses, count, least=4)
     _check_kernel("of the images", kernel, (count, count))
     if not np.isfinite(responses).all():
         raise InputError("Responses hold values that are not finite numbers.")
