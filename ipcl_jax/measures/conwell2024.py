@@ -39,8 +39,8 @@ from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.pairing import PairedSubjects
 from ipcl_jax.measures.region import Region, check_features, check_kernel, is_constant
 from ipcl_jax.measures.rsa import LOWER_BOUND
-from ipcl_jax.measures.stand_in import fit_predict
 from ipcl_jax.measures.statistics import choose_by_other_side
+from ipcl_jax.readout.ridge_solver import fit_predict
 
 ROWS = 1 << 26  # numbers of a layer that are projected at a time
 HALVES = slice(0, None, 2), slice(1, None, 2)  # images for training, for tests

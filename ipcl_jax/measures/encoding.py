@@ -17,10 +17,10 @@ from ipcl_jax.measures.base import Best, Layer
 from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.pairing import PairedSplits
 from ipcl_jax.measures.region import Region, check_features, check_kernel, is_constant
-from ipcl_jax.measures.stand_in import fit_predict
 from ipcl_jax.measures.statistics import choose_by_rest
 from ipcl_jax.readout.base import centre
 from ipcl_jax.readout.ridge import correlation
+from ipcl_jax.readout.ridge_solver import fit_predict
 
 
 class Encoding(PairedSplits):

@@ -24,8 +24,8 @@ from ipcl_jax.measures.base import Layer
 from ipcl_jax.measures.geometry import pattern_rdm
 from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.region import check_features
-from ipcl_jax.measures.stand_in import leave_one_out
 from ipcl_jax.measures.subject_halves import SubjectHalves
+from ipcl_jax.readout.ridge_solver import leave_one_out
 
 
 class Konkle2022(SubjectHalves):
