@@ -15,10 +15,6 @@ Row = TypeVar("Row", LayerScore, BestScore, ModelDifference)
 LIMIT = 0.05
 """A difference is marked if p is below; p is not corrected for the number of differences."""
 FEWEST = 3  # subjects that an interval is computed from
-INTERVALS = (
-    "Intervals are 95 % confidence intervals: of a mean over subjects they are Student's t over the subjects, from "
-    "three subjects on; of one subject or group they are those of the measure."
-)
 
 
 class Summary(NamedTuple):
