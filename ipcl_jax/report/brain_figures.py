@@ -4,8 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ipcl_jax.brain.table import LayerScore, Tables
-from ipcl_jax.report.brain_summary import LIMIT, Summary, ceiling, grouped, part, summarise, surviving, unique
+from ipcl_jax.brain.table import BestScore, LayerScore, Tables
+from ipcl_jax.report.brain_summary import (
+    FEWEST,
+    LIMIT,
+    Summary,
+    ceiling,
+    grouped,
+    part,
+    summarise,
+    surviving,
+    unique,
+)
 from ipcl_jax.report.drawing import FAINT, INK, STYLE, line_style, load_matplotlib, save, short_names
 
 if TYPE_CHECKING:
@@ -42,8 +52,12 @@ def draw_layers_by_region(
     networks = {model: _places([row for row in rows if row.model == model]) for model in models}
     alike = len({tuple(places.items()) for places in networks.values()}) == 1
     with matplotlib.rc_context(_STYLE):
-        count = min(len(regions), int(width / 1.65))
-        figure, grid, columns = _panels(regions, count, width, 1.35, extra=0.75 if alike else 0.4)
+        handles = {
+            name: matplotlib.lines.Line2D([], [], linewidth=1.5, **line_style(number))
+            for number, name in enumerate(short_names(models))
+        }
+        count, below = min(len(regions), int(width / 1.65)), 0.75 if alike else 0.4
+        figure, grid, columns = _panels(regions, count, width, 1.35, below, handles | _ceiling_key(rows))
         found = grouped(rows, "region", "model", "layer")
         for place, (region, axes) in enumerate(grid.items()):
             _draw_ceiling(axes, ceiling(row for row in rows if row.region == region), along="y")
@@ -71,11 +85,6 @@ def draw_layers_by_region(
         if all(len(places) == 1 for places in networks.values()):
             half = 0.1 + 0.03 * len(models)
             axes.set_xlim(1 - half, 1 + half)
-        handles = {
-            name: matplotlib.lines.Line2D([], [], linewidth=1.5, **line_style(number))
-            for number, name in enumerate(short_names(models))
-        }
-        _draw_legend(figure, handles | _ceiling_key(rows))
         save(figure, path)
 
 
@@ -102,18 +111,19 @@ def draw_models(tables: Tables, measure: str, path: Path | BinaryIO, *, width: f
         region: surviving(row for row in differences if row.region == region) if len(models) <= MOST_MARKED else set()
         for region in regions
     }
-    several, found, labels = len({row.subject for row in best}) > 1, grouped(best, "region", "model"), short_names(models)
+    found, labels = grouped(best, "region", "model"), short_names(models)
     with matplotlib.rc_context(_STYLE):
         names = 0.1 + 0.055 * max(map(len, labels))  # inches
         count = min(len(regions), max(1, int((width - names) / 1.3)))
         height = 0.25 + (0.2 if len(models) <= 8 else 0.15) * len(models)
-        figure, grid, _ = _panels(regions, count, width, height, extra=0.3, beside=names)
+        handles = _models_key(best, tied=any(marked.values()))
+        figure, grid, _ = _panels(regions, count, width, height, 0.3, handles, beside=names)
         for region, axes in grid.items():
             _draw_ceiling(axes, ceiling(row for row in best if row.region == region), along="x")
             for number, model in enumerate(models):
                 if own := found.get((region, model)):
                     _draw_dot(axes, number, summarise(own))
-            axes.axvline(0, color=INK, linewidth=0.6)
+            axes.axvline(0, color=INK, linewidth=0.6, clip_on=False)
             axes.grid(axis="x", color=FAINT, linewidth=0.6)
             axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
             axes.set_yticks(range(len(models)), labels)
@@ -122,16 +132,6 @@ def draw_models(tables: Tables, measure: str, path: Path | BinaryIO, *, width: f
             _draw_ties(axes, models, marked[region])
         if min(row.score for row in best) >= 0:
             axes.set_xlim(left=0)
-        line = matplotlib.lines.Line2D
-        handles = {"mean, 95 % interval" if several else "score, 95 % interval": line(
-            [], [], color=INK, marker="o", markersize=4, linewidth=1.3
-        )}  # fmt: skip
-        if several:
-            handles["a subject"] = line([], [], color=INK, marker="o", markersize=2.2, linestyle="")
-        handles |= _ceiling_key(best)
-        if any(marked.values()):
-            handles[f"tied: differ, p < {LIMIT:g}"] = line([], [], color=INK, marker=".", markersize=4, linewidth=0.8)
-        _draw_legend(figure, handles)
         save(figure, path)
 
 
@@ -139,16 +139,18 @@ def draw_models(tables: Tables, measure: str, path: Path | BinaryIO, *, width: f
 
 
 def _panels(
-    regions: Sequence[str], columns: int, width: float, height: float, *, extra: float, beside: float = 0.4
-) -> tuple["Figure", dict[str, "Axes"], int]:
-    """Makes a figure with a panel for each region, all of the same scales.
+    regions: Sequence[str], columns: int, width: float, height: float, below: float, handles: Mapping[str, Any],
+    *, beside: float = 0.4,
+) -> tuple["Figure", dict[str, "Axes"], int]:  # fmt: skip
+    """Makes a figure with a panel for each region, all of the same scales, and a legend above them.
 
     Args:
         regions: their names.
         columns: panels side by side, at most.
         width: of the figure, in inches, at most.
         height: of a panel.
-        extra: height of what is below the lowest panels.
+        below: height of what is below the lowest panels.
+        handles: of the legend, by their labels.
         beside: width of what is left of the first panel.
 
     Returns:
@@ -157,10 +159,19 @@ def _panels(
     matplotlib = load_matplotlib()
     lines = -(-len(regions) // columns)
     columns = -(-len(regions) // lines)
-    size = min(width, columns * 2.9 + beside), lines * (height + 0.3) + extra + 0.35
+    width = min(width, columns * 2.9 + beside)
+    widths = [0.47 + 0.06 * len(label) for label in handles]  # inches
+    entries = len(handles) if sum(widths) <= width else max(1, int(width / max(widths)))
+    size = width, lines * (height + 0.3) + below + 0.2 + 0.16 * -(-len(handles) // entries)
     layout = matplotlib.layout_engine.ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0.03, hspace=0.03)
     figure = matplotlib.figure.Figure(size, layout=layout)
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    legend = figure.legend(
+        list(handles.values()), [" "] * len(handles), loc="outside upper left", ncols=entries,
+        frameon=False, fontsize=7.5, handlelength=2, columnspacing=1.2, borderaxespad=0.2,
+    )  # fmt: skip
+    for text, label in zip(legend.get_texts(), handles, strict=True):
+        text.set_text(label)  # matplotlib would leave out a label that begins with an underscore
     titles = short_names(regions)
     for place, axes in enumerate(panels):
         if place >= len(regions):
@@ -175,18 +186,6 @@ def _panels(
     return figure, dict(zip(regions, panels, strict=False)), columns
 
 
-def _draw_legend(figure: "Figure", handles: Mapping[str, Any]) -> None:
-    """Draws a legend above the panels, in as many columns as fit."""
-    widths, room = [0.47 + 0.06 * len(label) for label in handles], figure.get_figwidth()
-    columns = len(handles) if sum(widths) <= room else max(1, int(room / max(widths)))
-    legend = figure.legend(
-        list(handles.values()), [" "] * len(handles), loc="outside upper left", ncols=columns,
-        frameon=False, fontsize=7.5, handlelength=2, columnspacing=1.2, borderaxespad=0.2,
-    )  # fmt: skip
-    for text, label in zip(legend.get_texts(), handles, strict=True):
-        text.set_text(label)  # matplotlib would leave out a label that begins with an underscore
-
-
 def _draw_ceiling(axes: "Axes", bounds: tuple[float, float] | None, *, along: str) -> None:
     if bounds is None:
         return
@@ -198,7 +197,7 @@ def _draw_ceiling(axes: "Axes", bounds: tuple[float, float] | None, *, along: st
         line(low, color=_CEILING, linewidth=1, linestyle=(0, (3, 2)))
 
 
-def _ceiling_key(rows: Sequence) -> dict[str, Any]:
+def _ceiling_key(rows: Sequence[LayerScore] | Sequence[BestScore]) -> dict[str, Any]:
     """Returns the legend's entry of the ceiling; empty if no row has one."""
     matplotlib = load_matplotlib()
     bounds = [ceiling(row for row in rows if row.region == region) for region in unique(row.region for row in rows)]
@@ -270,6 +269,20 @@ def _name_layers(
 
 
 # --- models ------------------------------------------------------------------------------
+
+
+def _models_key(rows: Sequence[BestScore], *, tied: bool) -> dict[str, Any]:
+    """Returns the legend's entries."""
+    line, groups = load_matplotlib().lines.Line2D, len({row.subject for row in rows})
+    name = "score" if groups == 1 else "mean"
+    name += "" if 1 < groups < FEWEST else ", 95 % interval"
+    handles = {name: line([], [], color=INK, marker="o", markersize=4, linewidth=1.3 if "," in name else 0)}
+    if groups > 1:
+        handles["a subject"] = line([], [], color=INK, marker="o", markersize=2.2, linestyle="")
+    handles |= _ceiling_key(rows)
+    if tied:
+        handles[f"tied: differ, p < {LIMIT:g}"] = line([], [], color=INK, marker=".", markersize=4, linewidth=0.8)
+    return handles
 
 
 def _draw_dot(axes: "Axes", row: int, found: Summary) -> None:

@@ -29,6 +29,7 @@ from ipcl_jax.report.html import by_width, cell, list_table, section, wide_table
 MOST_ROWS = 1000
 """Rows of a table of the page; `scores.json` has all."""
 _LAYERS = 3  # chosen layers that are named in a row
+_CONFIDENCE = "95\N{NO-BREAK SPACE}% confidence intervals"
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ def write_brain_page(path: Path, tables: Tables, about: Comparison) -> None:
     subjects = unique(name for row in tables.layers for name in row.subject.split("+"))
     regions = unique(row.region for row in tables.layers)
     lead = (
-        f"{_count(models, 'model')} ({_listed(models)}) beside the brains of {_count(subjects, 'subject')} ({_listed(subjects)}), who "
-        f"saw {about.images:,} images of {about.data}. How well does each layer predict the responses in "
-        f"{_count(regions, 'region')} ({_listed(regions)})? That is measured in {_count(names, 'way')}: "
-        f"{_listed(names)}. A model's best layer is chosen on other data than it is scored on. "
+        f"{_count(models, 'model')} ({_listed(models)}) beside the brains of {_count(subjects, 'subject')} "
+        f"({_listed(subjects)}), who saw {about.images:,} images of {about.data}. How well does each layer "
+        f"predict the responses in {_count(regions, 'region')} ({_listed(regions)})? That is measured in "
+        f"{_count(names, 'way')}: {_listed(names)}. A model's best layer is chosen on other data than it is scored on. "
         "The ceiling is what a perfect model would be expected to reach with data as noisy as these; scores are not "
         "divided by it."
     )
@@ -112,10 +113,10 @@ def _measure(tables: Tables, name: str, words: str) -> str:
     about.append(f"Ceiling: {_listed(kinds) or 'of an unnamed kind'}." if bounded else "The data give no ceiling.")
     groups, many = unique(row.subject for row in rows.best), len(unique(row.model for row in rows.best)) > MOST_MARKED
     layers = f"{'Scores' if len(groups) == 1 else 'Mean scores'} from the first layer to the last"
-    layers += "." if many or 1 < len(groups) < FEWEST else ", with 95 % intervals."
+    layers += "." if many or 1 < len(groups) < FEWEST else ", with 95\N{NO-BREAK SPACE}% intervals."
     models = "Scores of each model's best layer."
     if not many and any(surviving(found) for found in grouped(rows.differences, "region").values()):
-        models += f" Lines at the right tie models that differ, p < {LIMIT:g}: a dot and the ticks that its line reaches."
+        models += f" Lines at the right tie models that differ, p < {LIMIT:g}: a dot and the ticks its line reaches."
     content = [
         section("Layers", layers, _figure(draw_layers_by_region, tables, name, "scores of layers"), level=3),
         section("Models", models, _figure(draw_models, tables, name, "scores of the best layers"), level=3),
@@ -128,10 +129,10 @@ def _measure(tables: Tables, name: str, words: str) -> str:
 def _intervals(groups: int) -> str:
     """Explains the scores and intervals of a measure with some groups of subjects."""
     if groups == 1:
-        return "Scores with 95 % confidence intervals."
+        return f"Scores with {_CONFIDENCE}."
     if groups < FEWEST:
         return f"Means over {groups} subjects, too few for an interval."
-    return f"Means over {groups} subjects, with 95 % confidence intervals by Student's t over the subjects."
+    return f"Means over {groups} subjects, with {_CONFIDENCE} by Student's t over the subjects."
 
 
 def _figure(draw: Callable, tables: Tables, measure: str, what: str) -> str:
@@ -183,10 +184,10 @@ def _differences(rows: Sequence[ModelDifference]) -> str:
     """Returns the section of differences between models; empty if there are none."""
     if not rows:
         return ""
-    about = (
-        "Differences of the best layers' scores with 95 % confidence intervals, and paired t tests of them. Splits share "
-        f"data, and their t is corrected for that. p is two-sided and not corrected for the number of differences; bold: p < {LIMIT:g}."
-    )
+    about = f"Differences of the best layers' scores with {_CONFIDENCE}, and paired t tests of them. "
+    if any(row.pairs == "splits" for row in rows):
+        about += "Splits share data, and their t is corrected for that. "
+    about += f"p is two-sided and not corrected for the number of differences; bold: p < {LIMIT:g}."
     if len(rows) > 1:
         about += f" For {len(rows):,} differences Bonferroni's limit is {LIMIT / len(rows):.2g}."
     several = any(row.subject for row in rows) and len({row.subject for row in rows}) > 1

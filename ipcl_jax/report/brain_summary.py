@@ -105,7 +105,7 @@ def summarise(rows: Sequence[LayerScore] | Sequence[BestScore]) -> Summary:
     return Summary(mean, mean - half, mean + half, by_subject)
 
 
-def ceiling(rows: Iterable[LayerScore] | Iterable[BestScore]) -> tuple[float, float] | None:
+def ceiling(rows: Iterable[LayerScore | BestScore]) -> tuple[float, float] | None:
     """Returns the lowest and highest ceiling of some rows; None if none has one."""
     known = [row.ceiling for row in rows if row.ceiling is not None]
     return (min(known), max(known)) if known else None

@@ -29,7 +29,8 @@ def made_up(
     """
     rng, tables = np.random.default_rng(seed), Tables([], [], [], [])
     for measure, groups in (("konkle2022", ("+".join(subjects),)), ("encoding", tuple(subjects))):
-        kind = {"konkle2022": "split halves of subjects", "encoding": "repeats of an image"}[measure] if ceilings else ""
+        kind = "repeats of an image" if measure == "encoding" else "split halves of subjects"
+        kind = kind if ceilings else ""
         for place, region in enumerate(regions):
             best = {}
             tops = {group: 0.8 - 0.05 * (place % 8) + 0.04 * rng.normal() if ceilings else None for group in groups}
