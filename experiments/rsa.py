@@ -39,7 +39,15 @@ from ipcl_jax.errors import ConfigError
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.readout.kernels import Metric, kernel_of, layer_kernels
 from ipcl_jax.readout.ridge import encode, reliability_ceiling, varying_mean, versa
-from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, kernel_cka, rdm, to_rdm, upper
+from ipcl_jax.readout.rsa import (
+    Comparison,
+    check_comparison,
+    compare_rdms,
+    kernel_alignment,
+    rdm,
+    to_rdm,
+    upper,
+)
 from ipcl_jax.report.rdm_figures import draw_alignment, draw_layers, draw_rdms
 from ipcl_jax.system.files import expand_home
 
@@ -192,17 +200,18 @@ def measure(options: RSA, console: Console) -> dict:
         scores["rsa"] = rsa_scores(rdms, measured.rdms, options)
     if responses:
         scores["encoding"], scores["versa"] = response_scores(linear, responses, options)
-    columns = linear
+    others = None
     if options.also:
-        columns = {
+        others = {
             layer: kinds["linear"]
             for layer, kinds in kernels_of(models[1], stimuli, layers, {"linear"}, options, console).items()
         }
         scores["other_model"] = models[1].encoder.name or options.also
     for kind in ("biased", "debiased"):
+        found = kernel_alignment(linear, others, debiased=kind == "debiased").tolist()
         scores[f"cka_{kind}"] = {
-            row: {column: kernel_cka(a, b, debiased=kind == "debiased") for column, b in columns.items()}
-            for row, a in linear.items()
+            row: dict(zip(others or linear, values, strict=True))
+            for row, values in zip(linear, found, strict=True)
         }
     write(options.out, rdms, stimuli, scores)
     return scores

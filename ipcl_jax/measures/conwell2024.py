@@ -23,24 +23,26 @@ Source: Conwell et al. 2024.
 """
 
 import functools
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ipcl_jax.errors import require
 from ipcl_jax.measures.base import Best, Layer
+from ipcl_jax.measures.encoding import voxel_scores
 from ipcl_jax.measures.geometry import correlate, pattern_rdm
 from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.pairing import PairedSubjects
-from ipcl_jax.measures.region import Region, check_layer, is_constant
+from ipcl_jax.measures.region import Region, check_features, check_kernel, is_constant
 from ipcl_jax.measures.rsa import LOWER_BOUND
-from ipcl_jax.measures.stand_in import fit_predict
 from ipcl_jax.measures.statistics import choose_by_other_side
-from ipcl_jax.readout.ridge import correlation
+from ipcl_jax.readout.ridge_solver import fit_predict
 
-ROWS = 1 << 25  # numbers of a layer that are projected at a time
+ROWS = 1 << 26  # numbers of a layer that are projected at a time
 HALVES = slice(0, None, 2), slice(1, None, 2)  # images for training, for tests
 
 
@@ -63,6 +65,11 @@ class ConwellHalves(PairedSubjects):
         self.groups, self.splits, self.sides = region.subjects, ("even and odd images",), ("training", "test")
         self.prepare(region)
 
+    @classmethod
+    def needs_features(cls, options: MeasureOptions) -> bool:
+        """Returns whether a layer's features are needed: always."""
+        return True
+
     @abstractmethod
     def prepare(self, region: Region) -> None:
         """Computes what is the same for all layers; sets `ceiling_kind`."""
@@ -77,8 +84,9 @@ class ConwellHalves(PairedSubjects):
         Raises:
             InputError: for a layer of other images, or not finite.
         """
-        check_layer(layer, self.images)
-        if is_constant(layer.kernel):
+        constant = is_constant(check_kernel(layer, self.images))
+        check_features(layer, self.name)
+        if constant:
             return np.zeros((len(self.groups), 1, 2))
         return self.score_halves(layer)[:, None]
 
@@ -101,7 +109,7 @@ class Conwell2024(ConwellHalves):
         """Scores a layer, `[G, 2]`."""
         predicted = predict_halves(layer, self._responses, self.options)
         return np.array([
-            [correlation(half, values[rows]).mean() for half, rows in zip(predicted[name], HALVES, strict=True)]
+            [voxel_scores(half, values[rows]).mean() for half, rows in zip(predicted[name], HALVES, strict=True)]
             for name, values in self._responses.items()
         ])  # fmt: skip
 
@@ -151,7 +159,7 @@ class Conwell2024Classic(_Geometry):
 
     def score_halves(self, layer: Layer) -> np.ndarray:
         """Scores a layer, `[G, 2]`."""
-        units = [pattern_rdm(layer.features[rows]) for rows in HALVES]
+        units = [pattern_rdm(check_features(layer, self.name)[rows]) for rows in HALVES]
         return np.array([
             [correlate(*pair) for pair in zip(units, halves, strict=True)] for halves in self._measured.values()
         ])  # fmt: skip
@@ -170,18 +178,57 @@ def predict_halves(
     Returns:
         For each subject the leave-one-out predictions of the training half, and the predictions of the test half.
     """
-    units = project(layer.features, options.conwell_dimensions, keep_narrow=options.conwell_narrow == "keep")
-    training, tests = HALVES
-    deviation = units[training].std(0)
-    units = units - units[training].mean(0)
-    # As scikit-learn's StandardScaler, which leaves the scale of units that are constant in training.
-    constant = deviation <= 10 * np.finfo(np.float64).eps * abs(units).max(0)
-    units /= np.where(constant, 1, deviation)
-    own, cross = units[training] @ units[training].T, units[tests] @ units[training].T
+    training = HALVES[0]
+    own, cross = half_kernels(layer, options)
     found = {}
     for name, values in responses.items():
         fit = fit_predict(own, cross, values[training], options.conwell_alphas, by="correlation")
-        found[name] = fit.held_out, fit.predictions
+        found[name] = predict_left_out(own, values[training], fit.alpha), fit.predictions
+    return found
+
+
+_kernels: WeakKeyDictionary[Layer, dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]] = WeakKeyDictionary()
+
+
+def half_kernels(layer: Layer, options: MeasureOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Projects and standardises a layer; what is found is kept while the layer exists.
+
+    Returns:
+        Products of the n training images, `[n, n]` float64, and of the m test images with them, `[m, n]`.
+    """
+    kept, key = _kernels.setdefault(layer, {}), (options.conwell_dimensions, options.conwell_narrow)
+    if key not in kept:
+        features = check_features(layer, "conwell2024")
+        units = project(features, options.conwell_dimensions, keep_narrow=options.conwell_narrow == "keep")
+        training, tests = HALVES
+        deviation = units[training].std(0)
+        # As scikit-learn's StandardScaler, which leaves the scale of units that are constant in training.
+        constant = deviation <= 10 * np.finfo(np.float64).eps * abs(units).max(0)
+        units = (units - units[training].mean(0)) / np.where(constant, 1, deviation)
+        kept[key] = units[training] @ units[training].T, units[tests] @ units[training].T
+    return kept[key]
+
+
+def predict_left_out(kernel: np.ndarray, responses: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+    """Predicts responses to each image by ridge regression on all others, with given penalties.
+
+    Args:
+        kernel: `[n, n]` linear kernel.
+        responses: `[n, V]`.
+        alphas: `[V]`.
+
+    Returns:
+        `[n, V]` float64.
+    """
+    means, count = kernel.mean(0), len(kernel)
+    values, vectors = np.linalg.eigh(kernel - means - means[:, None] + means.mean())
+    found = responses.astype(np.float64)
+    rotated = vectors.T @ (found - found.mean(0))
+    for alpha in np.unique(alphas):
+        voxels, scale = alphas == alpha, 1 / (np.maximum(values, 0) + alpha)
+        # The intercept is fitted without the image too, which subtracts 1 / (alpha n) from the diagonal.
+        diagonal = vectors**2 @ scale - 1 / (alpha * count)
+        found[:, voxels] -= vectors @ (scale[:, None] * rotated[:, voxels]) / diagonal[:, None]
     return found
 
 
@@ -199,17 +246,22 @@ def project(features: np.ndarray, dimensions: int, *, keep_narrow: bool = False)
     count, width = features.shape
     if keep_narrow and width <= dimensions:
         return np.asarray(features, np.float64)
-    matrix = _projection(width, dimensions)
+    matrix, found = _projection(width, dimensions), np.empty((count, dimensions))
     step = max(1, ROWS // width)
-    blocks = [features[start : start + step].astype(np.float64) @ matrix for start in range(0, count, step)]
-    return np.concatenate(blocks)
+    for start in range(0, count, step):
+        rows = features[start : start + step]
+        found[start : start + step] = (matrix @ np.ascontiguousarray(rows.T, np.float64)).T  # fast in this order
+    return found
 
 
 @functools.lru_cache(maxsize=16)  # the widths of a model's layers; each matrix is 40 MB or less for those of AlexNet
 def _projection(width: int, dimensions: int):
-    """Returns the sparse projection matrix `[width, dimensions]`."""
+    """Returns the sparse projection matrix `[dimensions, width]`."""
+    from sklearn.exceptions import DataDimensionalityWarning
     from sklearn.random_projection import SparseRandomProjection
 
-    # Only the shape of what is fitted counts.
-    fitted = SparseRandomProjection(dimensions, random_state=0, compute_inverse_components=False)
-    return fitted.fit(np.broadcast_to(np.float64(0), (2, width))).components_.T
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataDimensionalityWarning)  # of narrow layers
+        # Of what is fitted, only the shape counts.
+        fitted = SparseRandomProjection(dimensions, random_state=0).fit(np.broadcast_to(0.0, (2, width)))
+    return fitted.components_

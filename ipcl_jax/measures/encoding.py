@@ -16,10 +16,11 @@ from ipcl_jax.errors import InputError
 from ipcl_jax.measures.base import Best, Layer
 from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.pairing import PairedSplits
-from ipcl_jax.measures.region import Region, check_layer, is_constant
-from ipcl_jax.measures.stand_in import fit_predict
+from ipcl_jax.measures.region import Region, check_features, check_kernel, is_constant
 from ipcl_jax.measures.statistics import choose_by_rest
+from ipcl_jax.readout.base import centre
 from ipcl_jax.readout.ridge import correlation
+from ipcl_jax.readout.ridge_solver import fit_predict
 
 
 class Encoding(PairedSplits):
@@ -63,14 +64,16 @@ class Encoding(PairedSplits):
         Raises:
             InputError: for a layer of other images, or not finite.
         """
-        check_layer(layer, len(self.region.images))
+        constant = is_constant(check_kernel(layer, len(self.region.images)))
+        if self.needs_features(self.options):
+            check_features(layer, self.name)
         found = np.zeros((len(self.groups), len(self.splits), 1))
-        if is_constant(layer.kernel):
+        if constant:
             return found
         for row, responses in zip(found, self.region.responses.values(), strict=True):
             for place, (fitted, tested) in enumerate(self._places):
                 predicted = self.predict(layer, responses, fitted, tested)
-                row[place] = correlation(predicted, responses[tested]).mean()
+                row[place] = voxel_scores(predicted, responses[tested]).mean()
         return found
 
     def ceiling(self) -> np.ndarray:
@@ -81,6 +84,12 @@ class Encoding(PairedSplits):
         """Takes for each fold the layer with the highest mean over the other folds."""
         found = choose_by_rest(np.stack(list(scores.values()))[..., 0])
         return Best(found.scores, np.stack([found.layers] * 2, -1), "the other folds of the images")
+
+
+def voxel_scores(predicted: np.ndarray, responses: np.ndarray) -> np.ndarray:
+    """Correlates predicted and measured responses `[N, V]`, `[V]` float64; 0 where either are the same for all images."""
+    # Centred in their own dtype, so that differences within its rounding count as none.
+    return correlation(*(centre(values).astype(np.float64) for values in (predicted, responses)))
 
 
 def predict_tested(
@@ -96,7 +105,7 @@ def predict_tested(
         alphas: penalties, in units of the layer's mean variance over the fitted images.
 
     Returns:
-        `[m, V]` float64; the mean response for a layer that is the same for all fitted images.
+        `[m, V]`, of the responses' dtype; the mean response for a layer that is the same for all fitted images.
     """
     own = np.asarray(kernel[np.ix_(fitted, fitted)])
     unit = np.inf if is_constant(own) else np.trace(own, dtype=np.float64) / len(own) - own.mean(dtype=np.float64)

@@ -33,9 +33,9 @@ def pattern_rdm(values: np.ndarray) -> np.ndarray:
 
 def correlate(a: np.ndarray, b: np.ndarray) -> float:
     """Computes Pearson's r of two RDMs `[P]`; 0 if all dissimilarities of either are equal."""
-    products = np.array([[x @ y for x in map(centred, (a, b))] for y in map(centred, (a, b))])
-    length = np.sqrt(products[0, 0] * products[1, 1])
-    return float(products[0, 1] / length) if length else 0.0
+    a, b = centred(a), centred(b)
+    length = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / length) if length else 0.0
 
 
 def centred(rdms: np.ndarray) -> np.ndarray:

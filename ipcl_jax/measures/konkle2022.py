@@ -22,14 +22,21 @@ import numpy as np
 from ipcl_jax.errors import require
 from ipcl_jax.measures.base import Layer
 from ipcl_jax.measures.geometry import pattern_rdm
-from ipcl_jax.measures.stand_in import leave_one_out
+from ipcl_jax.measures.options import MeasureOptions
+from ipcl_jax.measures.region import check_features
 from ipcl_jax.measures.subject_halves import SubjectHalves
+from ipcl_jax.readout.ridge_solver import leave_one_out
 
 
 class Konkle2022(SubjectHalves):
     """Voxel-encoding RSA of the paper; see `SubjectHalves` for its arguments."""
 
     name: ClassVar[str] = "konkle2022"
+
+    @classmethod
+    def needs_features(cls, options: MeasureOptions) -> bool:
+        """Returns whether a layer's features are needed: to standardise them."""
+        return options.konkle_standardise != "none"
 
     def rdms(self, layer: Layer) -> np.ndarray:
         """Computes each subject's RDM of predicted responses, `[S, P]`.
@@ -43,7 +50,8 @@ class Konkle2022(SubjectHalves):
         else:
             kernel = layer.kernel
             if options.konkle_standardise == "all":
-                units = standardise(layer.features, np.ones(len(layer.features), bool))
+                features = check_features(layer, self.name)
+                units = standardise(features, np.ones(len(features), bool))
                 kernel = units @ units.T
             predicted = [
                 leave_one_out(kernel, values, options.konkle_alphas, per_voxel=options.konkle_per_voxel).predictions
@@ -62,9 +70,10 @@ class Konkle2022(SubjectHalves):
         from sklearn.linear_model import RidgeCV
 
         predicted = [np.empty_like(values) for values in self.responses.values()]
-        for image in range(len(layer.features)):
-            others = np.arange(len(layer.features)) != image
-            units = standardise(layer.features, others)
+        features = check_features(layer, self.name)
+        for image in range(len(features)):
+            others = np.arange(len(features)) != image
+            units = standardise(features, others)
             # Coordinates [N, N] with the same products as the units give the same fit.
             values, vectors = np.linalg.eigh(units @ units.T)
             coordinates = vectors * np.sqrt(np.maximum(values, 0))
@@ -80,9 +89,14 @@ class Konkle2022Classic(SubjectHalves):
 
     name: ClassVar[str] = "konkle2022-classic"
 
+    @classmethod
+    def needs_features(cls, options: MeasureOptions) -> bool:
+        """Returns whether a layer's features are needed: always."""
+        return True
+
     def rdms(self, layer: Layer) -> np.ndarray:
         """Computes the layer's RDM, `[1, P]`."""
-        return pattern_rdm(layer.features)[None]
+        return pattern_rdm(check_features(layer, self.name))[None]
 
 
 def standardise(features: np.ndarray, fitted: np.ndarray) -> np.ndarray:

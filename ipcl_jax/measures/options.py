@@ -15,8 +15,6 @@ Standardise = Literal["none", "all", "fitted"]
 class MeasureOptions(Checked):
     """Options of the measures. A default that a publication does not state is called ours."""
 
-    section = "measures."
-
     seed: int = 0
     """Seed of folds and halves of images, and of halves of subjects where not all are taken."""
 
@@ -40,10 +38,12 @@ class MeasureOptions(Checked):
 
     sparse_alpha: float = 0.1
     """Penalty of sparse-positive, as published; it counts in the units of the features and responses."""
+    sparse_solver: Literal["exact", "published"] = "exact"
+    """Find the minimum itself, or stop near it as the published code does, which takes ten times as long."""
     sparse_tol: float = 1e-3
-    """Tolerance of its optimisation, as published."""
+    """Tolerance of the published solver."""
     sparse_seed: int = 365
-    """Seed of the order in which its weights are updated, as published."""
+    """Seed of the order in which the published solver updates weights."""
     sparse_folds: int = 5
     """Folds of the images, each predicted from the others. The publication has images of its own for tests; folds are
     our choice."""

@@ -13,6 +13,7 @@ class PairedSplits(Measure):
         ratio: n2 / n1 of `statistics`, which corrects for images that splits share.
     """
 
+    pairs = "splits"
     ratio: float
 
     def interval(self, scores: np.ndarray) -> tuple[Interval, ...]:
@@ -31,6 +32,8 @@ def _by_split(scores: np.ndarray) -> np.ndarray:
 
 class PairedSubjects(Measure):
     """A measure whose pairs are the subjects; of two sides, the last is the one that counts."""
+
+    pairs = "subjects"
 
     def interval(self, scores: np.ndarray) -> tuple[Interval, ...]:
         """Returns each subject's score; its bounds are NaN, because there is a single one."""

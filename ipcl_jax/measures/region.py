@@ -20,7 +20,7 @@ class Region:
         ceiling_kind: how `ceilings` are computed, for a table.
 
     Attributes:
-        responses: `[N, V]` float64, by subject.
+        responses: `[N, V]` by subject, float32 if they were given so, otherwise float64.
         ceilings: `[V]` float64 or None, by subject.
         images: names of the images.
         subjects: names of the subjects.
@@ -53,7 +53,9 @@ class Region:
             raise InputError(f"The responses of {name} are of shape {list(shape)}; expected [N, V].")
         if shape[0] != len(self.images):
             raise InputError(f"The responses of {name} are to {shape[0]} images, and {len(self.images)} are named.")
-        values = np.asarray(values, np.float64)
+        values = np.asarray(values)
+        if values.dtype != np.float32:
+            values = values.astype(np.float64)
         if not np.isfinite(values).all():
             raise InputError(f"The responses of {name} hold values that are not finite numbers.")
         return values
@@ -101,13 +103,35 @@ def is_constant(kernel: np.ndarray) -> bool:
     return not size - kernel.mean(dtype=np.float64) > 4 * error * size
 
 
-def check_layer(layer: Layer, images: int) -> None:
-    """Raises InputError if a layer is not of this number of images, or not finite."""
-    features, kernel = layer.features.shape, layer.kernel.shape
-    if len(features) != 2 or features[0] != images or kernel != (images, images):
+def check_kernel(layer: Layer, images: int) -> np.ndarray:
+    """Returns a layer's kernel `[N, N]`.
+
+    Raises:
+        InputError: if it is not of this number of images, or not finite.
+    """
+    if layer.kernel.shape != (images, images):
         raise InputError(
-            f"The layer's features are of shape {list(features)} and its kernel {list(kernel)}; expected [N, D] and "
-            f"[N, N] of the {images} images of the responses."
+            f"The layer's kernel is of shape {list(layer.kernel.shape)}; expected {[images, images]}, of the images of "
+            "the responses."
         )
-    if not (np.isfinite(layer.features).all() and np.isfinite(layer.kernel).all()):
-        raise InputError("The layer holds values that are not finite numbers.")
+    if not np.isfinite(layer.kernel).all():
+        raise InputError("The layer's kernel holds values that are not finite numbers.")
+    return layer.kernel
+
+
+def check_features(layer: Layer, measure: str) -> np.ndarray:
+    """Returns a layer's features `[N, D]`.
+
+    Raises:
+        InputError: if there are none, or they are not of the kernel's images, or not finite.
+    """
+    features = layer.features
+    if features is None:
+        raise InputError(f"{measure} needs the features of the layer, and only their kernel was computed.")
+    if features.ndim != 2 or len(features) != len(layer.kernel):
+        raise InputError(
+            f"The layer's features are of shape {list(features.shape)}; expected [N, D] of {len(layer.kernel)} images."
+        )
+    if not np.isfinite(features).all():
+        raise InputError("The layer's features hold values that are not finite numbers.")
+    return features

@@ -27,6 +27,15 @@ MEASURES = tuple(_KINDS)
 """Names of all measures."""
 
 
+def needs_features(name: str, options: MeasureOptions) -> bool:
+    """Returns whether a measure needs the features of layers, or else their kernels alone.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    return _kind(name).needs_features(options)
+
+
 def open_measure(
     name: str,
     responses: Mapping[str, np.ndarray],
@@ -50,6 +59,10 @@ def open_measure(
             finite, an image named twice, or fewer images, subjects or voxels than the measure takes.
         MissingPackage: without a package that the measure needs.
     """
+    return _kind(name)(Region(responses, ceilings, images, ceiling_kind), options)
+
+
+def _kind(name: str):
     if name not in _KINDS:
         raise InputError(f"No measure {name!r}.{near_miss(name, MEASURES)}")
-    return _KINDS[name](Region(responses, ceilings, images, ceiling_kind), options)
+    return _KINDS[name]

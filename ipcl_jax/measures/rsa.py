@@ -12,9 +12,9 @@ from ipcl_jax.errors import InputError
 from ipcl_jax.measures.base import Best, Layer
 from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.pairing import PairedSubjects
-from ipcl_jax.measures.region import Region, check_layer, is_constant
+from ipcl_jax.measures.region import Region, check_features, check_kernel, is_constant
 from ipcl_jax.measures.statistics import choose_by_others
-from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, rdm
+from ipcl_jax.readout.rsa import Comparison, check_comparison, compare_rdms, rdm, to_rdm
 
 LOWER_BOUND = "lower bound: a subject's RDM and the mean of the others'"
 
@@ -33,6 +33,11 @@ class RSA(PairedSubjects):
 
     name: ClassVar[str] = "rsa"
 
+    @classmethod
+    def needs_features(cls, options: MeasureOptions) -> bool:
+        """Returns whether a layer's features are needed: for all but Euclidean distances."""
+        return options.metric != "euclidean"
+
     def __init__(self, region: Region, options: MeasureOptions):
         check_comparison(options.comparison)
         region.take_at_least(8, self.name)
@@ -48,10 +53,13 @@ class RSA(PairedSubjects):
         Raises:
             InputError: for a layer of other images, or not finite.
         """
-        check_layer(layer, self._measured.shape[1])
-        if is_constant(layer.kernel):
+        kernel = check_kernel(layer, self._measured.shape[1])
+        if is_constant(kernel):
             return np.zeros((len(self.groups), 1, 1))
-        found = rdm(layer.features, self.options.metric)
+        if self.options.metric == "euclidean":
+            found = to_rdm(kernel, "euclidean")
+        else:
+            found = rdm(check_features(layer, self.name), self.options.metric)
         return np.array([[[agreement(found, one, self.options.comparison)]] for one in self._measured])
 
     def ceiling(self) -> np.ndarray:

@@ -14,7 +14,7 @@ from ipcl_jax.errors import InputError
 from ipcl_jax.measures.base import Best, Difference, Interval, Layer, Measure
 from ipcl_jax.measures.geometry import centred, pattern_rdm
 from ipcl_jax.measures.options import MeasureOptions
-from ipcl_jax.measures.region import Region, check_layer, is_constant
+from ipcl_jax.measures.region import Region, check_kernel, is_constant
 from ipcl_jax.measures.statistics import (
     choose_by_other_side,
     corrected_interval,
@@ -24,7 +24,7 @@ from ipcl_jax.measures.statistics import (
 
 LEAST_SUBJECTS = 4  # halves of two
 LEAST_IMAGES = 8
-RATIO = 1.0  # n2 / n1: both halves of the subjects are of one size
+RATIO = 1.0  # n2 / n1: both halves of the subjects are of one size, or nearly, of an odd number
 
 
 def halves_of(subjects: int, most: int, seed: int) -> np.ndarray:
@@ -72,6 +72,8 @@ class SubjectHalves(Measure):
             in whose mean RDM all images are equally far apart.
     """
 
+    pairs = "splits"
+
     def __init__(self, region: Region, options: MeasureOptions):
         subjects = len(region.subjects)
         if subjects < LEAST_SUBJECTS:
@@ -106,8 +108,7 @@ class SubjectHalves(Measure):
         Raises:
             InputError: for a layer of other images, or not finite.
         """
-        check_layer(layer, len(next(iter(self.responses.values()))))
-        if is_constant(layer.kernel):
+        if is_constant(check_kernel(layer, len(next(iter(self.responses.values()))))):
             return np.zeros((1, *self._halves.shape[:2]))
         return self.compare_rdms(self.rdms(layer))
 

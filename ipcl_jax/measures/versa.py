@@ -17,7 +17,7 @@ from ipcl_jax.measures.base import Best, Layer
 from ipcl_jax.measures.encoding import predict_tested
 from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.pairing import PairedSplits
-from ipcl_jax.measures.region import Region, check_layer, is_constant
+from ipcl_jax.measures.region import Region, check_kernel, is_constant
 from ipcl_jax.measures.rsa import LOWER_BOUND, agreement, check_measured, lower_bound
 from ipcl_jax.measures.statistics import choose_by_other_side
 from ipcl_jax.readout.rsa import check_comparison, rdm
@@ -61,14 +61,14 @@ class Versa(PairedSplits):
         Raises:
             InputError: for a layer of other images, or not finite.
         """
-        check_layer(layer, len(next(iter(self.responses.values()))))
+        kernel = check_kernel(layer, len(next(iter(self.responses.values()))))
         found = np.zeros((len(self.groups), len(self.splits), 2))
-        if is_constant(layer.kernel):
+        if is_constant(kernel):
             return found
         for group, values in enumerate(self.responses.values()):
             for split, halves in enumerate(self._halves):
                 for side, (tested, fitted) in enumerate((halves, halves[::-1])):
-                    predicted = predict_tested(layer.kernel, values, fitted, tested, self.options.encoding_alphas)
+                    predicted = predict_tested(kernel, values, fitted, tested, self.options.encoding_alphas)
                     measured = self._measured[split, side][group]
                     found[group, split, side] = agreement(rdm(predicted), measured, self.options.comparison)
         return found

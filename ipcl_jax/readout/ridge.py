@@ -6,65 +6,22 @@ Source: Hoerl & Kennard 1970 (ridge), its leave-one-out errors as in scikit-lear
 (voxel-wise encoding); Konkle & Alvarez 2022 (voxel-encoding RSA).
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.typing import ArrayLike
 
 from ipcl_jax.errors import InputError
-from ipcl_jax.readout.base import centre, check_fitted, check_rows
+from ipcl_jax.readout.base import centre, check_fitted, check_rows, rounding_error
+from ipcl_jax.readout.ridge_blocks import check_alphas, solve
+from ipcl_jax.readout.ridge_solver import fit_predict
 from ipcl_jax.readout.rsa import Comparison, compare_rdms, rdm
+
+_COLUMNS = 1024  # of arrays that are copied in float64 at a time
 
 ALPHAS = tuple(10.0**power for power in range(-4, 5))
 """Penalties to choose from for each voxel, in units of a layer's mean variance."""
-
-
-@functools.partial(jax.jit, static_argnames="alphas")
-def _fit(kernel: Array, responses: Array, alphas: tuple[float, ...]) -> tuple[Array, Array]:
-    """Returns dual weights `[n, V]` for a centred kernel and responses, and the index of each voxel's penalty."""
-    count = len(kernel)
-    values, vectors = jnp.linalg.eigh(kernel)
-    values = jnp.maximum(values, 0)
-    rotated = vectors.T @ responses  # [n, V]
-
-    def errors(alpha: Array) -> Array:
-        scale = 1 / (values + alpha)
-        # The intercept is fitted without the image too, which subtracts 1 / (alpha n) from the diagonal.
-        diagonal = jnp.square(vectors) @ scale - 1 / (alpha * count)
-        return jnp.square(vectors @ (scale[:, None] * rotated) / diagonal[:, None]).mean(0)  # [V]
-
-    penalties = jnp.array(alphas)
-    chosen = jax.lax.map(errors, penalties).argmin(0)  # [V]
-    return vectors @ (rotated / (values[:, None] + penalties[chosen][None])), chosen
-
-
-class _KernelRidge:
-    """Ridge regression of V voxels on a kernel; each voxel's penalty has the least leave-one-out error.
-
-    Args:
-        kernel: `[n, n]` linear kernel of the images.
-        responses: `[n, V]`.
-        alphas: penalties to choose from.
-    """
-
-    def __init__(self, kernel: np.ndarray, responses: np.ndarray, alphas: Sequence[float]):
-        kernel, responses = np.asarray(kernel, np.float64), np.asarray(responses, np.float64)
-        self._means, self.intercept = kernel.mean(0), responses.mean(0)
-        centred = kernel - self._means - self._means[:, None] + self._means.mean()
-        with jax.enable_x64(True):
-            weights, chosen = _fit(centred, centre(responses), tuple(map(float, alphas)))
-            self.weights, self.alpha = np.asarray(weights), np.asarray(alphas, float)[np.asarray(chosen)]
-
-    def predict(self, kernel: np.ndarray) -> np.ndarray:
-        """Predicts responses `[m, V]` to other images, given their kernel with the fitted images `[m, n]`."""
-        kernel = np.asarray(kernel, np.float64)
-        centred = kernel - kernel.mean(1, keepdims=True) - self._means + self._means.mean()
-        return centred @ self.weights + self.intercept
 
 
 @dataclass
@@ -72,6 +29,8 @@ class RidgeReadout:
     """Voxel-wise encoding from given features, as scikit-learn's `RidgeCV(alphas, alpha_per_target=True)`.
 
         RidgeReadout().fit(X, Y).score(X2, Y2)
+
+    It computes in float64; if features and responses are both float32, in float32, as `ridge_solver.fit_predict`.
 
     Args:
         alphas: penalties; for each voxel the one with the least leave-one-out error is chosen.
@@ -97,7 +56,9 @@ class RidgeReadout:
         Raises:
             InputError: if X and Y don't fit together, a value isn't finite, or a penalty isn't above 0.
         """
-        features, responses = self._flat(X), np.asarray(Y, np.float64)
+        features, responses = self._flat(X), np.asarray(Y)
+        dtype = np.result_type(features, responses, np.float32)
+        features, responses = features.astype(dtype, copy=False), responses.astype(dtype, copy=False)
         count = len(features)
         if responses.ndim != 2 or len(responses) != count or count < 2 or not responses.size:
             raise InputError(
@@ -105,14 +66,11 @@ class RidgeReadout:
             )
         if not (np.isfinite(features).all() and np.isfinite(responses).all()):
             raise InputError("X or Y holds values that are not finite numbers.")
-        alphas = np.ravel(self.alphas).tolist()
-        if not alphas or not all(0 < alpha < np.inf for alpha in alphas):
-            raise InputError(f"alphas are {alphas}; one or more must be given, and each must be above 0.")
+        check_alphas(self.alphas)
         centred = centre(features)
-        ridge = _KernelRidge(centred @ centred.T, responses, alphas)
-        self.alpha_ = ridge.alpha
-        self.coef_ = ridge.weights.T @ centred
-        self.intercept_ = ridge.intercept - self.coef_ @ features.mean(0)
+        found = solve((centred @ centred.T).astype(np.float64), centred.T, responses, self.alphas)
+        self.alpha_, self.coef_ = found.alpha, found.products.T
+        self.intercept_ = (found.means - self.coef_ @ features.mean(0, dtype=np.float64)).astype(dtype)
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:
@@ -122,13 +80,14 @@ class RidgeReadout:
             X: `[M, ...]` features of other images.
 
         Returns:
-            `[M, V]` float64.
+            `[M, V]` float32 or float64.
 
         Raises:
             InputError: before `fit`, or for features of another number or that are not finite.
         """
         check_fitted(self, "coef_")
         features = self._flat(X, self.coef_.shape[1])
+        features = features.astype(np.result_type(features, self.coef_), copy=False)
         if not np.isfinite(features).all():
             raise InputError("X holds values that are not finite numbers.")
         return features @ self.coef_.T + self.intercept_
@@ -146,7 +105,7 @@ class RidgeReadout:
         Raises:
             InputError: as `predict`, and for responses of another shape or that are not finite.
         """
-        predicted, responses = self.predict(X), np.asarray(Y, np.float64)
+        predicted, responses = self.predict(X), np.asarray(Y)
         if responses.shape != predicted.shape or len(responses) < 2:
             raise InputError(
                 f"Y is of shape {list(responses.shape)}; expected {list(predicted.shape)}, of two images or more and "
@@ -157,15 +116,30 @@ class RidgeReadout:
         return correlation(predicted, responses)
 
     def _flat(self, X: ArrayLike, width: int | None = None) -> np.ndarray:
-        features = np.asarray(check_rows(X, width), np.float64)
+        features = np.asarray(check_rows(X, width))
         return features.reshape(len(features), -1)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Computes Pearson's r of the columns of two arrays `[N, V]` float64; 0 if either column is constant."""
-    a, b = centre(a), centre(b)
-    length = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
-    return (a * b).sum(0) / np.where(length > 0, length, 1.0)
+    """Computes Pearson's r of the columns of two arrays `[N, V]`; 0 if either column is constant.
+
+    Returns:
+        `[V]` float64.
+    """
+    found = np.empty(a.shape[1])
+    for start in range(0, a.shape[1], _COLUMNS):
+        columns = slice(start, start + _COLUMNS)
+        x, y = _centred(a[:, columns]), _centred(b[:, columns])
+        length = np.linalg.norm(x, axis=0) * np.linalg.norm(y, axis=0)
+        found[columns] = (x * y).sum(0) / np.where(length > 0, length, 1.0)
+    return found
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    """Returns columns less their means, in float64; 0 where values are equal up to rounding in their own dtype."""
+    values = values.astype(np.result_type(values, np.float32), copy=False)
+    centred = centre(values.astype(np.float64, copy=False))
+    return centred * (abs(centred).max(0, keepdims=True) > rounding_error(values, 0))
 
 
 def reliability_ceiling(responses: np.ndarray) -> np.ndarray | None:
@@ -226,12 +200,12 @@ def _predict_tested(
     kernel: np.ndarray, responses: np.ndarray, fitted: np.ndarray, tested: np.ndarray, alphas: Sequence[float]
 ) -> np.ndarray:
     """Predicts responses to the tested images by ridge regression on the fitted ones."""
-    own = np.asarray(kernel[np.ix_(fitted, fitted)], np.float64)
-    size, error = np.trace(own) / len(own), np.finfo(np.result_type(kernel, np.float16)).eps
-    variance = size - own.mean()
-    unit = variance if variance > 4 * error * size else np.inf  # constant features predict the mean response
-    ridge = _KernelRidge(own / unit, responses[fitted], alphas)
-    return ridge.predict(kernel[np.ix_(tested, fitted)] / unit)
+    own, cross = kernel[np.ix_(fitted, fitted)], kernel[np.ix_(tested, fitted)]
+    size = np.trace(own, dtype=np.float64) / len(own)
+    error, variance = np.finfo(np.result_type(kernel, np.float16)).eps, size - own.mean(dtype=np.float64)
+    if not variance > 4 * error * size:  # features are constant, and predict the mean response
+        return np.repeat(responses[fitted].mean(0, keepdims=True), len(tested), axis=0)
+    return fit_predict(own, cross, responses[fitted], variance * np.asarray(alphas)).predictions
 
 
 def varying_mean(responses: np.ndarray) -> np.ndarray:
@@ -255,8 +229,8 @@ def versa(
     give an RDM (correlation), which is compared with the measured one. Then the halves are swapped, and scores are
     averaged over both and over several random splits.
 
-    Differs: voxels are fitted by ridge regression on all units of the layer; the paper uses another regression, so
-    scores are close to published ones but not equal.
+    Differs: the paper, which fits voxels by ridge regression too, leaves out one image at a time and compares RDMs that
+    are averaged over halves of the subjects, by Pearson's r; that is `ipcl_jax.measures`' konkle2022.
 
     Args:
         kernel: `[N, N]`, the layer's linear kernel.

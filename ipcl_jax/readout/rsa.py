@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from ipcl_jax.errors import InputError, near_miss, require
 from ipcl_jax.readout.base import check_rdms, rounding_error
-from ipcl_jax.readout.kernels import Metric, kernel_matrix, kernel_of
+from ipcl_jax.readout.kernels import MEMORY, Metric, kernel_matrix, kernel_of
 
 Comparison = Literal["spearman", "tau-a", "corr", "cosine", "rho-a", "corr_cov", "cosine_cov"]
 """Methods of comparing two RDMs, by rsatoolbox's names; the last two weight dissimilarities by the covariance of
@@ -224,27 +224,73 @@ def kernel_cka(kernel: np.ndarray, other: np.ndarray, *, debiased: bool = False)
     Raises:
         InputError: for kernels of different sizes or too few images.
     """
-    if kernel.shape != other.shape:
-        raise InputError(f"Kernels are of {kernel.shape[0]} and {other.shape[0]} images.")
-    if len(kernel) < (4 if debiased else 2):
-        raise InputError(f"CKA of {len(kernel)} images; it takes {4 if debiased else 2}.")
-    a, b = (_centre_kernel(np.asarray(k), debiased) for k in (kernel, other))
-    length = np.linalg.norm(a) * np.linalg.norm(b)
-    return float((a * b).sum() / length) if length else 0.0
+    return float(kernel_alignment({"": kernel}, {"": other}, debiased=debiased)[0, 0])
 
 
-def _centre_kernel(kernel: np.ndarray, debiased: bool) -> np.ndarray:
-    """Centres a kernel in rows and columns; the sum of products of two such kernels is proportional to HSIC.
+def kernel_alignment(
+    kernels: Mapping[str, np.ndarray],
+    others: Mapping[str, np.ndarray] | None = None,
+    *,
+    debiased: bool = False,
+    memory: int = MEMORY,
+) -> np.ndarray:
+    """Computes centred kernel alignment of all pairs of L and M layers; see `cka`.
+
+    Each kernel is centred once; the inner products of all pairs are one matrix product, some images' rows at a time.
+
+    Args:
+        kernels: L linear kernels `[N, N]` by layer.
+        others: M of them, of the same images; None for the same layers.
+        debiased: as for `cka`.
+        memory: bytes that rows of centred kernels may take at a time.
+
+    Returns:
+        `[L, M]` float64.
+
+    Raises:
+        InputError: for kernels of different sizes or too few images.
+    """
+    rows, columns = list(kernels.values()), list((kernels if others is None else others).values())
+    count = len(rows[0])
+    if wrong := [one for one in (*rows, *columns) if one.shape != (count, count)]:
+        raise InputError(f"Kernels are of {count} and {wrong[0].shape[0]} images.")
+    if count < (4 if debiased else 2):
+        raise InputError(f"CKA of {count} images; it takes {4 if debiased else 2}.")
+    every = rows if others is None else [*rows, *columns]
+    shifts = [_centring(np.asarray(kernel), debiased) for kernel in every]
+    step = max(1, memory // (8 * count * len(every)))
+    products, largest = np.zeros((len(every), len(every))), np.zeros(len(every))
+    for start in range(0, count, step):
+        part = slice(start, min(start + step, count))
+        centred = np.empty((len(every), part.stop - start, count))
+        for place, (kernel, shift) in enumerate(zip(every, shifts, strict=True)):
+            np.subtract(kernel[part], shift, out=centred[place])
+            centred[place] -= shift[part, None]
+        if debiased:
+            centred[:, np.arange(part.stop - start), np.arange(start, part.stop)] = 0
+        largest = np.maximum(largest, np.abs(centred).max((1, 2)))
+        flat = centred.reshape(len(every), -1)
+        products += flat @ flat.T
+    # A layer that is the same for all images, up to rounding, counts as exactly that.
+    alive = largest > [rounding_error(np.asarray(kernel), (0, 1)).item() for kernel in every]
+    length = np.sqrt(np.diag(products)) * alive
+    length = np.outer(length, length)
+    found = np.where(length > 0, products, 0) / np.where(length > 0, length, 1)
+    return found[: len(rows), len(every) - len(columns) :]
+
+
+def _centring(kernel: np.ndarray, debiased: bool) -> np.ndarray:
+    """Returns the vector `[N]` that centres a symmetric kernel if it is subtracted from all rows and all columns.
+
+    The sum of products of two such kernels is proportional to HSIC.
 
     Differs: the debiased kernel is centred without its diagonal (Székely & Rizzo 2014), which gives the sum of
     Song et al. without differences of large numbers.
     """
-    n, tolerance = len(kernel), rounding_error(kernel, (0, 1))
-    k = np.asarray(kernel, np.float64)
-    k = k - k.mean(0) - k.mean(1, keepdims=True) + k.mean()
-    if debiased:
-        np.fill_diagonal(k, 0)
-        sums = k.sum(0) / (n - 2)
-        k = k - sums - sums[:, None] + sums.sum() / (n - 1)
-        np.fill_diagonal(k, 0)
-    return k * (abs(k).max() > tolerance)
+    means = kernel.mean(0, dtype=np.float64)
+    shift = means - means.mean() / 2
+    if not debiased:
+        return shift
+    # A centred kernel's columns sum to 0; without the diagonal, to what the diagonal lacks.
+    sums = (2 * shift - np.diag(kernel)) / (len(kernel) - 2)
+    return shift + sums - sums.sum() / (len(kernel) - 1) / 2

@@ -16,7 +16,7 @@ from ipcl_jax.activations.stimuli import Reader
 from ipcl_jax.config import Model
 from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.readout.kernels import layer_kernels
-from ipcl_jax.readout.rsa import Comparison, cka, compare_rdms, rdm, to_rdm, upper
+from ipcl_jax.readout.rsa import Comparison, cka, compare_rdms, kernel_alignment, rdm, to_rdm, upper
 
 
 class Arrays:
@@ -131,6 +131,42 @@ def test_cka_is_the_published_formula(debiased):
     np.testing.assert_allclose(cka(x, y, debiased=debiased), expected, rtol=1e-5)  # float32 kernels
     rotated = x @ np.linalg.qr(rng.normal(size=(12, 12)))[0] * 7 + 1
     np.testing.assert_allclose(cka(x, rotated, debiased=debiased), 1, rtol=1e-5)
+
+
+def pairwise_cka(kernel, other, debiased):
+    """Kernels centred as matrices, one pair at a time, in float64."""
+
+    def centred(k):
+        k, n = k.astype(np.float64), len(k)
+        k = k - k.mean(0) - k.mean(1, keepdims=True) + k.mean()
+        if debiased:
+            np.fill_diagonal(k, 0)
+            sums = k.sum(0) / (n - 2)
+            k = k - sums - sums[:, None] + sums.sum() / (n - 1)
+            np.fill_diagonal(k, 0)
+        return k
+
+    a, b = centred(kernel), centred(other)
+    return (a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+@pytest.mark.parametrize("memory", [1 << 30, 8 * 30 * 7 * 4, 1])
+def test_alignment_of_all_pairs_of_layers(debiased, memory):
+    rng = np.random.default_rng(1)
+    layers = {name: rng.normal(2, 1, size=(30, width)).astype(np.float32) for name, width in (("a", 5), ("b", 90), ("c", 12))}
+    others = {name: rng.normal(size=(30, 8)).astype(np.float32) + layers["a"][:, :1] for name in "wxyz"}
+    others["z"] = np.full((30, 8), 0.1, np.float32)
+    rows, columns = ({name: x @ x.T for name, x in some.items()} for some in (layers, others))
+    found = kernel_alignment(rows, columns, debiased=debiased, memory=memory)
+    assert found.shape == (3, 4) and (found[:, 3] == 0).all()
+    expected = [[pairwise_cka(a, columns[b], debiased) for b in "wxy"] for a in rows.values()]
+    np.testing.assert_allclose(found[:, :3], expected, rtol=0, atol=1e-12)  # both float64
+    own = kernel_alignment(rows, debiased=debiased, memory=memory)
+    expected = [[pairwise_cka(a, b, debiased) for b in rows.values()] for a in rows.values()]
+    np.testing.assert_allclose(own, expected, rtol=0, atol=1e-12)
+    with pytest.raises(InputError, match="Kernels are of 30 and 9 images"):
+        kernel_alignment(rows, {"small": np.eye(9)})
 
 
 def test_debiased_cka_of_unrelated_features_is_near_zero():

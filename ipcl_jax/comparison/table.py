@@ -123,30 +123,30 @@ def tables_of(
                     )
                 )  # fmt: skip
             for g, interval in enumerate(measure.interval(found)):
-                row = LayerScore(
-                    model, layer, depth, measure.name, region, measure.groups[g], float(interval.mean),
-                    *map(_number, interval[1:]), mean_ceiling[g], kind,
+                tables.layers.append(
+                    LayerScore(
+                        model, layer, depth, measure.name, region, measure.groups[g], float(interval.mean),
+                        _number(interval.low), _number(interval.high), mean_ceiling[g], kind,
+                    )
                 )  # fmt: skip
-                tables.layers.append(row)
         best = chosen[model] = measure.best(layers)
         names = list(layers)
         for g, interval in enumerate(measure.interval(best.scores)):
             counts = Counter(names[i] for pair in best.layers[g].tolist() for i in dict.fromkeys(pair) if i >= 0)
             tables.best.append(
                 BestScore(
-                    model, measure.name, region, measure.groups[g], *map(_number, interval), mean_ceiling[g], kind,
+                    model, measure.name, region, measure.groups[g], _number(interval.mean), _number(interval.low),
+                    _number(interval.high), mean_ceiling[g], kind,
                     dict(sorted(counts.items(), key=lambda item: names.index(item[0]))), best.how,
                 )
             )  # fmt: skip
     for model, other in itertools.combinations(chosen, 2):
-        differences = measure.compare(chosen[model].scores, chosen[other].scores)
-        by_group = len(differences) == len(measure.groups) and len(measure.splits) > 1
-        for g, found in enumerate(differences):
-            subject = measure.groups[g] if by_group else ""
+        for g, test in enumerate(measure.compare(chosen[model].scores, chosen[other].scores)):
             tables.differences.append(
                 ModelDifference(
-                    model, other, measure.name, region, subject, *map(_number, found[:3]),
-                    _number(found.t), found.df, _number(found.p), "splits" if by_group else "subjects",
+                    model, other, measure.name, region, measure.groups[g] if measure.pairs == "splits" else "",
+                    _number(test.mean), _number(test.low), _number(test.high), _number(test.t), test.df, _number(test.p),
+                    measure.pairs,
                 )
             )  # fmt: skip
     return tables

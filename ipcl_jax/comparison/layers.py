@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from ipcl_jax.activations.compute import stream
@@ -82,7 +83,7 @@ def read_layers(
             raise ConfigError(f"{stimuli.names[batch.first + place]} can't be read: {reason}")
         for name, value in values.items():
             rows = _channels_first(value).reshape(len(value), -1)
-            check_features(rows, first=batch.first)
+            check_features(jnp.asarray(rows), first=batch.first)
             features[name][batch.first : batch.first + batch.count] = rows
         reader.progress(batch.first + batch.count, count)
     for name in names:

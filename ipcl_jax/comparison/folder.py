@@ -79,15 +79,15 @@ class Folder:
                 f"--out {self.path} holds another comparison ({listing}); give another folder, or remove it."
             )
 
-    def read_scores(self, model: str, layer: str) -> Values | None:
-        """Returns the scores of a layer that were kept; None if there are none.
+    def read_scores(self, model: str, layer: str) -> Values:
+        """Returns the scores of a layer that were kept, of some regions, all or none.
 
         Raises:
             ConfigError: if the file can't be read.
         """
         path = self._score_file(model, layer)
         if not path.is_file():
-            return None
+            return {}
         return {
             region: {measure: np.array(values, np.float64) for measure, values in found.items()}
             for region, found in read_json(path).items()
@@ -135,7 +135,7 @@ class Folder:
                 some = slice(start, start + step)
                 found: Responses = subject.read(images, voxels[some])
                 mean[:, some], ceiling[some] = found.mean, found.ceiling
-                digest.update(np.ascontiguousarray(found.mean.T))
+                digest.update(np.ascontiguousarray(found.mean.T).data)
             file["voxels"] = voxels
             file.attrs["key"], file.attrs["sha256"] = wanted, digest.hexdigest()
         return path

@@ -1,7 +1,7 @@
 """The comparison of models with brain data: every layer, measure, region and subject, kept as it goes."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -13,16 +13,17 @@ from ipcl_jax.activations.preprocess import Transform
 from ipcl_jax.activations.provenance import code_version, image_digests
 from ipcl_jax.activations.stimuli import Reader
 from ipcl_jax.brain.base import BrainData, Subject
-from ipcl_jax.brain.folder import Copied, Folder, Values
-from ipcl_jax.brain.layers import ChosenStimuli, group_layers, read_layers, widths
-from ipcl_jax.brain.table import Tables, joined, tables_of
+from ipcl_jax.comparison.folder import Copied, Folder, Values
+from ipcl_jax.comparison.layers import ChosenStimuli, group_layers, read_layers, widths
+from ipcl_jax.comparison.table import Tables, joined, tables_of
 from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.measures.base import Measure
-from ipcl_jax.measures.registry import MeasureOptions, open_measure
+from ipcl_jax.measures.options import MeasureOptions
+from ipcl_jax.measures.registry import needs_features, open_measure
 
 Images = Literal["shared", "own", "held-out"]
 
-CODE = ("brain/*.py", "measures/*.py", "readout/base.py", "readout/kernels.py", "readout/ridge*.py", "readout/rsa.py")
+CODE = ("brain/*.py", "comparison/*.py", "measures/*.py", "readout/base.py", "readout/kernels.py", "readout/ridge*.py", "readout/rsa.py")
 """Patterns of this package's files whose code computes scores from activations and responses."""
 
 Progress = Callable[[str, int, int], None]
@@ -145,8 +146,8 @@ def compare(plan: Plan, folder: Folder, reader: Reader, *, memory: int, progress
             model.name: _score_model(cell, model, opened, some, folder, reader, memory, progress)
             for model in plan.models
         }
-        for region, measures in opened.by_region():
-            for measure in measures:
+        for region in cell.regions:
+            for measure in opened.of(region):
                 found = {
                     name: {layer: values[region][measure.name] for layer, values in layers.items()}
                     for name, layers in scores.items()
@@ -171,53 +172,50 @@ def _score_model(
     found = {layer: folder.read_scores(place, layer) for layer in model.layers}
     numbers = widths(model.encoder, model.layers, size=model.transform.size)
     title = f"{model.name}, {cell.name}" if len(cell.subjects) == 1 else model.name
+    total = len(model.layers) * len(cell.regions)
     for group in group_layers(numbers, len(cell.images), memory=memory):
-        done = sum(values is not None for values in found.values())
-        progress(title, done, len(found))
-        missing = [layer for layer in group if found[layer] is None]
+        progress(title, sum(map(len, found.values())), total)
+        missing = [region for region in cell.regions if any(region not in found[layer] for layer in group)]
         if not missing:
             continue
         # All layers of the group, though some may be known: the same program gives the same bits.
         own = Reader(model.transform, reader.batch_size, reader.threads)
         layers = dict(read_layers(model.encoder, stimuli, own, group, memory=memory))
-        values: dict[str, Values] = {layer: {} for layer in missing}
-        for region, measures in opened.by_region():
-            for layer in missing:
-                values[layer][region] = {measure.name: measure.score(layers[layer]) for measure in measures}
-        for layer in missing:
-            folder.write_scores(place, layer, values[layer])
-            found[layer] = values[layer]
-    progress(title, len(found), len(found))
-    return {layer: values for layer, values in found.items() if values is not None}
+        for region in missing:
+            measures = opened.of(region)
+            for layer in group:
+                if region not in found[layer]:
+                    found[layer][region] = {measure.name: measure.score(layers[layer]) for measure in measures}
+                    folder.write_scores(place, layer, found[layer])
+                    progress(title, sum(map(len, found.values())), total)
+    return found
 
 
 class _Measures:
-    """The measures of a cell, made region by region."""
+    """The measures of a cell, made for one region at a time, whose responses are held in memory meanwhile."""
 
     def __init__(self, plan: Plan, cell: Cell, copies: Mapping[str, Copied]):
         self._plan, self._cell, self._copies = plan, cell, copies
 
-    def by_region(self) -> Iterator[tuple[str, list[Measure]]]:
-        """Yields each region with its measures; holds the responses of one region at a time."""
-        for region in self._cell.regions:
-            subjects = [subject for subject in self._cell.subjects if region in subject.regions]
-            found = {subject.name: self._copies[subject.name].region(subject.regions[region]) for subject in subjects}
-            kinds = {subject.ceiling_kind for subject in subjects}
-            try:
-                measures = [
-                    open_measure(
-                        name,
-                        {subject: responses.mean for subject, responses in found.items()},
-                        ceilings={subject: responses.ceiling for subject, responses in found.items()},
-                        images=self._cell.images,
-                        options=self._plan.options,
-                        ceiling_kind=" or ".join(sorted(kinds - {""})),
-                    )
-                    for name in self._plan.measures
-                ]
-            except InputError as error:
-                raise InputError(f"{region}: {error}") from None
-            yield region, measures
+    def of(self, region: str) -> list[Measure]:
+        """Makes the measures of a region."""
+        subjects = [subject for subject in self._cell.subjects if region in subject.regions]
+        found = {subject.name: self._copies[subject.name].region(subject.regions[region]) for subject in subjects}
+        kinds = {subject.ceiling_kind for subject in subjects}
+        try:
+            return [
+                open_measure(
+                    name,
+                    {subject: responses.mean for subject, responses in found.items()},
+                    ceilings={subject: responses.ceiling for subject, responses in found.items()},
+                    images=self._cell.images,
+                    options=self._plan.options,
+                    ceiling_kind=" or ".join(sorted(kinds - {""})),
+                )
+                for name in self._plan.measures
+            ]
+        except InputError as error:
+            raise InputError(f"{region}: {error}") from None
 
     def voxels(self, region: str, measure: Measure) -> dict[str, int]:
         """Returns the number of voxels of each of the measure's groups."""
@@ -236,8 +234,6 @@ def _voxels(subject: Subject) -> np.ndarray:
 
 def _check_memory(plan: Plan, cells: Sequence[Cell], memory: int) -> None:
     """Raises ConfigError if a measure needs a layer's activations, and they don't fit into memory."""
-    from ipcl_jax.measures.registry import needs_features
-
     needing = [name for name in plan.measures if needs_features(name, plan.options)]
     for model in plan.models if needing else ():
         numbers = widths(model.encoder, model.layers, size=model.transform.size)
