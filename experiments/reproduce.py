@@ -27,8 +27,6 @@ from rich.table import Table
 
 from ipcl_jax.activations.provenance import code_version
 from ipcl_jax.activations.stimuli import Reader
-from ipcl_jax.brain.comparison import Model, Plan, compare
-from ipcl_jax.brain.table import Tables
 from ipcl_jax.commands.main import run
 from ipcl_jax.commands.opening import (
     THREADS,
@@ -39,6 +37,8 @@ from ipcl_jax.commands.opening import (
     progress_bar,
 )
 from ipcl_jax.commands.running import exit_code, parse
+from ipcl_jax.comparison.compare import Model, Plan, compare
+from ipcl_jax.comparison.table import Tables
 from ipcl_jax.config import Data
 from ipcl_jax.data.base import digest
 from ipcl_jax.errors import ConfigError

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from ipcl_jax.brain.table import Tables
+from ipcl_jax.comparison.table import Tables
 from ipcl_jax.errors import InputError
 from ipcl_jax.reproduction.published import BASELINE, DIETS, FACES, GROUPS, REGIONS, Row
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ipcl_jax.brain.folder import Folder
+from ipcl_jax.comparison.folder import Folder
 from ipcl_jax.reproduction.published import Row
 from ipcl_jax.system.files import atomic, read_json
 

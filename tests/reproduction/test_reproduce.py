@@ -244,12 +244,10 @@ def test_a_command_that_was_killed_goes_on(cache, orientation, tmp_path):
     killed.kill()
     killed.communicate()
     assert not (tmp_path / "parts" / "reproduction.json").exists()
-    before = {path: path.stat().st_mtime_ns for path in scores.rglob("[!.]*.json")}
-    assert before
+    assert list(scores.rglob("[!.]*.json"))
     run("reproduce.py", *asked, "--out", tmp_path / "parts", code=1, cache=cache)
     whole, parts = ((tmp_path / name / "reproduction.json").read_bytes() for name in ("whole", "parts"))
     assert whole == parts
-    assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_data_that_is_not_given(reproduce, cache, imagenet, tmp_path):

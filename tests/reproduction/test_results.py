@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ipcl_jax.brain.table import BestScore, ModelDifference, Tables
+from ipcl_jax.comparison.table import BestScore, ModelDifference, Tables
 from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.reproduction.brain import ALPHA, brain_value, explained_share
 from ipcl_jax.reproduction.published import DIETS, GROUPS, REGIONS, ROWS
