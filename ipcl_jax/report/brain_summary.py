@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from scipy import stats
 
-from ipcl_jax.brain.table import BestScore, LayerScore, ModelDifference, Tables
+from ipcl_jax.comparison.table import BestScore, LayerScore, ModelDifference, Tables
 from ipcl_jax.errors import InputError, near_miss
 
 Row = TypeVar("Row", LayerScore, BestScore, ModelDifference)
