@@ -7,9 +7,10 @@ import scipy.io
 from rsatoolbox.rdm import RDMs
 from scipy.spatial.distance import pdist, squareform
 
+from ipcl_jax.brain.names import match_names
+from ipcl_jax.brain.rdms import read_rdms
+from ipcl_jax.brain.responses import read_responses
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.readout.brain_data import read_rdms, read_responses
-from ipcl_jax.readout.names import match_names
 
 STIMULI = ("faces/a.jpg", "faces/b.jpg", "scenes/c.jpg", "scenes/d.jpg", "scenes/e.jpg")
 ORDER = np.array([3, 1, 0, 4, 2])  # the files hold the images so
