@@ -18,7 +18,8 @@ from rich.table import Table as RichTable
 from ipcl_jax.commands.recipes import published
 from ipcl_jax.commands.running import exit_code
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.report.table_figure import SUFFIXES, Series, draw
+from ipcl_jax.report.drawing import SUFFIXES
+from ipcl_jax.report.table_figure import Series, draw
 from ipcl_jax.run.folder import CONFIG
 from ipcl_jax.run.history import read_metrics
 from ipcl_jax.system.console import make_console

@@ -32,10 +32,10 @@ def differences(config: Train | LinearProbe, stored: dict) -> list[str]:
     Returns:
         A line per difference, such as `optim.lr: 0.03 there, 0.01 here`; empty if the results would be the same.
     """
-    here, defaults = (_flatten(json.loads(to_json(c))) for c in (config, type(config)(name="")))
+    here, defaults = (flatten_fields(json.loads(to_json(c))) for c in (config, type(config)(name="")))
     return [
         line
-        for name, line in differing_fields(defaults | _flatten(stored), here).items()
+        for name, line in differing_fields(defaults | flatten_fields(stored), here).items()
         if not any(name == c or name.startswith(c + ".") for c in _NO_EFFECT_ON_RESULT)
     ]
 
@@ -49,8 +49,9 @@ def differing_fields(there: Mapping[str, object], here: Mapping[str, object]) ->
     }
 
 
-def _flatten(tree: dict, prefix: str = "") -> dict:
+def flatten_fields(tree: dict, prefix: str = "") -> dict:
+    """Flattens nested dicts to one with keys such as `optim.lr`."""
     flat: dict[str, object] = {}
     for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= flatten_fields(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat

@@ -16,7 +16,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "link", "br"):
+        if tag not in ("meta", "img", "link", "br", "source"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -38,6 +38,7 @@ def stands_alone(text, page):
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     assert "http://" not in text and "https://" not in text and "@import" not in text
     assert all(src.startswith("data:image/") for src in page.attributes("src"))
+    assert all(source.startswith("data:image/") for source in page.attributes("srcset"))
     links = page.attributes("href") + page.attributes("xlink:href")
     assert all(href.startswith("#") for href in links)
     targets = re.findall(r"url\(([^)]*)\)", text)

@@ -35,18 +35,21 @@ class Images(Protocol):
 
 
 @functools.cache
-def code_version() -> str:
-    """Returns the version of the code that computes activations.
+def code_version(patterns: tuple[str, ...] = CODE) -> str:
+    """Returns the version of the code that computes activations, or something else.
+
+    Args:
+        patterns: of this package's files that compute it.
 
     Returns:
-        The package's version, and the start of a sha256 of the files in `CODE`, which changes with every edit. It
+        The package's version, and the start of a sha256 of the files, which changes with every edit. It
         doesn't include versions of other packages (JAX, Pillow).
 
     Raises:
-        FileNotFoundError: if a pattern in `CODE` has no file.
+        FileNotFoundError: if a pattern has no file.
     """
     root, state = Path(__file__).parents[1], hashlib.sha256()
-    for pattern in CODE:
+    for pattern in patterns:
         paths = sorted(root.glob(pattern))
         if not paths:
             raise FileNotFoundError(f"The package has no file {pattern}.")

@@ -91,7 +91,7 @@ def open_stimuli(images: Sequence[str], *, split: Split = "val", dir: str | None
         for path in dict.fromkeys(part[0]):
             if (other := seen.setdefault(path.absolute(), given)) != given or images.count(given) > 1:
                 raise ConfigError(f"{path} is named twice, by {other} and by {given}.")
-    return _FileStimuli(paths, names, searched=", ".join(part[2] for part in parts))
+    return FileStimuli(paths, names, searched=", ".join(part[2] for part in parts))
 
 
 def _files_of(given: str, *, single: bool) -> tuple[list[Path], list[str], str]:
@@ -190,7 +190,7 @@ def _datasets(path: Path) -> str:
     return f" It has: {', '.join(found)}." if found else " It has no dataset that could hold images."
 
 
-class _FileStimuli:
+class FileStimuli:
     """Image files as stimuli."""
 
     def __init__(self, paths: Sequence[Path], names: Sequence[str], *, searched: str = "the files given"):

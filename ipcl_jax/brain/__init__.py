@@ -1,1 +1,1 @@
-"""Brain data as they are downloaded, and their comparison with models: from pixels to a table of scores."""
+"""Sets of brain data as they are downloaded: subjects, the images they saw, regions, and responses."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -86,6 +86,7 @@ class BrainData:
         stimuli: images of the set, readable as pixels; its names include those of every subject's images.
         held_out: names of images that the set keeps for tests (of THINGS-fMRI); empty if it keeps none.
         notes: messages for the user, such as images that were left out.
+        reading: options that change the responses, such as `zscore`, by name.
     """
 
     name: str
@@ -93,6 +94,7 @@ class BrainData:
     stimuli: StimulusSet
     held_out: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    reading: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def shared(self) -> tuple[str, ...]:

@@ -11,17 +11,20 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """One layer's activations for the N images of a comparison.
 
+    A layer equals only itself. Measures keep what they computed of a layer for the next region while it exists.
+
     Attributes:
-        features: `[N, D]` float32, flattened as in the PyTorch release (channels first).
+        features: `[N, D]` float32, flattened as in the PyTorch release (channels first); None if they don't fit into
+            memory, and only the kernel was computed.
         kernel: `[N, N]` float32 or float64, products of all pairs of rows of `features` after the same vector is
             subtracted from each.
     """
 
-    features: np.ndarray
+    features: np.ndarray | None
     kernel: np.ndarray
 
 
@@ -30,8 +33,8 @@ class Best(NamedTuple):
 
     Attributes:
         scores: `[G, K]` Pearson's r, by group and split.
-        layers: `[G, K, 2]` int: numbers of the layers chosen. The second is that of the other side where both sides
-            choose for each other; otherwise it equals the first.
+        layers: `[G, K, 2]` int: numbers of the layers chosen. Where both sides choose for each other, entry h is the
+            layer scored on side h; otherwise both are equal. -1 where none can be chosen, and the score is NaN.
         how: what the choice was made on, for a table.
     """
 
@@ -41,7 +44,7 @@ class Best(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A mean over splits with its confidence interval."""
+    """A mean over splits with its 95 % confidence interval, whose bounds are NaN for a single split."""
 
     mean: float
     low: float
@@ -54,9 +57,9 @@ class Difference(NamedTuple):
     mean: float  # of the differences of r
     low: float
     high: float
-    t: float
+    t: float  # infinite if all differences are equal, and not 0
     df: int
-    p: float  # two-sided; NaN with fewer than two pairs
+    p: float  # two-sided; NaN with fewer than two pairs, as are t, low and high
 
 
 class Measure(ABC):

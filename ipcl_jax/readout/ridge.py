@@ -255,8 +255,8 @@ def versa(
     give an RDM (correlation), which is compared with the measured one. Then the halves are swapped, and scores are
     averaged over both and over several random splits.
 
-    Differs: voxels are fitted by ridge regression on all units of the layer; the paper uses another regression, so
-    scores are close to published ones but not equal.
+    Differs: the paper, which fits voxels by ridge regression too, leaves out one image at a time and compares RDMs that
+    are averaged over halves of the subjects, by Pearson's r; that is `ipcl_jax.measures`' konkle2022.
 
     Args:
         kernel: `[N, N]`, the layer's linear kernel.

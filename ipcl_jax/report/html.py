@@ -65,6 +65,40 @@ def embedded(data: bytes, kind: str, alt: str) -> str:
     return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{text}">'
 
 
+def by_width(broad: bytes, narrow: bytes, alt: str, *, per_inch: int = 148) -> str:
+    """Returns a figure in two forms, of which a narrow screen shows the second; in 256 colours, a third of the size.
+
+    Args:
+        broad: PNG with its dots per inch.
+        narrow: the same for a narrow screen.
+        alt: the figure in words.
+        per_inch: the broad form is shown with so many of the page's pixels an inch, or what the page has room for.
+    """
+    forms = []
+    for data in (broad, narrow):
+        drawn, file = Image.open(io.BytesIO(data)), io.BytesIO()
+        drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        forms.append((file.getvalue(), round(drawn.width / drawn.info["dpi"][0] * per_inch)))
+    (data, width), (small, _) = forms
+    text = base64.b64encode(small).decode()
+    source = f'<source media="(max-width: 720px)" srcset="data:image/png;base64,{text}">'
+    shown = embedded(data, "png", alt).replace("<img ", f'<img width="{width}" ', 1)
+    return f'<figure class="paper card"><picture>{source}{shown}</picture></figure>'
+
+
+def wide_table(rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table of HTML cells, whose first row holds the names of the columns."""
+    lines = [f"<tr>{''.join(cells)}</tr>" for cells in rows]
+    return f'<div class="wide-table card"><table>{"".join(lines)}</table></div>'
+
+
+def cell(text: str, kind: str = "td", *, below: str = "", bold: bool = False) -> str:
+    """Returns a cell of a table, `td` or `th`, with a small second line `below`."""
+    below = f"<small>{escape(below)}</small>" if below else ""
+    text = f"<b>{escape(text)}</b>" if bold else escape(text)
+    return f"<{kind}>{text}{below}</{kind}>"
+
+
 @dataclass(frozen=True)
 class Neighbours:
     """LockHeld-out images and the training images whose embeddings are nearest to theirs."""

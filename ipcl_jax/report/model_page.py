@@ -11,7 +11,7 @@ from PIL import Image
 
 from ipcl_jax.report.curves import Curve, card, share
 from ipcl_jax.report.figures import class_colours, draw_filters, draw_map
-from ipcl_jax.report.html import Neighbours, embedded, neighbour_rows, section, write_page
+from ipcl_jax.report.html import Neighbours, cell, embedded, neighbour_rows, section, wide_table, write_page
 from ipcl_jax.report.rdm_figures import draw_rdms
 
 _COLOURS, _STYLES = ("one", "two", "three", "four", "five"), ("line", "dash", "dot")
@@ -93,16 +93,6 @@ _ABOUT_SCORES = (
 # --- tables ------------------------------------------------------------------------------
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table of HTML cells, whose first row holds the names of the columns."""
-    lines = [f"<tr>{''.join(cells)}</tr>" for cells in rows]
-    return f'<div class="wide-table card"><table>{"".join(lines)}</table></div>'
-
-
-def _cell(text: str, kind: str = "td") -> str:
-    return f"<{kind}>{escape(text)}</{kind}>"
-
-
 def _bar(value: float | None) -> str:
     if value is None:
         return "<td>–</td>"
@@ -116,22 +106,22 @@ def _scores(found: Sequence[Findings]) -> str:
         "model", "trained on", "layer", "kNN top-1", "top-5", "published kNN", "published linear",
         *(f"linear top-1, {name.removesuffix('_top1')}" for name in linear),
     ]  # fmt: skip
-    rows = [[_cell(head, "th") for head in heads]]
+    rows = [[cell(head, "th") for head in heads]]
     for findings in found:
         scores = findings.scores
         published = [scores["published"].get(name) for name in ("knn", "linear")]
         rows.append(
             [
-                _cell(findings.title, "th"),
-                _cell(scores["trained_on"] or "–"),
-                _cell(scores["layer"]),
+                cell(findings.title, "th"),
+                cell(scores["trained_on"] or "–"),
+                cell(scores["layer"]),
                 _bar(scores["knn_top1"]),
                 _bar(scores["knn_top5"]),
-                *(_cell("–" if value is None else f"{value:.1f} %") for value in published),
+                *(cell("–" if value is None else f"{value:.1f} %") for value in published),
                 *(_bar(scores["linear"].get(name)) for name in linear),
             ]
         )
-    return _table(rows)
+    return wide_table(rows)
 
 
 def _by_class(found: Sequence[Findings]) -> tuple[str, str]:
@@ -146,11 +136,11 @@ def _by_class(found: Sequence[Findings]) -> tuple[str, str]:
     tables = []
     for start in range(0, len(found), _COLUMNS):
         some = found[start : start + _COLUMNS]
-        rows = [[_cell(text, "th") for text in ("class", *(findings.title for findings in some))]]
+        rows = [[cell(text, "th") for text in ("class", *(findings.title for findings in some))]]
         for name in names:
             bars = (_bar(findings.scores["by_class"][name]) for findings in some)
-            rows.append([_cell(name, "th"), *bars])
-        tables.append(_table(rows))
+            rows.append([cell(name, "th"), *bars])
+        tables.append(wide_table(rows))
     return about, "<br>".join(tables)
 
 

@@ -5,24 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ipcl_jax.report.curves import share
-from ipcl_jax.report.drawing import load_matplotlib
-from ipcl_jax.system.files import atomic
+from ipcl_jax.report.drawing import FAINT, STYLE, line_style, load_matplotlib, save, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SUFFIXES = (".png", ".svg", ".pdf")
-"""Suffixes of the files that `draw` writes."""
-
-# Okabe and Ito's palette for colour-blind readers, without the yellow.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
-_INK, _FAINT = "#222222", "#E4E4E4"
 _SIZE = 11  # of the font, in points
-_STYLE = {
-    "font.size": _SIZE, "svg.fonttype": "none", "pdf.fonttype": 42, "text.color": _INK,
-    "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "axes.edgecolor": "#999999",
-}  # fmt: skip
 
 
 class Series(NamedTuple):
@@ -41,8 +29,8 @@ def draw(knn: Sequence[Series], loss: Sequence[Series], path: Path) -> None:
         path: .png, .svg or .pdf.
     """
     matplotlib = load_matplotlib()
-    with matplotlib.rc_context(_STYLE):
-        longest = max(len(_short(series.run)) for series in knn)
+    with matplotlib.rc_context({"font.size": _SIZE} | STYLE):
+        longest = max(len(short_name(series.run)) for series in knn)
         size = (9.5 + 0.016 * _SIZE * longest, max(4.8, 1.5 + 0.24 * len(knn)))  # room for names
         figure = matplotlib.figure.Figure(figsize=size, layout=matplotlib.layout_engine.ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
         panels = figure.subplots(1, 2)
@@ -59,8 +47,7 @@ def draw(knn: Sequence[Series], loss: Sequence[Series], path: Path) -> None:
         figure.draw_without_rendering()  # computes the layout, which the positions of the names depend on
         _name_lines(panels[0], knn, share)
         _name_lines(panels[1], loss, "{:.4g}".format)
-        with atomic(path) as part:
-            figure.savefig(part, format=path.suffix[1:].lower(), dpi=200)
+        save(figure, path)
 
 
 def _draw(axes: "Axes", title: str, lines: Sequence[Series], form: Callable) -> None:
@@ -75,7 +62,7 @@ def _draw(axes: "Axes", title: str, lines: Sequence[Series], form: Callable) -> 
     axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(form))
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(8, steps=[1, 2, 5, 10], integer=True))
-    axes.grid(axis="y", color=_FAINT, linewidth=0.8)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     for number, series in enumerate(lines):
@@ -83,13 +70,8 @@ def _draw(axes: "Axes", title: str, lines: Sequence[Series], form: Callable) -> 
             few = len(series.points) <= 30
             axes.plot(
                 *zip(*series.points, strict=True), linewidth=2, marker="o" if few else None, markersize=5,
-                markeredgecolor="white", markeredgewidth=0.8, **_line_style(number),
+                markeredgecolor="white", markeredgewidth=0.8, **line_style(number),
             )  # fmt: skip
-
-
-def _line_style(number: int) -> dict:
-    dash = _DASHES[number // len(_COLOURS) % len(_DASHES)]
-    return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": dash}
 
 
 def _name_lines(axes: "Axes", lines: Sequence[Series], form: Callable) -> None:
@@ -102,17 +84,13 @@ def _name_lines(axes: "Axes", lines: Sequence[Series], form: Callable) -> None:
     axis_height = axes.get_window_extent().height / axes.figure.dpi * 72  # points
     for number, height in _spread(heights, gap=1.25 * _SIZE / axis_height).items():
         axes.annotate(
-            f"{_short(lines[number].run)}  {form(ends[number][1])}", ends[number], xytext=(1.04, height),
+            f"{short_name(lines[number].run)}  {form(ends[number][1])}", ends[number], xytext=(1.04, height),
             textcoords="axes fraction", va="center", annotation_clip=False,
             arrowprops=dict(
                 arrowstyle="-", relpos=(0, 0.5), linewidth=1, alpha=0.6, shrinkA=2, shrinkB=4,
-                **_line_style(number),
+                **line_style(number),
             ),
         )  # fmt: skip
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else f"{name[:12]}…{name[-15:]}"
 
 
 def _spread(places: dict[int, float], gap: float) -> dict[int, float]:

@@ -1,0 +1,167 @@
+"""The folder of a comparison, which is bound to what is compared, and keeps every score as soon as it is there.
+
+`comparison.json` describes the comparison; `scores/` has a file for each model and layer; `responses/` has copies of the
+responses of a comparison that isn't complete.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ipcl_jax.brain.base import Responses, Subject
+from ipcl_jax.errors import ConfigError
+from ipcl_jax.stored_config import differing_fields, flatten_fields
+from ipcl_jax.system.files import atomic, check_writable, expand_home, read_json
+from ipcl_jax.system.locks import LockHeld, folder_lock
+
+DESCRIPTION, SCORES, RESPONSES = "comparison.json", "scores", "responses"
+
+Values = dict[str, dict[str, np.ndarray]]
+"""Scores of one layer, `[G, K, H]`, by region and measure."""
+
+
+class Folder:
+    """The folder of a comparison.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = expand_home(path)
+
+    def check(self) -> None:
+        """Raises ConfigError if the folder can't be written, or holds files but no comparison."""
+        check_writable(self.path)
+        if self.path.is_dir():
+            if any(self.path.iterdir()) and not (self.path / DESCRIPTION).is_file():
+                raise ConfigError(f"--out {self.path} holds other files; give another folder.")
+        elif self.path.exists():
+            raise ConfigError(f"--out {self.path} is a file; give another folder.")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out of the folder; creates it if need be.
+
+        Raises:
+            ConfigError: if another process uses it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with folder_lock(self.path, wait=False):
+                yield
+        except LockHeld:
+            raise ConfigError(f"Another process compares into {self.path}; wait for it.") from None
+
+    def bind(self, description: dict[str, Any]) -> None:
+        """Records what is compared, or checks that it is what the folder was begun with.
+
+        Raises:
+            ConfigError: if it was begun with something else; the message names what differs.
+        """
+        path = self.path / DESCRIPTION
+        text = json.dumps(description, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        if not path.is_file():
+            with atomic(path) as part:
+                part.write_text(text, encoding="utf-8")
+            return
+        before, now = (flatten_fields(known) for known in (read_json(path), json.loads(text)))
+        if changed := differing_fields(before, now):
+            listing = "; ".join(list(changed.values())[:3])
+            raise ConfigError(
+                f"--out {self.path} holds another comparison ({listing}); give another folder, or remove it."
+            )
+
+    def read_scores(self, model: str, layer: str) -> Values | None:
+        """Returns the scores of a layer that were kept; None if there are none.
+
+        Raises:
+            ConfigError: if the file can't be read.
+        """
+        path = self._score_file(model, layer)
+        if not path.is_file():
+            return None
+        return {
+            region: {measure: np.array(values, np.float64) for measure, values in found.items()}
+            for region, found in read_json(path).items()
+        }
+
+    def write_scores(self, model: str, layer: str, values: Values) -> None:
+        """Keeps the scores of a layer."""
+        found = {
+            region: {measure: scores.tolist() for measure, scores in measures.items()}
+            for region, measures in values.items()
+        }
+        with atomic(self._score_file(model, layer)) as part:
+            part.write_text(json.dumps(found, allow_nan=False) + "\n", encoding="utf-8")
+
+    def _score_file(self, model: str, layer: str) -> Path:
+        return self.path / SCORES / model.replace("/", "_") / f"{layer}.json"
+
+    def responses(self, key: str, subject: Subject, images: list[str], voxels: np.ndarray, memory: int) -> Path:
+        """Copies a subject's responses into the folder, unless a copy is there already.
+
+        Args:
+            key: what the copy is bound to besides its content: the data and how they are read.
+            subject: the subject.
+            images: N images.
+            voxels: `[V]`.
+            memory: bytes of responses to read at a time.
+
+        Returns:
+            An HDF5 file with `mean [N, V]`, `ceiling [V]` and `voxels [V]`, and the attribute `sha256` of the first.
+        """
+        path = self.path / RESPONSES / f"{subject.name}.h5"
+        state = hashlib.sha256(json.dumps([key, images]).encode())
+        state.update(voxels.tobytes())
+        wanted = state.hexdigest()
+        if path.is_file():
+            with h5py.File(path) as file:
+                if file.attrs.get("key") == wanted:
+                    return path
+        step = max(1, memory // (4 * len(images)))
+        digest = hashlib.sha256()
+        with atomic(path) as part, h5py.File(part, "w") as file:
+            mean = file.create_dataset("mean", (len(images), len(voxels)), np.float32)
+            ceiling = file.create_dataset("ceiling", (len(voxels),), np.float32)
+            for start in range(0, len(voxels), step):
+                some = slice(start, start + step)
+                found: Responses = subject.read(images, voxels[some])
+                mean[:, some], ceiling[some] = found.mean, found.ceiling
+                digest.update(np.ascontiguousarray(found.mean.T))
+            file["voxels"] = voxels
+            file.attrs["key"], file.attrs["sha256"] = wanted, digest.hexdigest()
+        return path
+
+    def remove_responses(self) -> None:
+        """Removes the copies of responses."""
+        shutil.rmtree(self.path / RESPONSES, ignore_errors=True)
+
+
+class Copied:
+    """A subject's responses in the folder's copy.
+
+    Args:
+        path: from `Folder.responses`.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        with h5py.File(path) as file:
+            self.sha256: str = file.attrs["sha256"]
+            self.voxels: np.ndarray = file["voxels"][:]
+
+    def region(self, voxels: np.ndarray) -> Responses:
+        """Returns the responses of some voxels, `[V]` ascending, that are in the copy."""
+        columns = np.searchsorted(self.voxels, voxels)
+        with h5py.File(self.path) as file:
+            low, high = columns.min(), columns.max() + 1
+            mean, ceiling = file["mean"][:, low:high], file["ceiling"][low:high]
+        return Responses(np.ascontiguousarray(mean[:, columns - low]), ceiling[columns - low])
