@@ -23,6 +23,8 @@ from rich.table import Table
 
 from ipcl_jax.activations.damage import find_damage
 from ipcl_jax.activations.stimuli import Reader, StimulusSet, open_stimuli
+from ipcl_jax.brain.rdms import read_rdms
+from ipcl_jax.brain.responses import MeasuredResponses, read_responses
 from ipcl_jax.commands.opening import (
     THREADS,
     OpenedModel,
@@ -35,7 +37,6 @@ from ipcl_jax.commands.opening import (
 )
 from ipcl_jax.errors import ConfigError
 from ipcl_jax.models.checks import check_layers
-from ipcl_jax.readout.brain_data import Responses, read_rdms, read_responses
 from ipcl_jax.readout.kernels import Metric, kernel_of, layer_kernels
 from ipcl_jax.readout.ridge import encode, reliability_ceiling, varying_mean, versa
 from ipcl_jax.readout.rsa import (
@@ -120,7 +121,7 @@ def rsa_scores(rdms: dict[str, np.ndarray], measured: np.ndarray, options: RSA) 
     }  # fmt: skip
 
 
-def response_scores(linear: dict[str, np.ndarray], responses: Responses, options: RSA) -> tuple[dict, dict]:
+def response_scores(linear: dict[str, np.ndarray], responses: MeasuredResponses, options: RSA) -> tuple[dict, dict]:
     """Returns scores of encoding and of voxel-encoding RSA: of each layer and subject, and the noise ceilings."""
     subjects, names = list(responses.subjects.values()), list(responses.subjects)
     encoding = {

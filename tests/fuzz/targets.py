@@ -21,11 +21,12 @@ from ipcl_jax.activations.preprocess import make_transform
 from ipcl_jax.activations.serialize import export_orbax
 from ipcl_jax.activations.stimuli import Reader, open_stimuli
 from ipcl_jax.activations.store import FeatureFile, Layer
+from ipcl_jax.brain.rdms import read_rdms
+from ipcl_jax.brain.responses import read_responses
 from ipcl_jax.config import Model, Train
 from ipcl_jax.data.packing import pack, plan_packing
 from ipcl_jax.data.records import ArrayRecordSource
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.readout.brain_data import read_rdms, read_responses
 from ipcl_jax.run.folder import check_folder
 from ipcl_jax.run.history import METRICS, read_metrics
 from ipcl_jax.stored_config import to_json

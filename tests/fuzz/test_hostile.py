@@ -28,10 +28,11 @@ from ipcl_jax.activations.damage import find_damage
 from ipcl_jax.activations.encoder import Encoder, init_encoder
 from ipcl_jax.activations.serialize import export_orbax
 from ipcl_jax.activations.stimuli import open_stimuli
+from ipcl_jax.brain.rdms import read_rdms
+from ipcl_jax.brain.responses import read_responses
 from ipcl_jax.config import Model, Train
 from ipcl_jax.data.decode import decode
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.readout.brain_data import read_rdms, read_responses
 from ipcl_jax.run.folder import check_folder
 from targets import STIMULI
 from thinning import first

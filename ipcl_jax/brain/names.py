@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,11 @@ def match_names(names: Sequence[object], stimuli: Sequence[str]) -> list[list[in
         For each stimulus its rows, in ascending order; None if no comparison finds all stimuli.
     """
     return next((rows for rows in _comparisons(names, stimuli) if all(rows)), None)
+
+
+def match_some(names: Sequence[object], stimuli: Sequence[str]) -> list[list[int]] | None:
+    """As `match_names`, but stimuli may lack rows, and each row must belong to a stimulus."""
+    return next((rows for rows in _comparisons(names, stimuli) if sum(map(len, rows)) == len(names)), None)
 
 
 def unmatched_stimuli(names: Sequence[object], stimuli: Sequence[str]) -> list[str]:
@@ -74,16 +79,24 @@ class MatchedRows(NamedTuple):
     Attributes:
         rows: `[N, R]`: row numbers of the R measurements of each stimulus.
         by_name: whether they were matched by name.
+        seen: `[N]`: numbers of the stimuli that have rows, ascending.
         notes: messages about the match.
     """
 
     rows: np.ndarray
     by_name: bool
+    seen: np.ndarray
     notes: tuple[str, ...] = ()
 
 
 def find_rows(
-    where: str, arrays: Mapping[str, np.ndarray], key: str, count: int, stimuli: Sequence[str]
+    where: str,
+    arrays: Mapping[str, Any],
+    key: str,
+    count: int,
+    stimuli: Sequence[str],
+    *,
+    some: bool = False,
 ) -> MatchedRows:
     """Finds the rows of an array that belong to each stimulus.
 
@@ -94,19 +107,23 @@ def find_rows(
 
     Args:
         where: file and name of the array, for messages.
-        arrays: all arrays of the file, by `group/name`; attributes by `group/name@attribute`.
+        arrays: all arrays of the file, by `group/name`; attributes by `group/name@attribute`. Those that are
+            neither text nor vectors need only shape, dtype, ndim and size.
         key: key of the array in `arrays`.
         count: number of the array's images.
-        stimuli: names of the N images.
+        stimuli: names of the images.
+        some: whether stimuli may lack rows if the file's names are text and each is a stimulus's. (Not integers:
+            one can't tell whether they count from 0 or from 1 unless all stimuli are there.)
 
     Raises:
         ConfigError: if names don't match the stimuli, or there are no names and another number of images.
     """
     for numbers in (False, True):
         levels = [_candidates(arrays, level, count, numbers) for level in _levels(key)]
-        for level in levels:
-            if fitting := {name: rows for name, names in level.items() if (rows := match_names(names, stimuli))}:
-                return _matched(where, fitting, count)
+        for match in (match_names, match_some) if some and not numbers else (match_names,):
+            for level in levels:
+                if fitting := {name: rows for name, names in level.items() if (rows := match(names, stimuli))}:
+                    return _matched(where, fitting, count)
         found = {name: names for level in levels for name, names in level.items()}
         if numbers:  # row numbers are no names
             found = {name: names for name, names in found.items() if not _are_row_numbers(names)}
@@ -123,7 +140,7 @@ def find_rows(
             "of its images, repeats could be grouped and a subset chosen."
         )
     _check_no_names(where, arrays, key, count)
-    return MatchedRows(np.arange(count)[:, None], False)
+    return MatchedRows(np.arange(count)[:, None], False, np.arange(count))
 
 
 def is_text(array: np.ndarray) -> bool:
@@ -213,18 +230,21 @@ def _matched(where: str, fitting: Mapping[str, list[list[int]]], count: int) -> 
             f"{where} has two lists of the stimuli's names in different orders, {first} and {differing[0]}; leave "
             "one in the file."
         )
-    repeats = {len(some) for some in rows}
+    seen = [number for number, own in enumerate(rows) if own]
+    repeats = {len(rows[number]) for number in seen}
     if len(repeats) > 1:
         raise ConfigError(
             f"{where} has some images {min(repeats)} times and some {max(repeats)} times, by {first}; repeats must be "
             "as many for each image. Leave some out, or average them."
         )
-    notes = []
-    if (taken := len(rows) * len(rows[0])) < count:
+    times, notes = repeats.pop(), []
+    if (taken := len(seen) * times) < count:
         notes.append(f"{where}: {taken} of {count} rows are of the {len(rows)} stimuli, by {first}.")
-    if len(rows[0]) > 1:
-        notes.append(f"{where}: {len(rows[0])} repeats of each image, by {first}.")
-    return MatchedRows(np.array(rows), True, tuple(notes))
+    if len(seen) < len(rows):
+        notes.append(f"{where}: {len(seen)} of the {len(rows)} stimuli were shown, by {first}.")
+    if times > 1:
+        notes.append(f"{where}: {times} repeats of each image, by {first}.")
+    return MatchedRows(np.array([rows[number] for number in seen]), True, np.array(seen), tuple(notes))
 
 
 def _mismatch(where: str, found: Mapping[str, list[str]], stimuli: Sequence[str]) -> ConfigError:
