@@ -5,7 +5,8 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 from ipcl_jax.brain.base import BrainData, Subject
 from ipcl_jax.errors import ConfigError, near_miss
@@ -15,11 +16,39 @@ SETS = ("objects72", "nsd", "algonauts2023", "things-fmri", "bold5000", "arrays"
 """Sets that `open_brain` opens; that called a-b is opened by `open_a_b` in the module `a_b` beside this one."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a set of brain data is read; each set has some of these options, and a default where none is given."""
+
+    space: Literal["volume", "surface"] | None = None
+    """nsd: voxels of each subject's volume, or vertices of the common surface (fsaverage)."""
+    sessions: int | None = None
+    """nsd: number of sessions to read, from the first; by default all, none of which may be missing."""
+    betas: str | None = None
+    """nsd: version of the responses; by default betas_fithrf_GLMdenoise_RR."""
+    resolution: Literal["func1pt8mm", "func1mm"] | None = None
+    """nsd: voxels of 1.8 mm (the default) or 1 mm."""
+    version: str | None = None
+    """bold5000: version of the responses; by default TYPED-FITHRF-GLMDENOISE-RR."""
+    zscore: bool | None = None
+    """nsd, things-fmri, bold5000: z-score each voxel within each session; by default yes."""
+    parts: Literal["SECTORS", "GRADIENT"] | None = None
+    """objects72: the paper's sectors (the default), or steps along the ventral stream."""
+    min_reliability: float | None = None
+    """objects72: least reliability of a voxel; by default 0.3, as the paper's lab takes."""
+    min_voxels: int | None = None
+    """objects72: least number of a region's voxels; by default 50."""
+
+    def given(self) -> dict[str, object]:
+        """Returns the options that are given, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
 def open_brain(
     spec: str,
     *,
     subjects: Sequence[str] = (),
-    regions: Sequence[str] = ("all",),
+    regions: Sequence[str] = (),
     images: Sequence[str] = (),
     **options: object,
 ) -> BrainData:
@@ -28,7 +57,7 @@ def open_brain(
     Args:
         spec: `SET:PATH`, with SET from `SETS`, and PATH as the set's own function describes it.
         subjects: as `choose_subjects` understands them; none for all.
-        regions: as `choose_regions` understands them.
+        regions: as the set's own function understands them; none for its default.
         images: as for `open_stimuli`, for sets that come without their images.
         options: of the set's own function, such as `space` of NSD.
 
@@ -59,10 +88,10 @@ def open_brain(
         raise ConfigError(f"{name} has its own images; leave out {', '.join(map(str, images[:3]))}.")
     if "images" in known and known["images"].default is inspect.Parameter.empty and not images:
         raise ConfigError(f"{name} comes without its images; say where they are.")
-    given = {"images": images} if images else {}
+    given = {name: value for name, value in (("images", images), ("regions", regions)) if value}
     root = path if name == "arrays" else expand_home(path)
-    data = opener(root, subjects=subjects, regions=regions, **given, **options)
-    return check_brain(data, regions)
+    data = opener(root, subjects=subjects, **given, **options)
+    return replace(check_brain(data, regions), reading={**data.reading, **options})
 
 
 def _opener(name: str) -> Callable[..., BrainData]:
@@ -134,12 +163,12 @@ def _only(name: str, found: Sequence[str], available: Sequence[str], what: str) 
     return found[0]
 
 
-def check_brain(data: BrainData, regions: Sequence[str] = ("all",)) -> BrainData:
+def check_brain(data: BrainData, regions: Sequence[str] = ()) -> BrainData:
     """Checks what all sets of brain data have in common.
 
     Args:
         data: a set, with the subjects and regions that were asked for.
-        regions: as the user gave them to `choose_regions`.
+        regions: as the user gave them.
 
     Returns:
         The same set without regions that have no voxels, and with a note for each region that a subject lacks.
@@ -163,7 +192,7 @@ def check_brain(data: BrainData, regions: Sequence[str] = ("all",)) -> BrainData
             )
     subjects = tuple(_without_empty_regions(subject) for subject in data.subjects)
     every = tuple(dict.fromkeys(region for subject in subjects for region in subject.regions))
-    asked = () if "all" in regions else choose_regions(regions, every)
+    asked = {region for region in every if region.casefold() in {name.casefold() for name in regions}}
     notes = []
     for region in every:
         lacking = [subject.name for subject in subjects if region not in subject.regions]

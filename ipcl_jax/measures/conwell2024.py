@@ -100,6 +100,10 @@ class Conwell2024(ConwellHalves):
     """Encoding: the mean over voxels of Pearson's r; see `ConwellHalves`."""
 
     name: ClassVar[str] = "conwell2024"
+    about: ClassVar[str] = (
+        "Conwell et al. 2024: ridge regression on randomly projected units, fitted to half of the images, "
+        "predicts each voxel's responses to the other half."
+    )
 
     def prepare(self, region: Region) -> None:
         """Notes responses and ceilings."""
@@ -142,6 +146,10 @@ class Conwell2024Versa(_Geometry):
     """RSA of predicted and measured responses; see `ConwellHalves`."""
 
     name: ClassVar[str] = "conwell2024-versa"
+    about: ClassVar[str] = (
+        "Conwell et al. 2024, voxel-encoding RSA: RDMs of the responses predicted for half of the images are "
+        "compared with measured ones."
+    )
 
     def score_halves(self, layer: Layer) -> np.ndarray:
         """Scores a layer, `[G, 2]`."""
@@ -156,6 +164,10 @@ class Conwell2024Classic(_Geometry):
     """RSA of a layer's units and measured responses; see `ConwellHalves`."""
 
     name: ClassVar[str] = "conwell2024-classic"
+    about: ClassVar[str] = (
+        "Conwell et al. 2024, classic RSA: the RDM of a layer's units is compared with measured ones, in half"
+        " of the images."
+    )
 
     def score_halves(self, layer: Layer) -> np.ndarray:
         """Scores a layer, `[G, 2]`."""

@@ -35,6 +35,10 @@ class Encoding(PairedSplits):
     """
 
     name: ClassVar[str] = "encoding"
+    about: ClassVar[str] = (
+        "Each voxel's responses to a fold of the images are predicted by ridge regression fitted to the other"
+        " folds."
+    )
 
     def __init__(self, region: Region, options: MeasureOptions):
         count, images = self.folds(options), len(region.images)

@@ -36,6 +36,10 @@ class Versa(PairedSplits):
     """
 
     name: ClassVar[str] = "versa"
+    about: ClassVar[str] = (
+        "RDMs of the responses that ridge regression predicts for half of the images are compared with "
+        "measured ones, within subjects."
+    )
     ratio = 1.0  # both halves of the images are of one size
 
     def __init__(self, region: Region, options: MeasureOptions):
