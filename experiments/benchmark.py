@@ -1,4 +1,4 @@
-"""Measures the speed of training, its parts, activations and kNN on this machine, on request beside PyTorch.
+"""Measures the speed of training, its parts and read-outs on this machine, on request beside other packages.
 
     python experiments/benchmark.py loading
     python experiments/benchmark.py loading --source folder:/data/imagenet256 --threads 8
@@ -7,6 +7,7 @@
     python experiments/benchmark.py step --against torch
     python experiments/benchmark.py cost --part learn --precision bfloat16
     python experiments/benchmark.py extract --against torch
+    python experiments/benchmark.py encoding --against himalaya
     python experiments/benchmark.py gpu
     python experiments/benchmark.py gpu --against torch
 
@@ -18,6 +19,7 @@ import sys
 import tyro
 
 from ipcl_jax.benchmarks.cost import cost
+from ipcl_jax.benchmarks.encoding import encoding
 from ipcl_jax.benchmarks.gpu import gpu
 from ipcl_jax.benchmarks.inputs import loading, views
 from ipcl_jax.benchmarks.network import step
@@ -27,7 +29,7 @@ from ipcl_jax.errors import InputError
 from ipcl_jax.system.compilation import set_up_compiler
 
 app = tyro.extras.SubcommandApp()
-for measure in (loading, views, step, train, extract, knn, gpu, cost):
+for measure in (loading, views, step, train, extract, knn, encoding, gpu, cost):
     app.command(measure)
 
 

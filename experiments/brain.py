@@ -16,21 +16,22 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from ipcl_jax.brain.sources import Reading, open_brain
-from ipcl_jax.report.brain_figures import draw_layers_by_region, draw_models
-from ipcl_jax.report.brain_page import write_brain_page
 from rich.console import Console
 from rich.table import Table
 
 from ipcl_jax.activations.stimuli import Reader
+from ipcl_jax.brain.sources import Reading, open_brain
 from ipcl_jax.commands.opening import THREADS, Preprocessing, open_model, progress_bar, run_command
 from ipcl_jax.commands.running import command_line
 from ipcl_jax.comparison.compare import Images, Model, Plan, compare
 from ipcl_jax.comparison.folder import Folder
 from ipcl_jax.comparison.table import Tables, to_csv, to_json
 from ipcl_jax.errors import ConfigError, near_miss, require
-from ipcl_jax.measures.registry import MEASURES, MeasureOptions
+from ipcl_jax.measures.options import MeasureOptions
+from ipcl_jax.measures.registry import MEASURES, about_measure
 from ipcl_jax.models.checks import check_layers
+from ipcl_jax.report.brain_figures import draw_layers_by_region, draw_models
+from ipcl_jax.report.brain_page import Comparison, write_brain_page
 from ipcl_jax.system.files import atomic
 
 
@@ -44,8 +45,8 @@ class Brain:
     """objects72:, nsd:, algonauts2023:, things-fmri: or bold5000: and a folder as downloaded, or arrays:FILE."""
     subjects: tuple[str, ...] = ()
     """Subjects, by name or number; by default all that there are."""
-    regions: tuple[str, ...] = ("all",)
-    """Regions, or sets of regions, such as streams; docs/brain.md lists those of each data set."""
+    regions: tuple[str, ...] = ()
+    """Regions, or atlases of regions, such as streams; docs/brain.md has those of each data set, and its default."""
     stimuli: tuple[str, ...] = ()
     """Images of a data set that comes without them: a folder, files, a 'pattern*.png' or a list."""
     images: Images = "shared"
@@ -83,18 +84,19 @@ def measure(options: Brain, console: Console) -> tuple[Tables, dict]:
     require("The figures", "brain", "matplotlib")
     models = open_models(options)
     data = open_brain(
-        options.data, subjects=options.subjects, regions=options.regions, images=options.stimuli, reading=options.reading
-    )
+        options.data, subjects=options.subjects, regions=options.regions, images=options.stimuli,
+        **options.reading.given(),
+    )  # fmt: skip
     for note in data.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
     plan = Plan(options.data, data, options.images, models, tuple(dict.fromkeys(options.measures)), options.options)
     reader = Reader(models[0].transform, options.batch_size, options.threads)
     with folder.locked():
-        with progress_bars(console) as progress:
+        with progress_bar(console, "regions of layers") as progress:
             tables, description = compare(
-                plan, folder, reader, memory=int(options.memory * 1e9), progress=progress
+                plan, folder, reader, memory=int(options.memory * 1e9), progress=lambda _, *counts: progress(*counts)
             )
-        write(folder, tables, description, data.notes)
+        write(folder, tables, description, options, data.notes)
         folder.remove_responses()
     return tables, description
 
@@ -120,7 +122,7 @@ def open_models(options: Brain) -> tuple[Model, ...]:
     return tuple(found)
 
 
-def write(folder: Folder, tables: Tables, description: dict, notes: tuple[str, ...]) -> None:
+def write(folder: Folder, tables: Tables, description: dict, options: Brain, notes: tuple[str, ...]) -> None:
     """Writes tables, figures and page, each atomically; the same tables give the same bytes."""
 
     def put(name: str, make: Callable[[Path], object]) -> None:
@@ -128,20 +130,24 @@ def write(folder: Folder, tables: Tables, description: dict, notes: tuple[str, .
             make(part)
 
     found = {"description": description, "notes": list(notes), **to_json(tables)}
-    put("scores.csv", lambda path: path.write_text(to_csv(tables.scores), encoding="utf-8", newline=""))
     text = json.dumps(found, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    put("scores.csv", lambda path: path.write_text(to_csv(tables.scores), encoding="utf-8", newline=""))
     put("scores.json", lambda path: path.write_text(text, encoding="utf-8"))
-    figures = {}
     for name in description["measures"]:
-        for kind, draw in (("layers", draw_layers_by_region), ("models", draw_models)):
-            figures[name, kind] = f"{kind}-{name}.png"
-            draw(tables, name, folder.path / figures[name, kind])
-    put("brain.html", lambda path: write_brain_page(path, tables, found, command_line()))
-
-
-def progress_bars(console: Console):
-    """Shows a progress bar of each model."""
-    return progress_bar(console, "layers")
+        draw_layers_by_region(tables, name, folder.path / f"layers-{name}.png")
+        draw_models(tables, name, folder.path / f"models-{name}.png")
+    subjects = description["subjects"]
+    about = Comparison(
+        command=command_line(),
+        data=description["data"],
+        images=max(one["images"] for one in subjects.values()),
+        models={name: one["weights_sha256"] for name, one in description["models"].items()},
+        files={name: one["responses_sha256"] for name, one in subjects.items()},
+        code=description["code"],
+        measures={name: about_measure(name) for name in description["measures"]},
+        notes=notes,
+    )
+    put("brain.html", lambda path: write_brain_page(path, tables, about))
 
 
 def show(result: tuple[Tables, dict], options: Brain, console: Console) -> None:

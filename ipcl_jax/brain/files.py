@@ -1,4 +1,4 @@
-"""Files of arrays: HDF5 (`.h5`; `.mat` of version 7.3 and files by rsatoolbox are HDF5 too), `.npz`, `.mat` of version 5.
+"""Files of arrays: HDF5, `.npz`, and `.mat` of version 5. (`.mat` of version 7.3 and files by rsatoolbox are HDF5.)
 
 `FILE:NAME` chooses an array or a group in a file. Nothing is unpickled.
 """

@@ -48,14 +48,14 @@ class LayerScore(NamedTuple):
 
 
 class BestScore(NamedTuple):
-    """The score of the best layer, chosen on other data than it is scored on."""
+    """The score of the best layer, chosen on other data than it is scored on; there is none without such data."""
 
     model: str
     measure: str
     region: str
     subject: str
-    score: float | None  # None if there is no other data to choose on
-    low: float | None
+    score: float
+    low: float | None  # None with a single split
     high: float | None
     ceiling: float | None
     ceiling_kind: str
@@ -71,7 +71,7 @@ class ModelDifference(NamedTuple):
     measure: str
     region: str
     subject: str  # empty if the pairs are the subjects
-    difference: float | None
+    difference: float
     low: float | None
     high: float | None
     t: float | None
@@ -132,20 +132,24 @@ def tables_of(
         best = chosen[model] = measure.best(layers)
         names = list(layers)
         for g, interval in enumerate(measure.interval(best.scores)):
+            if math.isnan(interval.mean):
+                continue
             counts = Counter(names[i] for pair in best.layers[g].tolist() for i in dict.fromkeys(pair) if i >= 0)
             tables.best.append(
                 BestScore(
-                    model, measure.name, region, measure.groups[g], _number(interval.mean), _number(interval.low),
+                    model, measure.name, region, measure.groups[g], float(interval.mean), _number(interval.low),
                     _number(interval.high), mean_ceiling[g], kind,
                     dict(sorted(counts.items(), key=lambda item: names.index(item[0]))), best.how,
                 )
             )  # fmt: skip
     for model, other in itertools.combinations(chosen, 2):
         for g, test in enumerate(measure.compare(chosen[model].scores, chosen[other].scores)):
+            if math.isnan(test.mean):
+                continue
             tables.differences.append(
                 ModelDifference(
                     model, other, measure.name, region, measure.groups[g] if measure.pairs == "splits" else "",
-                    _number(test.mean), _number(test.low), _number(test.high), _number(test.t), test.df, _number(test.p),
+                    float(test.mean), _number(test.low), _number(test.high), _number(test.t), test.df, _number(test.p),
                     measure.pairs,
                 )
             )  # fmt: skip

@@ -72,6 +72,7 @@ class Measure(ABC):
 
     Attributes:
         name: as on the command line.
+        about: what is measured, in a sentence.
         groups: names of the G groups.
         splits: names of the K splits, for the table.
         sides: names of the H sides.
@@ -80,6 +81,7 @@ class Measure(ABC):
     """
 
     name: ClassVar[str]
+    about: ClassVar[str]
     pairs: ClassVar[Literal["splits", "subjects"]]
     groups: tuple[str, ...]
     splits: tuple[str, ...]

@@ -37,7 +37,7 @@ from ipcl_jax.measures.encoding import voxel_scores
 from ipcl_jax.measures.geometry import correlate, pattern_rdm
 from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.pairing import PairedSubjects
-from ipcl_jax.measures.region import Region, check_features, check_kernel, is_constant
+from ipcl_jax.measures.region import Region, SideBySide, check_features, check_kernel, is_constant
 from ipcl_jax.measures.rsa import LOWER_BOUND
 from ipcl_jax.measures.statistics import choose_by_other_side
 from ipcl_jax.readout.ridge_solver import fit_predict
@@ -100,6 +100,10 @@ class Conwell2024(ConwellHalves):
     """Encoding: the mean over voxels of Pearson's r; see `ConwellHalves`."""
 
     name: ClassVar[str] = "conwell2024"
+    about: ClassVar[str] = (
+        "Conwell et al. 2024: ridge regression on randomly projected units, fitted to half of the images, "
+        "predicts each voxel's responses to the other half."
+    )
 
     def prepare(self, region: Region) -> None:
         """Notes responses and ceilings."""
@@ -142,6 +146,10 @@ class Conwell2024Versa(_Geometry):
     """RSA of predicted and measured responses; see `ConwellHalves`."""
 
     name: ClassVar[str] = "conwell2024-versa"
+    about: ClassVar[str] = (
+        "Conwell et al. 2024, voxel-encoding RSA: RDMs of the responses predicted for half of the images are "
+        "compared with measured ones."
+    )
 
     def score_halves(self, layer: Layer) -> np.ndarray:
         """Scores a layer, `[G, 2]`."""
@@ -156,6 +164,10 @@ class Conwell2024Classic(_Geometry):
     """RSA of a layer's units and measured responses; see `ConwellHalves`."""
 
     name: ClassVar[str] = "conwell2024-classic"
+    about: ClassVar[str] = (
+        "Conwell et al. 2024, classic RSA: the RDM of a layer's units is compared with measured ones, in half"
+        " of the images."
+    )
 
     def score_halves(self, layer: Layer) -> np.ndarray:
         """Scores a layer, `[G, 2]`."""
@@ -180,11 +192,11 @@ def predict_halves(
     """
     training = HALVES[0]
     own, cross = half_kernels(layer, options)
-    found = {}
-    for name, values in responses.items():
-        fit = fit_predict(own, cross, values[training], options.conwell_alphas, by="correlation")
-        found[name] = predict_left_out(own, values[training], fit.alpha), fit.predictions
-    return found
+    together = SideBySide(responses)
+    fitted = together.values[training]
+    fit = fit_predict(own, cross, fitted, options.conwell_alphas, by="correlation")
+    halves = (together.split(half) for half in (predict_left_out(own, fitted, fit.alpha), fit.predictions))
+    return dict(zip(responses, zip(*halves, strict=True), strict=True))
 
 
 _kernels: WeakKeyDictionary[Layer, dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]] = WeakKeyDictionary()

@@ -16,7 +16,7 @@ from ipcl_jax.errors import InputError
 from ipcl_jax.measures.base import Best, Layer
 from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.pairing import PairedSplits
-from ipcl_jax.measures.region import Region, check_features, check_kernel, is_constant
+from ipcl_jax.measures.region import Region, SideBySide, check_features, check_kernel, is_constant
 from ipcl_jax.measures.statistics import choose_by_rest
 from ipcl_jax.readout.base import centre
 from ipcl_jax.readout.ridge import correlation
@@ -35,6 +35,10 @@ class Encoding(PairedSplits):
     """
 
     name: ClassVar[str] = "encoding"
+    about: ClassVar[str] = (
+        "Each voxel's responses to a fold of the images are predicted by ridge regression fitted to the other"
+        " folds."
+    )
 
     def __init__(self, region: Region, options: MeasureOptions):
         count, images = self.folds(options), len(region.images)
@@ -45,6 +49,7 @@ class Encoding(PairedSplits):
         self.splits = tuple(f"fold {number}" for number in range(1, count + 1))
         self.ceiling_kind = region.ceiling_kind
         places = np.random.default_rng(options.seed).permutation(images) % count
+        self._together = SideBySide(region.responses)
         self._places = [(np.flatnonzero(places != fold), np.flatnonzero(places == fold)) for fold in range(count)]
 
     @staticmethod
@@ -53,7 +58,7 @@ class Encoding(PairedSplits):
         return options.encoding_folds
 
     def predict(self, layer: Layer, responses: np.ndarray, fitted: np.ndarray, tested: np.ndarray) -> np.ndarray:
-        """Predicts a subject's responses to the tested images `[m, V]` from those to the fitted ones."""
+        """Predicts responses to the tested images `[m, V]` from those to the fitted ones."""
         return predict_tested(layer.kernel, responses, fitted, tested, self.options.encoding_alphas)
 
     def score(self, layer: Layer) -> np.ndarray:
@@ -70,10 +75,10 @@ class Encoding(PairedSplits):
         found = np.zeros((len(self.groups), len(self.splits), 1))
         if constant:
             return found
-        for row, responses in zip(found, self.region.responses.values(), strict=True):
-            for place, (fitted, tested) in enumerate(self._places):
-                predicted = self.predict(layer, responses, fitted, tested)
-                row[place] = voxel_scores(predicted, responses[tested]).mean()
+        for place, (fitted, tested) in enumerate(self._places):
+            predicted = self.predict(layer, self._together.values, fitted, tested)
+            scores = voxel_scores(predicted, self._together.values[tested])
+            found[:, place, 0] = [one.mean() for one in self._together.split(scores)]
         return found
 
     def ceiling(self) -> np.ndarray:

@@ -32,6 +32,11 @@ class Konkle2022(SubjectHalves):
     """Voxel-encoding RSA of the paper; see `SubjectHalves` for its arguments."""
 
     name: ClassVar[str] = "konkle2022"
+    about: ClassVar[str] = (
+        "Konkle & Alvarez 2022: ridge regression predicts the responses to each image from those to the "
+        "others; RDMs of the predictions are compared with measured ones, averaged over halves of the "
+        "subjects."
+    )
 
     @classmethod
     def needs_features(cls, options: MeasureOptions) -> bool:
@@ -88,6 +93,10 @@ class Konkle2022Classic(SubjectHalves):
     """Classic RSA of the paper: the same comparison, with the RDM of the layer's units as they are."""
 
     name: ClassVar[str] = "konkle2022-classic"
+    about: ClassVar[str] = (
+        "Konkle & Alvarez 2022, classic RSA: the RDM of a layer's units is compared with measured ones, "
+        "averaged over halves of the subjects."
+    )
 
     @classmethod
     def needs_features(cls, options: MeasureOptions) -> bool:

@@ -96,6 +96,26 @@ class Region:
         return np.array([np.nan if values is None else values.mean() for values in self.ceilings.values()])
 
 
+class SideBySide:
+    """Voxels of all subjects side by side, so that one decomposition of a layer serves them all.
+
+    Args:
+        responses: `[N, V]` of each subject, by name.
+
+    Attributes:
+        values: `[N, sum of V]`.
+    """
+
+    def __init__(self, responses: Mapping[str, np.ndarray]):
+        subjects = list(responses.values())
+        self.values = subjects[0] if len(subjects) == 1 else np.concatenate(subjects, axis=1)
+        self._ends = np.cumsum([values.shape[1] for values in subjects])[:-1]
+
+    def split(self, values: np.ndarray) -> list[np.ndarray]:
+        """Divides values `[..., sum of V]` by subject, `[..., V]` each."""
+        return np.split(values, self._ends, axis=-1)
+
+
 def is_constant(kernel: np.ndarray) -> bool:
     """Whether a layer is the same for all images, up to the rounding error of its kernel `[N, N]`."""
     error = np.finfo(np.result_type(kernel, np.float16)).eps

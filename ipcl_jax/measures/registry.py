@@ -62,6 +62,15 @@ def open_measure(
     return _kind(name)(Region(responses, ceilings, images, ceiling_kind), options)
 
 
+def about_measure(name: str) -> str:
+    """Says in a sentence what a measure, one of `MEASURES`, measures.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    return _kind(name).about
+
+
 def _kind(name: str):
     if name not in _KINDS:
         raise InputError(f"No measure {name!r}.{near_miss(name, MEASURES)}")

@@ -32,6 +32,7 @@ class RSA(PairedSubjects):
     """
 
     name: ClassVar[str] = "rsa"
+    about: ClassVar[str] = "The RDM of a layer's units is compared with that of each subject's responses."
 
     @classmethod
     def needs_features(cls, options: MeasureOptions) -> bool:

@@ -31,6 +31,10 @@ class SparsePositive(Encoding):
     """
 
     name: ClassVar[str] = "sparse-positive"
+    about: ClassVar[str] = (
+        "Prince et al. 2024: each voxel's responses are predicted as a sum of few units with positive "
+        "weights, cross-validated over images."
+    )
 
     def __init__(self, region: Region, options: MeasureOptions):
         if options.sparse_solver == "published":

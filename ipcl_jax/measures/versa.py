@@ -17,7 +17,7 @@ from ipcl_jax.measures.base import Best, Layer
 from ipcl_jax.measures.encoding import predict_tested
 from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.pairing import PairedSplits
-from ipcl_jax.measures.region import Region, check_kernel, is_constant
+from ipcl_jax.measures.region import Region, SideBySide, check_kernel, is_constant
 from ipcl_jax.measures.rsa import LOWER_BOUND, agreement, check_measured, lower_bound
 from ipcl_jax.measures.statistics import choose_by_other_side
 from ipcl_jax.readout.rsa import check_comparison, rdm
@@ -36,12 +36,17 @@ class Versa(PairedSplits):
     """
 
     name: ClassVar[str] = "versa"
+    about: ClassVar[str] = (
+        "RDMs of the responses that ridge regression predicts for half of the images are compared with "
+        "measured ones, within subjects."
+    )
     ratio = 1.0  # both halves of the images are of one size
 
     def __init__(self, region: Region, options: MeasureOptions):
         check_comparison(options.comparison)
         region.take_at_least(8, "Voxel-encoding RSA in halves")
         self.options, self.responses, images = options, region.varying(), len(region.images)
+        self._together = SideBySide(self.responses)
         self.groups, self.sides = region.subjects, ("half 1", "half 2")
         self.splits = tuple(f"split {number}" for number in range(1, options.versa_splits + 1))
         rng = np.random.default_rng(options.seed)
@@ -65,12 +70,14 @@ class Versa(PairedSplits):
         found = np.zeros((len(self.groups), len(self.splits), 2))
         if is_constant(kernel):
             return found
-        for group, values in enumerate(self.responses.values()):
-            for split, halves in enumerate(self._halves):
-                for side, (tested, fitted) in enumerate((halves, halves[::-1])):
-                    predicted = predict_tested(kernel, values, fitted, tested, self.options.encoding_alphas)
+        for split, halves in enumerate(self._halves):
+            for side, (tested, fitted) in enumerate((halves, halves[::-1])):
+                predicted = predict_tested(
+                    kernel, self._together.values, fitted, tested, self.options.encoding_alphas
+                )
+                for group, own in enumerate(self._together.split(predicted)):
                     measured = self._measured[split, side][group]
-                    found[group, split, side] = agreement(rdm(predicted), measured, self.options.comparison)
+                    found[group, split, side] = agreement(rdm(own), measured, self.options.comparison)
         return found
 
     def ceiling(self) -> np.ndarray:

@@ -174,7 +174,8 @@ def _scatter(values: Array, position: Array, height: int, width: int) -> Array:
     down, across = -(-height // _STRIDE), -(-width // _STRIDE)
     around = ((0, 0), (1, down - rows), (1, across - columns), (0, 0))
     values, position = jnp.pad(values, around), jnp.pad(position, around)
-    parity = jnp.arange(_STRIDE, dtype=jnp.uint8)
+    # NumPy's, as XLA would compute JAX's in kernels of their own.
+    parity = np.arange(_STRIDE, dtype=np.uint8)
     total = jnp.zeros((), values.dtype)
     for up in (0, 1):  # 1: the window that begins one block further up
         for left in (0, 1):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ipcl_jax.brain.table import BestScore, LayerScore, Tables
+from ipcl_jax.comparison.table import BestScore, LayerScore, Tables
 from ipcl_jax.report.brain_summary import (
     FEWEST,
     LIMIT,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from ipcl_jax.brain.table import BestScore, ModelDifference, Tables
+from ipcl_jax.comparison.table import BestScore, ModelDifference, Tables
 from ipcl_jax.errors import InputError
 from ipcl_jax.report.brain_figures import BROAD, MOST_MARKED, NARROW, draw_layers_by_region, draw_models
 from ipcl_jax.report.brain_summary import (

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from scipy import stats
 
-from ipcl_jax.brain.table import BestScore, LayerScore, ModelDifference, Tables
+from ipcl_jax.comparison.table import BestScore, LayerScore, ModelDifference, Tables
 from ipcl_jax.errors import InputError, near_miss
 
 Row = TypeVar("Row", LayerScore, BestScore, ModelDifference)
@@ -97,7 +97,8 @@ def summarise(rows: Sequence[LayerScore] | Sequence[BestScore]) -> Summary:
     """
     by_subject = {row.subject: row.score for row in rows}
     if len(rows) == 1:
-        return Summary(rows[0].score, rows[0].low, rows[0].high, by_subject)
+        low, high = (math.nan if bound is None else bound for bound in (rows[0].low, rows[0].high))
+        return Summary(rows[0].score, low, high, by_subject)
     scores = np.array(list(by_subject.values()))
     mean, half = float(scores.mean()), math.nan
     if len(scores) >= FEWEST:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from ipcl_jax.config import Objective, Optim, Schedule
 from ipcl_jax.errors import InputError
@@ -82,22 +83,24 @@ def make_optimizer(
     return optax.chain(clip, _lookahead(optax.chain(radam, decay, descend)))
 
 
-def global_norm(grads: dict) -> Array:
-    """Computes the norm of all gradients together, in few kernels: `optax.tree.norm` has two for each parameter.
+def pack(grads: dict) -> tuple[dict, Array]:
+    """Places small gradients side by side in one array, and computes the norm of all gradients, for few kernels.
+
+    XLA updates equally shaped parameters in one kernel if it reads their gradients from the same array; and
+    `optax.tree.norm` has two kernels for each parameter.
 
     Args:
         grads: arrays of any shapes.
 
     Returns:
-        A scalar.
+        The gradients, unchanged; and the norm of all together, a scalar.
     """
-
-    def squares(grad: Array) -> Array:
-        return (jnp.square(grad) if grad.size < _SMALL else jnp.square(grad).sum(-1)).ravel()
-
-    # Without the barrier XLA would sum each parameter's squares by themselves.
-    together = jax.lax.optimization_barrier(jnp.concatenate([squares(grad) for grad in jax.tree.leaves(grads)]))
-    return jnp.sqrt(together.sum())
+    small = jax.tree.map(lambda grad: grad if grad.size < _SMALL else None, grads)
+    norms = [jnp.linalg.norm(grad, axis=-1) for grad in jax.tree.leaves(grads) if grad.size >= _SMALL]
+    flat, unravel = ravel_pytree((small, norms))
+    flat = jax.lax.optimization_barrier(flat)  # otherwise XLA would take it apart again
+    small, _ = unravel(flat)
+    return jax.tree.map(lambda grad, packed: grad if packed is None else packed, grads, small), jnp.linalg.norm(flat)
 
 
 def _matrices(params: dict) -> dict:

@@ -107,7 +107,7 @@ def learn(
         return loss, (embeddings, log_Z, batch_stats)
 
     (loss, (embeddings, log_Z, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    grad_norm = optim.global_norm(grads)
+    grads, grad_norm = optim.pack(grads)
     params, opt_state, grad_sum = _apply_gradients(state, grads, lr, momentum, config)
 
     own = prototypes(embeddings, n_views, normalize=objective.norm_prototype)

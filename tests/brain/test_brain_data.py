@@ -38,13 +38,17 @@ def matlab73(path, **arrays):
         for name, array in arrays.items():
             if isinstance(array, list):
                 cells = [
-                    file.create_dataset(f"#refs#/{i}", data=np.array([[ord(c)] for c in text], np.uint16))
-                    for i, text in enumerate(array)
+                    file.create_dataset(f"#refs#/{name}{i}", data=_text73(text)) for i, text in enumerate(array)
                 ]
                 file[name] = np.array([[cell.ref for cell in cells]], h5py.ref_dtype)
                 file[name].attrs["MATLAB_class"] = np.bytes_(b"cell")
             else:
                 file[name] = array.T
+
+
+def _text73(text):
+    """Text as MATLAB stores it: UTF-16 in a column, and the shape (0, 0) instead of no text."""
+    return np.array([[ord(letter)] for letter in text], np.uint16) if text else np.zeros(2, np.uint64)
 
 
 def write(form, path, key, array, names=None):

@@ -5,7 +5,6 @@ import warnings
 
 import numpy as np
 import pytest
-from made_up_brain import MODELS, REGIONS, SUBJECTS, made_up
 from PIL import Image
 from scipy import stats
 
@@ -14,6 +13,7 @@ from ipcl_jax.report import brain_figures
 from ipcl_jax.report.brain_figures import BROAD, NARROW, draw_layers_by_region, draw_models
 from ipcl_jax.report.brain_summary import LIMIT, part, summarise, surviving
 from ipcl_jax.report.drawing import COLOURS, short_names
+from made_up_brain import MODELS, REGIONS, SUBJECTS, made_up
 
 DRAW = (draw_layers_by_region, draw_models)
 LONG = [f"a model with a long name, of the study {number} of the year" for number in range(16)]

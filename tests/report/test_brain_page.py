@@ -1,12 +1,12 @@
 import re
 
 import pytest
-from made_up_brain import MODELS, made_up
 
 from ipcl_jax.errors import InputError
 from ipcl_jax.report import brain_page
 from ipcl_jax.report.brain_page import Comparison, write_brain_page
 from ipcl_jax.report.brain_summary import measures, summarise, unique
+from made_up_brain import MODELS, made_up
 from pages import Page, stands_alone
 
 LAYERS, REGIONS = ["fc6", "fc7"], ["V1", "pOTC"]

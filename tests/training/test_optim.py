@@ -217,3 +217,14 @@ def test_a_small_gradient_is_not_clipped():
         optimizer = optim.make_optimizer(Optim(weight_decay=0.0, clip_norm=norm), 1.0, 0.0)
         updates, _ = optimizer.update(grads, optimizer.init(params), params)
         np.testing.assert_allclose(updates["a"], -factor * grads["a"], rtol=1e-6)  # a float32 norm
+
+
+def test_packed_gradients():
+    """Unchanged, and their norm that of all their values, which float32 gives to 1e-6."""
+    rng = np.random.default_rng(0)
+    shapes = {"bias": (7,), "kernel": (3, 3, 2, 7), "large": (300, 256), "scale": (7,)}
+    grads = {name: {"of": rng.normal(size=shape).astype(np.float32)} for name, shape in shapes.items()}
+    packed, norm = jax.jit(optim.pack)(grads)
+    jax.tree.map(np.testing.assert_array_equal, packed, grads)
+    everything = np.concatenate([grad.ravel() for grad in jax.tree.leaves(grads)]).astype(np.float64)
+    np.testing.assert_allclose(norm, np.sqrt(np.sum(everything**2)), rtol=1e-6)
