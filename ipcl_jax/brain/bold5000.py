@@ -14,11 +14,11 @@ from ipcl_jax.brain.base import BrainData, Responses, Subject
 from ipcl_jax.brain.bold5000_masks import read_regions
 from ipcl_jax.brain.choice import check_voxels, choose
 from ipcl_jax.brain.folder import DataFolder
+from ipcl_jax.brain.names import normalise_name
 from ipcl_jax.brain.nifti import open_nifti, read_volumes
 from ipcl_jax.brain.pixels import open_pixels
 from ipcl_jax.brain.repeats import RepeatMeans, ceiling_r, z_score
 from ipcl_jax.errors import ConfigError, require
-from ipcl_jax.readout.names import normalise_name
 from ipcl_jax.system.files import error_text
 
 _SESSIONS = {"CSI1": 15, "CSI2": 15, "CSI3": 15, "CSI4": 9}
