@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ipcl_jax.activations.stimuli import Reader
-from ipcl_jax.comparison.compare import Images, Model, Plan, compare
-from ipcl_jax.comparison.folder import Folder
 from ipcl_jax.brain.sources import Reading, open_brain
-from ipcl_jax.comparison.table import Tables, to_csv, to_json
 from ipcl_jax.commands.opening import THREADS, Preprocessing, open_model, progress_bar, run_command
 from ipcl_jax.commands.running import command_line
+from ipcl_jax.comparison.compare import Images, Model, Plan, compare
+from ipcl_jax.comparison.folder import Folder
+from ipcl_jax.comparison.table import Tables, to_csv, to_json
 from ipcl_jax.errors import ConfigError, near_miss, require
 from ipcl_jax.measures.registry import MEASURES, MeasureOptions
 from ipcl_jax.models.checks import check_layers

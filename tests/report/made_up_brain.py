@@ -3,8 +3,8 @@
 import itertools
 
 import numpy as np
-
 from ipcl_jax.brain.table import BestScore, LayerScore, ModelDifference, Score, Tables
+
 from ipcl_jax.models.alexnet_gn import AlexNetGN
 
 LAYERS = AlexNetGN().layer_names
