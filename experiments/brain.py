@@ -46,7 +46,7 @@ class Brain:
     """objects72:, nsd:, algonauts2023:, things-fmri: or bold5000: and a folder as downloaded, or arrays:FILE."""
     subjects: tuple[str, ...] = ()
     """Subjects, by name or number; by default all that there are."""
-    regions: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ("all",)
     """Regions, or atlases of regions, such as streams; docs/brain.md has those of each data set, and its default."""
     stimuli: tuple[str, ...] = ()
     """Images of a data set that comes without them: a folder, files, a 'pattern*.png' or a list."""
@@ -86,7 +86,7 @@ def measure(options: Brain, console: Console) -> tuple[Tables, dict]:
     models = open_models(options)
     data = open_brain(
         options.data, subjects=options.subjects, regions=options.regions, images=options.stimuli,
-        **options.reading.given(),
+        reading=options.reading,
     )  # fmt: skip
     for note in data.notes:
         console.print(f"note: {note}", highlight=False, markup=False)

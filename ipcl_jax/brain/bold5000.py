@@ -12,13 +12,13 @@ import numpy as np
 
 from ipcl_jax.brain.base import BrainData, Responses, Subject
 from ipcl_jax.brain.bold5000_masks import read_regions
-from ipcl_jax.brain.choice import check_voxels, choose
+from ipcl_jax.brain.choice import check_voxels, choose_subjects
 from ipcl_jax.brain.folder import DataFolder
+from ipcl_jax.brain.names import normalise_name
 from ipcl_jax.brain.nifti import open_nifti, read_volumes
 from ipcl_jax.brain.pixels import open_pixels
 from ipcl_jax.brain.repeats import RepeatMeans, ceiling_r, z_score
 from ipcl_jax.errors import ConfigError, require
-from ipcl_jax.readout.names import normalise_name
 from ipcl_jax.system.files import error_text
 
 _SESSIONS = {"CSI1": 15, "CSI2": 15, "CSI3": 15, "CSI4": 9}
@@ -57,7 +57,7 @@ def open_bold5000(
     """
     require("BOLD5000", "brain", "nibabel")
     folder, people, notes = DataFolder(root, "BOLD5000"), [], []
-    for name in choose("subject", subjects, _SESSIONS):
+    for name in choose_subjects(subjects, _SESSIONS):
         names = _read_names(folder.find(f"{name}_imgnames.txt"))
         paths = [
             folder.find(f"{name}_GLMbetas-{version}_ses-{session:02}.nii.gz")

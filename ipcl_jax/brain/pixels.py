@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ipcl_jax.activations.stimuli import StimulusSet, open_stimuli
+from ipcl_jax.brain.names import match_names, normalise_name, unmatched_stimuli
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.readout.names import match_names, normalise_name, unmatched_stimuli
 
 
 class NamedStimuli:

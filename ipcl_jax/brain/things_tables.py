@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ipcl_jax.brain.names import normalise_name
 from ipcl_jax.errors import ConfigError, near_miss
-from ipcl_jax.readout.names import normalise_name
 
 if TYPE_CHECKING:
     import pandas as pd
