@@ -9,6 +9,7 @@ import pytest
 
 import made_up_things as made_up
 from ipcl_jax.brain import pandas_store, things_fmri
+from ipcl_jax.brain.repeats import ceiling_r
 from ipcl_jax.brain.things_fmri import open_things_fmri
 from ipcl_jax.errors import ConfigError, InputError
 from made_up_pictures import write_pictures
@@ -94,8 +95,6 @@ def test_ceilings_are_the_files_for_test_images_and_smaller_for_single_trials(fo
 
 def test_single_trial_ceilings_are_those_that_the_data_set_publishes():
     """Rows of sub-01_VoxelMetadata.csv that the data set's notebook prints."""
-    from ipcl_jax.brain.repeats import ceiling_r
-
     single = np.array([0, 1.102513, 2.134454, 0.446367, 1.868743, 1.895905, 1.529414, 0.529575])
     testset = np.array([0, 11.799193, 20.743164, 5.105714, 18.601217, 18.824928, 15.709986, 6.005089]) / 100
     found = ceiling_r(testset, (1 - testset) * 12, np.array([1, 1]))
@@ -111,8 +110,6 @@ def test_a_planted_ceiling_is_reached():
     z = (trials - trials.mean(1, keepdims=True)) / trials.std(1, keepdims=True)
     noise = z.var(0, ddof=1).mean()
     nc = np.array([(1 - noise) / (1 - noise + noise / repeats)])
-    from ipcl_jax.brain.repeats import ceiling_r
-
     for n in (1, 12):
         found = ceiling_r(nc, (1 - nc) * repeats, np.full(3, n))
         # The error of a correlation over 4000 images is below (1 - r^2) / sqrt(4000) = 0.005; three times that.
