@@ -1,6 +1,6 @@
 """The two tables that come with a subject's responses in THINGS-fMRI: of its trials, and of its voxels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -151,7 +151,7 @@ def _read(path: Path, subject: str, needed: Sequence[str]) -> "pd.DataFrame":
     return table
 
 
-def _parsed(path: Path, parse):  # noqa: ANN001, ANN202
+def _parsed(path: Path, parse: Callable[[], "pd.DataFrame"]) -> "pd.DataFrame":
     try:
         return parse()
     except (ValueError, OSError) as error:  # pandas' and Unicode's errors are ValueErrors
