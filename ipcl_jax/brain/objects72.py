@@ -134,9 +134,10 @@ def _read(path: Path, parts: str) -> Mapping[str, Any]:
 
 
 def _conditions(path: Path, names: object) -> tuple[str, ...]:
-    found = tuple(str(name).strip() for name in np.atleast_1d(np.asarray(names, dtype=object)).ravel())
-    if not all(isinstance(name, str) for name in np.atleast_1d(np.asarray(names, dtype=object)).ravel()):
+    listed = np.atleast_1d(np.asarray(names, dtype=object)).ravel()
+    if not all(isinstance(name, str) for name in listed):
         raise ConfigError(f"{path}: conditions holds something else than names.")
+    found = tuple(name.strip() for name in listed)
     if twice := [name for name in found if found.count(name) > 1]:
         raise ConfigError(f"{path} has the condition {twice[0]!r} twice.")
     return found
