@@ -16,7 +16,7 @@ from ipcl_jax.brain.nsd_regions import open_regions
 from ipcl_jax.brain.nsd_sessions import Session, open_sessions, reading
 from ipcl_jax.brain.nsd_stimuli import image_name, open_images
 from ipcl_jax.brain.trials import TrialMeans
-from ipcl_jax.errors import ConfigError
+from ipcl_jax.errors import ConfigError, near_miss
 from ipcl_jax.system.files import expand_home
 from ipcl_jax.system.probe import check_readable
 
