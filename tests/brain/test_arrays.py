@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
-from test_brain_data import matlab73
 
 from ipcl_jax.brain import arrays as module
 from ipcl_jax.brain.arrays import open_arrays
 from ipcl_jax.errors import ConfigError, InputError
+from test_brain_data import matlab73
 
 N, V, R = 6, 40, 3
 NAMES = [f"{name}.png" for name in "abcdef"]
