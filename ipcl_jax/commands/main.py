@@ -24,7 +24,7 @@ the paper's released models or of your own, and compare them with brain data.
 _GROUPS = (
     ("Train a model", ("train", "views", "table", "prepare")),
     ("Use a model", ("extract", "convert")),
-    ("Evaluate models, and compare them with brain data", ("knn", "linear", "rsa", "report")),
+    ("Evaluate models, and compare them with brain data", ("knn", "linear", "rsa", "brain", "reproduce", "report")),
     ("Measure speed", ("benchmark",)),
 )
 
