@@ -32,6 +32,7 @@ from ipcl_jax.measures.registry import MEASURES, about_measure
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.report.brain_figures import draw_layers_by_region, draw_models
 from ipcl_jax.report.brain_page import Comparison, write_brain_page
+from ipcl_jax.report.brain_summary import ceiling, grouped, summarise, unique
 from ipcl_jax.system.files import atomic
 
 
@@ -45,7 +46,7 @@ class Brain:
     """objects72:, nsd:, algonauts2023:, things-fmri: or bold5000: and a folder as downloaded, or arrays:FILE."""
     subjects: tuple[str, ...] = ()
     """Subjects, by name or number; by default all that there are."""
-    regions: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ("all",)
     """Regions, or atlases of regions, such as streams; docs/brain.md has those of each data set, and its default."""
     stimuli: tuple[str, ...] = ()
     """Images of a data set that comes without them: a folder, files, a 'pattern*.png' or a list."""
@@ -85,7 +86,7 @@ def measure(options: Brain, console: Console) -> tuple[Tables, dict]:
     models = open_models(options)
     data = open_brain(
         options.data, subjects=options.subjects, regions=options.regions, images=options.stimuli,
-        **options.reading.given(),
+        reading=options.reading,
     )  # fmt: skip
     for note in data.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
@@ -135,7 +136,8 @@ def write(folder: Folder, tables: Tables, description: dict, options: Brain, not
     put("scores.json", lambda path: path.write_text(text, encoding="utf-8"))
     for name in description["measures"]:
         draw_layers_by_region(tables, name, folder.path / f"layers-{name}.png")
-        draw_models(tables, name, folder.path / f"models-{name}.png")
+        if any(row.measure == name for row in tables.best):
+            draw_models(tables, name, folder.path / f"models-{name}.png")
     subjects = description["subjects"]
     about = Comparison(
         command=command_line(),
@@ -151,17 +153,24 @@ def write(folder: Folder, tables: Tables, description: dict, options: Brain, not
 
 
 def show(result: tuple[Tables, dict], options: Brain, console: Console) -> None:
-    """Prints the best layers, and the files written."""
-    tables, _ = result
-    table = Table("model", "measure", "region", "subject", "r", "95 %", "ceiling", "layers chosen")
-    for row in tables.best:
-        interval = "–" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}"
-        numbers = ["–" if value is None else f"{value:.3f}" for value in (row.score, row.ceiling)]
-        layers = ", ".join(row.layers) if len(row.layers) < 4 else f"{len(row.layers)} layers"
-        table.add_row(row.model, row.measure, row.region, row.subject, numbers[0], interval, numbers[1], layers)
-    console.print(table)
+    """Prints each measure's best layers, averaged over subjects, and the files written."""
+    tables, description = result
+    for name in description["measures"]:
+        rows = [row for row in tables.best if row.measure == name]
+        if not rows:
+            console.print(f"{name}: a best layer is chosen on other subjects, and there is one alone; see scores.csv.")
+            continue
+        regions = unique(row.region for row in rows)
+        table = Table(f"{name}, best layer", *regions)
+        found = grouped(rows, "model", "region")
+        for model in description["models"]:
+            known = [found.get((model, region)) for region in regions]
+            table.add_row(model, *("–" if own is None else f"{summarise(own).score:.3f}" for own in known))
+        bounds = [ceiling(row for row in rows if row.region == region) for region in regions]
+        table.add_row("ceiling", *("–" if b is None else f"{b[0]:.3f} to {b[1]:.3f}" for b in bounds))
+        console.print(table)
     path = Folder(options.out).path
-    console.print(f"Wrote {path}: {', '.join(sorted(entry.name for entry in path.iterdir()))}")
+    console.print(f"Wrote {path}: {', '.join(sorted(entry.name for entry in path.iterdir()))}", markup=False)
 
 
 if __name__ == "__main__":

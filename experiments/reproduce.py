@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from ipcl_jax.brain.sources import open_brain
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from ipcl_jax.activations.provenance import code_version
 from ipcl_jax.activations.stimuli import Reader
+from ipcl_jax.brain.sources import Reading, open_brain
 from ipcl_jax.commands.main import run
 from ipcl_jax.commands.opening import (
     THREADS,
@@ -42,7 +42,7 @@ from ipcl_jax.comparison.table import Tables
 from ipcl_jax.config import Data
 from ipcl_jax.data.base import digest
 from ipcl_jax.errors import ConfigError
-from ipcl_jax.measures.registry import MeasureOptions
+from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.models.checks import check_layers
 from ipcl_jax.reproduction.brain import Share, Value, brain_value
 from ipcl_jax.reproduction.published import FACES, REGIONS, ROWS, SETS, Row, choose_rows, read_published
@@ -234,9 +234,8 @@ def compare_set(data: str, names: Iterable[str], options: Reproduce, path: Path,
     """
     spec = data_given(options)[data]
     if data == "inanimate":
-        opened = open_brain(
-            spec, regions=REGIONS, images=options.stimuli, min_reliability=options.min_reliability
-        )
+        reading = Reading(min_reliability=options.min_reliability)
+        opened = open_brain(spec, regions=REGIONS, images=options.stimuli, reading=reading)
     else:
         opened = open_brain(spec, regions=REGIONS, images=options.orientation_stimuli)
     for note in opened.notes:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ipcl_jax.activations.stimuli import FileStimuli
 from ipcl_jax.brain.base import BrainData, Responses, Subject
+from ipcl_jax.brain.choice import choose_subjects
 from ipcl_jax.brain.label_names import read_label_names
 from ipcl_jax.brain.labels import add_regions, check_voxels, parse_regions, split_labels
 from ipcl_jax.brain.nsd_stimuli import image_name, open_images
@@ -59,11 +60,7 @@ def open_algonauts2023(
     found = [name for name in _SUBJECTS if (root / name).is_dir()]
     if not found:
         raise ConfigError(f"There are no subjects in {root}, which should hold folders such as subj01.")
-    chosen = [subjects] if isinstance(subjects, str) else list(subjects) or found
-    if unknown := [name for name in chosen if name not in found]:
-        raise ConfigError(f"There is no subject {unknown[0]} in {root}.{near_miss(unknown[0], found)}")
-    if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"A subject is named twice: {', '.join(chosen)}.")
+    chosen = choose_subjects(subjects, found, where=str(root))
     opened, notes = [], []
     paths: dict[str, Path] = {}
     for name in chosen:

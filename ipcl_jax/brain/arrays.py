@@ -8,10 +8,10 @@ import numpy as np
 from ipcl_jax.activations.stimuli import open_stimuli
 from ipcl_jax.brain.array_regions import find_regions
 from ipcl_jax.brain.base import BrainData, Responses, Subject
+from ipcl_jax.brain.choice import choose_regions, choose_subjects
 from ipcl_jax.brain.files import Place, StoredArray, open_lazily, reading
 from ipcl_jax.brain.names import MatchedRows, find_rows
 from ipcl_jax.brain.responses import check_all_named, check_shape, find_responses
-from ipcl_jax.brain.sources import choose_regions, choose_subjects
 from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.readout.ridge import reliability_ceiling
 from ipcl_jax.system.probe import check_memory, free_memory
@@ -68,7 +68,7 @@ def open_arrays(
     keys = find_responses(file, arrays, name)
     opened: list[_ArraySubject] = []
     found: dict[str, MatchedRows] = {}
-    for subject in choose_subjects(subjects, tuple(keys)):
+    for subject in choose_subjects(subjects, keys, where=str(file)):
         key = keys[subject]
         where, array = f"{file}:{key}", arrays[key]
         check_shape(where, array)
@@ -78,7 +78,8 @@ def open_arrays(
         seen = tuple(names[number] for number in rows.seen)
         opened.append(_ArraySubject(subject, where, array, rows.rows, seen, masks))
     by_name = check_all_named(file, found)
-    chosen = choose_regions(regions, tuple(dict.fromkeys(region for one in opened for region in one.regions)))
+    known = dict.fromkeys(region for one in opened for region in one.regions)
+    chosen = choose_regions(regions, known, where=str(file))
     for one in opened:
         one.regions = {region: one.regions[region] for region in chosen if region in one.regions}
     notes = dict.fromkeys(note for rows in found.values() for note in rows.notes)

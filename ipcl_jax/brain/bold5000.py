@@ -12,7 +12,7 @@ import numpy as np
 
 from ipcl_jax.brain.base import BrainData, Responses, Subject
 from ipcl_jax.brain.bold5000_masks import read_regions
-from ipcl_jax.brain.choice import check_voxels, choose
+from ipcl_jax.brain.choice import check_voxels, choose_subjects
 from ipcl_jax.brain.folder import DataFolder
 from ipcl_jax.brain.names import normalise_name
 from ipcl_jax.brain.nifti import open_nifti, read_volumes
@@ -22,6 +22,7 @@ from ipcl_jax.errors import ConfigError, require
 from ipcl_jax.system.files import error_text
 
 _SESSIONS = {"CSI1": 15, "CSI2": 15, "CSI3": 15, "CSI4": 9}
+_VOLUMES = 8  # read at a time: 15 MB in float32
 
 
 def open_bold5000(
@@ -57,7 +58,7 @@ def open_bold5000(
     """
     require("BOLD5000", "brain", "nibabel")
     folder, people, notes = DataFolder(root, "BOLD5000"), [], []
-    for name in choose("subject", subjects, _SESSIONS):
+    for name in choose_subjects(subjects, _SESSIONS):
         names = _read_names(folder.find(f"{name}_imgnames.txt"))
         paths = [
             folder.find(f"{name}_GLMbetas-{version}_ses-{session:02}.nii.gz")
@@ -140,8 +141,9 @@ class _Bold5000Subject(Subject):
             raise ConfigError(f"{path} has {image.shape[3]} trials, and had {trials} when it was opened.")
         at = np.unravel_index(voxels, self._shape)
         found = np.empty((trials, len(voxels)))
-        for first in range(0, trials, 8):  # volumes, of 2 to 4 MB
-            found[first : first + 8] = read_volumes(path, image, first, min(first + 8, trials))[at].T
+        for first in range(0, trials, _VOLUMES):
+            end = min(first + _VOLUMES, trials)
+            found[first:end] = read_volumes(path, image, first, end)[at].T
         if not (fine := np.isfinite(found).all(0)).all():
             raise ConfigError(f"{path} has responses that are not finite numbers, such as in voxel {voxels[~fine][0]}.")
         return found

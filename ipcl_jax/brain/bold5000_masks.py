@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ipcl_jax.brain.choice import choose
+from ipcl_jax.brain.choice import choose_regions
 from ipcl_jax.brain.folder import DataFolder
 from ipcl_jax.brain.nifti import open_nifti
 from ipcl_jax.errors import ConfigError
@@ -50,7 +50,7 @@ def read_regions(
             raise ConfigError(f"{folder.root} has two masks of {subject}'s {name}, {paths[name]} and {path}; remove one.")
         paths[name] = path
     found = {}
-    for region in choose("region", regions or _REGIONS, dict.fromkeys((*_REGIONS, *sorted(paths)))):
+    for region in choose_regions(regions or _REGIONS, dict.fromkeys((*_REGIONS, *sorted(paths)))):
         parts = [region] if region in paths else [f"LH{region}", f"RH{region}"]
         if missing := [part for part in parts if part not in paths]:
             raise ConfigError(

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from ipcl_jax.brain.base import BrainData, Responses, Subject
+from ipcl_jax.brain.choice import choose_subjects
 from ipcl_jax.brain.labels import check_voxels
 from ipcl_jax.brain.nsd_regions import open_regions
 from ipcl_jax.brain.nsd_sessions import Session, open_sessions, reading
@@ -105,17 +106,12 @@ def open_nsd(
     return BrainData("nsd", tuple(opened), open_images(stimuli, root, numbers.tolist()), notes=tuple(notes))
 
 
-def _choose_subjects(root: Path, subjects: Sequence[str]) -> list[str]:
+def _choose_subjects(root: Path, subjects: Sequence[str]) -> tuple[str, ...]:
     folder = root / "nsddata_betas/ppdata"
     found = [name for name in SESSIONS if (folder / name).is_dir()]
     if not found:
         raise ConfigError(f"There are no subjects in {folder}, which should hold folders such as subj01.")
-    chosen = [subjects] if isinstance(subjects, str) else list(subjects) or found
-    if unknown := [name for name in chosen if name not in found]:
-        raise ConfigError(f"There is no subject {unknown[0]} in {folder}.{near_miss(unknown[0], found)}")
-    if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"A subject is named twice: {', '.join(chosen)}.")
-    return chosen
+    return choose_subjects(subjects, found, where=str(folder))
 
 
 def read_design(path: Path) -> Design:

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.io
 
 from ipcl_jax.brain.base import BrainData, Responses, Subject
-from ipcl_jax.brain.choice import check_voxels, choose
+from ipcl_jax.brain.choice import check_voxels, choose_regions, choose_subjects
 from ipcl_jax.brain.folder import DataFolder
 from ipcl_jax.brain.pixels import open_pixels
 from ipcl_jax.errors import ConfigError
@@ -59,7 +59,7 @@ def open_objects72(
     data = _read(path, parts)
     conditions = _conditions(path, data["conditions"])
     betas, reliability = data["Betas"], data["Reliability"]
-    chosen = choose("region", regions, betas)
+    chosen = choose_regions(regions, betas)
     counts = {region: len(_cells(path, f"Betas.{region}", betas[region])) for region in betas}
     if len(set(counts.values())) > 1:
         raise ConfigError(f"{path} has different numbers of subjects by region: {counts}.")
@@ -69,7 +69,7 @@ def open_objects72(
         raise ConfigError(f"{refused[0]} is left out by skip={tuple(skip)}; give skip=() to include it.")
     notes = [f"{name} is left out (skip={tuple(skip)})." for name in left_out]
     people = []
-    for name in choose("subject", subjects, [name for name in everyone if name not in left_out]):
+    for name in choose_subjects(subjects, [name for name in everyone if name not in left_out]):
         place, first, voxels, rows = everyone.index(name), 0, {}, []
         for region in betas:
             where = f"{path}: Betas.{region} of {name}"
@@ -134,9 +134,10 @@ def _read(path: Path, parts: str) -> Mapping[str, Any]:
 
 
 def _conditions(path: Path, names: object) -> tuple[str, ...]:
-    found = tuple(str(name).strip() for name in np.atleast_1d(np.asarray(names, dtype=object)).ravel())
-    if not all(isinstance(name, str) for name in np.atleast_1d(np.asarray(names, dtype=object)).ravel()):
+    listed = np.atleast_1d(np.asarray(names, dtype=object)).ravel()
+    if not all(isinstance(name, str) for name in listed):
         raise ConfigError(f"{path}: conditions holds something else than names.")
+    found = tuple(name.strip() for name in listed)
     if twice := [name for name in found if found.count(name) > 1]:
         raise ConfigError(f"{path} has the condition {twice[0]!r} twice.")
     return found

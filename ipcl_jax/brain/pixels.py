@@ -60,8 +60,9 @@ def _twice(files: Sequence[str], names: Sequence[str]) -> list[str]:
     """Returns two files with the same wanted name, if there are such."""
     wanted, found = {_last(name) for name in names}, defaultdict(list)
     for file in files:
-        if _last(file) in wanted:
-            found[_last(file)].append(file)
+        last = _last(file)
+        if last in wanted or last.rpartition(".")[0] in wanted:
+            found[last].append(file)
     return next((same for same in found.values() if len(same) > 1), [])
 
 

@@ -1,11 +1,11 @@
 """Which sets of brain data there are, and what is checked of each."""
 
 import copy
+import dataclasses
 import importlib
 import inspect
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from ipcl_jax.brain.base import BrainData, Subject
@@ -18,55 +18,56 @@ SETS = ("objects72", "nsd", "algonauts2023", "things-fmri", "bold5000", "arrays"
 
 @dataclass(frozen=True)
 class Reading:
-    """How a set of brain data is read; each set has some of these options, and a default where none is given."""
+    """How a data set is read; None for the set's own default."""
 
     space: Literal["volume", "surface"] | None = None
-    """nsd: voxels of each subject's volume, or vertices of the common surface (fsaverage)."""
-    sessions: int | None = None
-    """nsd: number of sessions to read, from the first; by default all, none of which may be missing."""
+    """NSD: the subject's own volume (the default), or fsaverage."""
     betas: str | None = None
-    """nsd: version of the responses; by default betas_fithrf_GLMdenoise_RR."""
+    """NSD: version of the responses, by default betas_fithrf_GLMdenoise_RR."""
     resolution: Literal["func1pt8mm", "func1mm"] | None = None
-    """nsd: voxels of 1.8 mm (the default) or 1 mm."""
-    version: str | None = None
-    """bold5000: version of the responses; by default TYPED-FITHRF-GLMDENOISE-RR."""
+    """NSD: of the volume; 1.8 mm by default."""
+    sessions: int | None = None
+    """NSD: only so many sessions, from the first; by default all."""
     zscore: bool | None = None
-    """nsd, things-fmri, bold5000: z-score each voxel within each session; by default yes."""
+    """NSD, THINGS-fMRI, BOLD5000: scale each voxel's responses within each session; true by default."""
+    version: str | None = None
+    """BOLD5000: of the responses, as in the files' names; by default TYPED-FITHRF-GLMDENOISE-RR."""
+    ignore_affines: bool | None = None
+    """BOLD5000: accept masks whose affine differs from the brain mask's; false by default."""
     parts: Literal["SECTORS", "GRADIENT"] | None = None
-    """objects72: the paper's sectors (the default), or steps along the ventral stream."""
+    """72 objects: how cortex is divided; by default SECTORS."""
     min_reliability: float | None = None
-    """objects72: least reliability of a voxel; by default 0.3, as the paper's lab takes."""
+    """72 objects: voxels are kept if their reliability is above; 0.3 by default."""
     min_voxels: int | None = None
-    """objects72: least number of a region's voxels; by default 50."""
-
-    def given(self) -> dict[str, object]:
-        """Returns the options that are given, by name."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+    """72 objects: regions with fewer voxels are noted; 50 by default."""
+    skip: tuple[int, ...] | None = None
+    """72 objects: places in the file, from 0, of subjects to leave out; 1 by default."""
 
 
 def open_brain(
     spec: str,
     *,
     subjects: Sequence[str] = (),
-    regions: Sequence[str] = (),
+    regions: Sequence[str] = ("all",),
     images: Sequence[str] = (),
-    **options: object,
+    reading: Reading = Reading(),  # noqa: B008  (frozen)
 ) -> BrainData:
     """Opens a set of brain data and checks it.
 
     Args:
         spec: `SET:PATH`, with SET from `SETS`, and PATH as the set's own function describes it.
         subjects: as `choose_subjects` understands them; none for all.
-        regions: as the set's own function understands them; none for its default.
-        images: as for `open_stimuli`, for sets that come without their images.
-        options: of the set's own function, such as `space` of NSD.
+        regions: as the set's own function describes them; `all` for those that it gives by default.
+        images: as for `open_stimuli`: the images of a set that comes without, or instead of its own.
+        reading: options of the set's own function.
 
     Returns:
-        The set, with at least one subject, and a region that has voxels in all subjects.
+        The set, with at least one subject, and a region that has voxels in all subjects. Its `reading` has all options
+        of the set's own function, also those that were not given.
 
     Raises:
-        ConfigError: for an unknown set, path, subject, region or option, for images that the set doesn't need or
-            lacks, or files that are damaged or don't fit together.
+        ConfigError: for an unknown set, path, subject, region or option, for images that are lacking, or files that
+            are damaged or don't fit together.
     """
     name, colon, path = spec.partition(":")
     if not colon or name not in SETS:
@@ -80,18 +81,21 @@ def open_brain(
         raise ConfigError(f"There is no file or folder {expand_home(path)}, of {spec}.")
     opener = _opener(name)
     known = inspect.signature(opener).parameters
-    own = [option for option in list(known)[1:] if option not in ("subjects", "regions", "images")]
-    if unknown := [option for option in options if option not in own]:
-        hint = near_miss(unknown[0], own) if own else " It has none."
+    options = {field.name: known[field.name].default for field in dataclasses.fields(Reading) if field.name in known}
+    given = {option: value for option, value in dataclasses.asdict(reading).items() if value is not None}
+    if unknown := sorted(given.keys() - options):
+        hint = near_miss(unknown[0], options) if options else " It has no options."
         raise ConfigError(f"{unknown[0]} is no option of {name}.{hint}")
-    if "images" not in known and images:
-        raise ConfigError(f"{name} has its own images; leave out {', '.join(map(str, images[:3]))}.")
-    if "images" in known and known["images"].default is inspect.Parameter.empty and not images:
-        raise ConfigError(f"{name} comes without its images; say where they are.")
-    given = {name: value for name, value in (("images", images), ("regions", regions)) if value}
-    root = path if name == "arrays" else expand_home(path)
-    data = opener(root, subjects=subjects, **given, **options)
-    return replace(check_brain(data, regions), reading={**data.reading, **options})
+    pictures = "images" if "images" in known else "stimuli"
+    if images:
+        given[pictures] = images
+    elif known[pictures].default is inspect.Parameter.empty:
+        raise ConfigError(f"{name} comes without its images; say where they are (--stimuli).")
+    if "all" not in regions:
+        given["regions"] = regions
+    data = opener(path if name == "arrays" else expand_home(path), subjects=subjects, **given)
+    used = {option: given.get(option, default) for option, default in options.items()}
+    return check_brain(dataclasses.replace(data, reading={**used, **data.reading}), regions)
 
 
 def _opener(name: str) -> Callable[..., BrainData]:
@@ -99,76 +103,12 @@ def _opener(name: str) -> Callable[..., BrainData]:
     return getattr(importlib.import_module(f"ipcl_jax.brain.{module}"), f"open_{module}")
 
 
-def choose_subjects(given: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
-    """Finds subjects by what a user calls them.
-
-    Args:
-        given: names, in upper or lower case, with or without punctuation and leading zeros (`subj01`, `Subj-1`), or
-            numbers alone (`1`, `01`); none, or `all`, for every subject.
-        available: names of the subjects there are.
-
-    Returns:
-        Names from `available`, each once, in the order given.
-
-    Raises:
-        ConfigError: for a name that fits no subject, or several.
-    """
-    if not given or "all" in given and "all" not in available:
-        return tuple(available)
-    return tuple(dict.fromkeys(_choose_subject(str(name), available) for name in given))
-
-
-def _choose_subject(name: str, available: Sequence[str]) -> str:
-    if name in available:
-        return name
-    words, numbers = _words_and_numbers(name)
-    found = [one for one in available if _words_and_numbers(one) == (words, numbers)]
-    if not found and numbers and not words:
-        found = [one for one in available if _words_and_numbers(one)[1] == numbers]
-    return _only(name, found, available, "subject")
-
-
-def _words_and_numbers(name: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    words = tuple(re.findall(r"[^\W\d_]+", name.casefold()))
-    return words, tuple(int(number) for number in re.findall(r"[0-9]+", name))
-
-
-def choose_regions(given: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
-    """Finds regions by what a user calls them.
-
-    Args:
-        given: names; upper and lower case differ only where regions do. `all` stands for every region.
-        available: names of the regions that there are in any subject.
-
-    Returns:
-        Names from `available`, each once, in the order given.
-
-    Raises:
-        ConfigError: for a name that fits no region, or several.
-    """
-    if not given or "all" in given:
-        return tuple(available)
-    found = []
-    for name in given:
-        same = [one for one in available if one.casefold() == name.casefold()]
-        found.append(name if name in available else _only(name, same, available, "region"))
-    return tuple(dict.fromkeys(found))
-
-
-def _only(name: str, found: Sequence[str], available: Sequence[str], what: str) -> str:
-    if len(found) > 1:
-        raise ConfigError(f"{name} can be {what} {' or '.join(found)}; write the whole name.")
-    if not found:
-        raise ConfigError(f"There is no {what} {name}.{near_miss(name, available)}")
-    return found[0]
-
-
-def check_brain(data: BrainData, regions: Sequence[str] = ()) -> BrainData:
+def check_brain(data: BrainData, regions: Sequence[str] = ("all",)) -> BrainData:
     """Checks what all sets of brain data have in common.
 
     Args:
         data: a set, with the subjects and regions that were asked for.
-        regions: as the user gave them.
+        regions: as the user gave them: names, `ATLAS:NAME`, or what stands for several, such as `all` or an atlas.
 
     Returns:
         The same set without regions that have no voxels, and with a note for each region that a subject lacks.
@@ -179,9 +119,32 @@ def check_brain(data: BrainData, regions: Sequence[str] = ()) -> BrainData:
     """
     if not data.subjects:
         raise ConfigError(f"{data.name} has no subjects.")
+    _check_images(data)
+    every = tuple(dict.fromkeys(region for subject in data.subjects for region in subject.regions))
+    subjects = tuple(_without_empty_regions(subject) for subject in data.subjects)
+    named = {part.casefold() for text in regions for part in (text, text.rpartition(":")[2])}
+    notes, in_all = [], False
+    for region in every:
+        lacking = [subject for subject in subjects if region not in subject.regions]
+        in_all |= not lacking
+        if lacking and region.casefold() in named and "all" not in regions:
+            raise ConfigError(
+                f"{data.name}: {lacking[0].name} has no voxels in {region}. Leave out the subject or the region; it has "
+                f"voxels in {', '.join(lacking[0].regions) or 'none'}."
+            )
+        if lacking:
+            names = ", ".join(subject.name for subject in lacking)
+            notes.append(f"{region} is left out for {names}, where it has no voxels.")
+    if not in_all:
+        listing = "; ".join(f"{subject.name}: {', '.join(subject.regions) or 'none'}" for subject in subjects)
+        raise ConfigError(f"{data.name}: no region has voxels in every subject. Regions of {listing}.")
+    return dataclasses.replace(data, subjects=subjects, notes=(*data.notes, *notes))
+
+
+def _check_images(data: BrainData) -> None:
     stimuli = set(data.stimuli.names)
     if len(stimuli) < len(data.stimuli.names):
-        raise ConfigError(f"{data.name} has {len(data.stimuli.names) - len(stimuli)} stimuli with another's name.")
+        raise ConfigError(f"{data.name}: {len(data.stimuli.names) - len(stimuli)} stimuli have the name of another one.")
     for subject in data.subjects:
         if not subject.images or len(set(subject.images)) < len(subject.images):
             raise ConfigError(f"{data.name}: {subject.name} has no images, or has one twice.")
@@ -190,24 +153,6 @@ def check_brain(data: BrainData, regions: Sequence[str] = ()) -> BrainData:
                 f"{data.name}: {len(missing)} of the {len(subject.images)} images that {subject.name} saw are not "
                 f"among the {len(stimuli)} stimuli, such as {missing[0]}."
             )
-    subjects = tuple(_without_empty_regions(subject) for subject in data.subjects)
-    every = tuple(dict.fromkeys(region for subject in subjects for region in subject.regions))
-    asked = {region for region in every if region.casefold() in {name.casefold() for name in regions}}
-    notes = []
-    for region in every:
-        lacking = [subject.name for subject in subjects if region not in subject.regions]
-        if lacking and region in asked:
-            known = next(subject.regions for subject in subjects if subject.name == lacking[0])
-            raise ConfigError(
-                f"{data.name}: {lacking[0]} has no voxels in {region}. Leave out the subject or the region; it has "
-                f"{', '.join(known) or 'none'}."
-            )
-        if lacking:
-            notes.append(f"{region} is left out for {', '.join(lacking)}, where it has no voxels.")
-    if not any(all(region in subject.regions for subject in subjects) for region in every):
-        listing = "; ".join(f"{subject.name}: {', '.join(subject.regions) or 'none'}" for subject in subjects)
-        raise ConfigError(f"{data.name}: no region has voxels in every subject. Regions of {listing}.")
-    return replace(data, subjects=subjects, notes=(*data.notes, *notes))
 
 
 def _without_empty_regions(subject: Subject) -> Subject:

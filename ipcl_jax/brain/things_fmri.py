@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from ipcl_jax.brain.base import BrainData, Responses, Subject
-from ipcl_jax.brain.choice import check_voxels, choose
+from ipcl_jax.brain.choice import check_voxels, choose_subjects
 from ipcl_jax.brain.folder import DataFolder
 from ipcl_jax.brain.pandas_store import find_blocks
 from ipcl_jax.brain.pixels import open_pixels
@@ -61,7 +61,7 @@ def open_things_fmri(
     """
     require("THINGS-fMRI", "brain", "pandas")
     folder, people, notes = DataFolder(root, "THINGS-fMRI"), [], []
-    for name in choose("subject", subjects, _SUBJECTS):
+    for name in choose_subjects(subjects, _SUBJECTS):
         responses, stimuli, voxels = (
             folder.find(*(form.format(name) for form in forms)) for forms in (_RESPONSES, _STIMULI, _VOXELS)
         )

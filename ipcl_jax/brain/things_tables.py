@@ -1,6 +1,6 @@
 """The two tables that come with a subject's responses in THINGS-fMRI: of its trials, and of its voxels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -75,7 +75,7 @@ def read_trials(path: Path, subject: str) -> Trials:
         raise ConfigError(f"{path} has {both[0]} both as a training and as a test image.")
     repeats = np.unique(np.bincount(shown)[is_test])
     if len(repeats) != 1:
-        raise ConfigError(f"{path} has test images of {list(repeats)} trials; all should have the same number.")
+        raise ConfigError(f"{path} has test images of {repeats.tolist()} trials; all should have the same number.")
     return Trials(
         _integers(path, table, "trial_id", unique=True),
         _integers(path, table, "session"),
@@ -101,7 +101,9 @@ def read_voxels(path: Path, subject: str, regions: Sequence[str] | None) -> Voxe
     parts = {name: [part for part in (name, f"l{name}", f"r{name}") if part in columns] for name in regions or _LOCALISED}
     if unknown := [name for name in regions or () if not parts[name]]:
         both = {name[1:] for name in columns if f"l{name[1:]}" in columns and f"r{name[1:]}" in columns}
-        raise ConfigError(f"{path} has no region {unknown[0]!r}.{near_miss(unknown[0], {*columns, *both})}")
+        atlas = unknown[0].startswith("glasser")  # 180 names, two with a line break
+        known = {name.replace("\n", "\\n") for name in {*columns, *both} if name.startswith("glasser") == atlas}
+        raise ConfigError(f"{path} has no region {unknown[0]!r}.{near_miss(unknown[0], known)}")
     needed = dict.fromkeys(part for group in parts.values() for part in group)
     table = _read(path, subject, ("voxel_id", "nc_testset", *needed))
     ids = _integers(path, table, "voxel_id", unique=True)
@@ -139,7 +141,7 @@ def _read(path: Path, subject: str, needed: Sequence[str]) -> "pd.DataFrame":
 
     known = _columns(path)
     if missing := [name for name in needed if name not in known]:
-        raise ConfigError(f"{path} has no column {missing[0]!r}; it has {', '.join(known[:12])} and so on.")
+        raise ConfigError(f"{path} has no column {missing[0]!r}; it has {known[:12]} and so on.")
     wanted = [*needed, *({"subject_id"} & {*known})]
     table = _parsed(path, lambda: pd.read_csv(path, sep=_separator(path), usecols=wanted))
     if table.empty:
@@ -149,7 +151,7 @@ def _read(path: Path, subject: str, needed: Sequence[str]) -> "pd.DataFrame":
     return table
 
 
-def _parsed(path: Path, parse):  # noqa: ANN001, ANN202
+def _parsed(path: Path, parse: Callable[[], "pd.DataFrame"]) -> "pd.DataFrame":
     try:
         return parse()
     except (ValueError, OSError) as error:  # pandas' and Unicode's errors are ValueErrors

@@ -78,8 +78,7 @@ def write_brain_page(path: Path, tables: Tables, about: Comparison) -> None:
         f"({_listed(subjects)}), who saw {about.images:,} images of {about.data}. How well does each layer "
         f"predict the responses in {_count(regions, 'region')} ({_listed(regions)})? That is measured in "
         f"{_count(names, 'way')}: {_listed(names)}. A model's best layer is chosen on other data than it is scored on. "
-        "The ceiling is what a perfect model would be expected to reach with data as noisy as these; scores are not "
-        "divided by it."
+        "Each measure's ceiling says how far the data agree with themselves; scores are not divided by it."
     )
     hashes = {f"model {name}": about.models[name] for name in models}
     hashes |= {f"data {name}": value for name, value in about.files.items()} | {"code": about.code}

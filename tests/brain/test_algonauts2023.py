@@ -4,11 +4,11 @@ import io
 
 import numpy as np
 import pytest
-from made_up_algonauts import NAMES, SIZES, picture, write_subject
 from PIL import Image
 
 from ipcl_jax.brain.algonauts2023 import open_algonauts2023
 from ipcl_jax.errors import ConfigError, InputError
+from made_up_algonauts import NAMES, SIZES, picture, write_subject
 
 SEEN = {"subj01": [13, 27, 700, 4, 61], "subj05": [700, 5, 13, 65000]}  # the data set's own are in ascending order
 

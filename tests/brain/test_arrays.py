@@ -1,17 +1,18 @@
 """A user's own arrays as brain data: responses, repeats and regions that were put there, and files that are refused."""
 
 import dataclasses
+import itertools
 
 import h5py
 import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
-from test_brain_data import matlab73
 
 from ipcl_jax.brain import arrays as module
 from ipcl_jax.brain.arrays import open_arrays
 from ipcl_jax.errors import ConfigError, InputError
+from test_brain_data import matlab73
 
 N, V, R = 6, 40, 3
 NAMES = [f"{name}.png" for name in "abcdef"]
@@ -123,21 +124,20 @@ def test_numbers_as_labels(kind, images, tmp_path):
     np.testing.assert_array_equal(subject.regions["3"], np.arange(3, V, 4))
 
 
-@pytest.mark.parametrize("block", [1, 1000, 1 << 27])
 @pytest.mark.parametrize(
     "options",
     [{}, {"chunks": (1, 2, 7), "compression": "gzip"}, {"chunks": (3, 1, 40)}, {"chunks": (1, 6, 1)}],
     ids=["contiguous", "small", "rows", "columns"],
 )
-@pytest.mark.parametrize("gap", [1, 1024])
-def test_parts_of_any_size_give_the_same(options, block, gap, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", block)
-    monkeypatch.setattr(module, "_GAP", gap)
+def test_parts_of_any_size_give_the_same(options, images, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "free_memory", lambda: 2000)
     path = h5(tmp_path / "a.h5", {"betas": VALUES[:, ORDER], "names": SHUFFLED}, **options)
     (subject,) = opened(path, images).subjects
     voxels = np.array([0, 1, 2, 9, 21, 22, 38])
-    same(subject.read(NAMES[::-1], voxels), VALUES[:, ::-1, voxels])
+    for block, gap in itertools.product((1, 1000, 1 << 27), (1, 1024)):
+        monkeypatch.setattr(module, "_BLOCK", block)
+        monkeypatch.setattr(module, "_GAP", gap)
+        same(subject.read(NAMES[::-1], voxels), VALUES[:, ::-1, voxels])
 
 
 def test_only_what_is_asked_for_is_read(images, tmp_path, monkeypatch):
@@ -250,7 +250,6 @@ def test_regions_of_each_subject(images, tmp_path):
 
 def test_regions_of_all_subjects_and_nearest(images, tmp_path):
     contents = {"sub/betas/one": VALUES[0], "sub/betas/two": VALUES[1], "sub/betas/names": NAMES, "regions/far": MASK}
-    (tmp_path / "x").mkdir()
     one, two = opened(h5(tmp_path / "a.h5", contents) + ":sub/betas", images).subjects
     assert list(one.regions) == list(two.regions) == ["far"]
     contents |= {"sub/regions/near": MASK, "sub/regions/two/own": ~MASK}
@@ -282,10 +281,11 @@ def test_regions_of_all_subjects_and_nearest(images, tmp_path):
     ],
 )
 def test_regions_that_are_none(regions, message, images, tmp_path):
-    path = h5(tmp_path / "a.h5", {"betas": VALUES[0], **regions})
+    path = tmp_path / "a.npz"
+    np.savez(path, betas=VALUES[0], **regions)
     with pytest.raises(ConfigError, match=message) as refused:
         opened(path, images)
-    assert path in str(refused.value)
+    assert str(path) in str(refused.value)
 
 
 def test_regions_of_other_subjects_alone(images, tmp_path):
@@ -298,9 +298,9 @@ def test_regions_of_other_subjects_alone(images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value, kind, says", [(np.nan, float, ""), (np.inf, np.float32, ""), (1e300, float, "")], ids=str
+    "value, kind", [(np.nan, float), (np.inf, np.float32), (1e300, float)], ids=["nan", "inf", "beyond float32"]
 )
-def test_responses_that_are_not_finite(value, kind, says, images, tmp_path):
+def test_responses_that_are_not_finite(value, kind, images, tmp_path):
     values = VALUES[0].astype(kind)
     values[4, [7, 9]] = value
     (subject,) = opened(h5(tmp_path / "a.h5", {"betas": values}), images).subjects

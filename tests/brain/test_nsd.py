@@ -1,16 +1,16 @@
 """The Natural Scenes Dataset: responses against plain NumPy, three formats against each other, and what is refused."""
 
 import h5py
-import made_up_nsd
 import nibabel
 import numpy as np
 import pytest
 import scipy.io
-from made_up_nsd import BETAS, SURFACE, VOLUME, VOXELS, write, write_session
 from PIL import Image
 
+import made_up_nsd
 from ipcl_jax.brain.nsd import SESSIONS, open_nsd
 from ipcl_jax.errors import ConfigError, InputError
+from made_up_nsd import BETAS, SURFACE, VOLUME, VOXELS, write, write_session
 
 # Means of three numbers near 1 in float32.
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}

@@ -7,8 +7,7 @@ import json
 
 import numpy as np
 import pytest
-
-from comparison.made_up_world import (
+from made_up_world import (
     COUNT,
     LAYERS,
     NOISE,
@@ -18,6 +17,7 @@ from comparison.made_up_world import (
     make_models,
     write_images,
 )
+
 from ipcl_jax.activations.preprocess import make_transform
 from ipcl_jax.activations.stimuli import Reader
 from ipcl_jax.comparison import compare as module

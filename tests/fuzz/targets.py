@@ -21,6 +21,7 @@ from ipcl_jax.activations.preprocess import make_transform
 from ipcl_jax.activations.serialize import export_orbax
 from ipcl_jax.activations.stimuli import Reader, open_stimuli
 from ipcl_jax.activations.store import FeatureFile, Layer
+from ipcl_jax.brain.arrays import open_arrays
 from ipcl_jax.brain.rdms import read_rdms
 from ipcl_jax.brain.responses import read_responses
 from ipcl_jax.config import Model, Train
@@ -130,15 +131,24 @@ def packed_images() -> Target:
 
 
 def brain_data(suffix: str, *seeds: bytes) -> Target:
+    def prepare(folder: Path) -> None:
+        (folder / "images").mkdir()
+        for name in STIMULI:
+            Image.new("RGB", (4, 3)).save(folder / "images" / name)
+
     def read(folder: Path, place: str) -> None:
         read_rdms(str(folder / place), STIMULI)
         read_responses(str(folder / place), STIMULI)
+        for subject in open_arrays(str(folder / place), images=[str(folder / "images")]).subjects:
+            for voxels in subject.regions.values():
+                subject.read(subject.images, voxels)
 
-    return Target(tuple((f"brain{suffix}", seed) for seed in seeds), read, slow=suffix != ".npz")
+    return Target(tuple((f"brain{suffix}", seed) for seed in seeds), read, prepare=prepare, slow=suffix != ".npz")
 
 
 def npz_files() -> Target:
     arrays = {"rdms": _rdms(), "responses/one": np.ones((6, 4)), "names": np.array(STIMULI)}
+    arrays |= {"regions/one/V1": np.arange(4) > 1}
     return brain_data(
         ".npz",
         *(
@@ -151,6 +161,7 @@ def npz_files() -> Target:
 def mat_files() -> Target:
     names = np.array(STIMULI, object)[:, None]
     arrays = {"rdms": _rdms(), "names": names, "responses": {"one": np.ones((6, 4))}}
+    arrays |= {"regions": np.array(["V1", "V1", "V2", "V2"], object)}
     return brain_data(
         ".mat",
         *(
@@ -166,6 +177,7 @@ def hdf5_files() -> Target:
             file.create_dataset("rdms", data=_rdms(), **options)
             file["names"] = STIMULI
             file.create_dataset("responses/one", data=np.ones((6, 4)), **options)
+            file["regions/V1"] = np.arange(4) > 1
 
     kinds = {}, {"compression": "gzip", "shuffle": True}, {"chunks": True}
     return brain_data(

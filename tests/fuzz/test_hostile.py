@@ -28,6 +28,7 @@ from ipcl_jax.activations.damage import find_damage
 from ipcl_jax.activations.encoder import Encoder, init_encoder
 from ipcl_jax.activations.serialize import export_orbax
 from ipcl_jax.activations.stimuli import open_stimuli
+from ipcl_jax.brain.arrays import open_arrays
 from ipcl_jax.brain.rdms import read_rdms
 from ipcl_jax.brain.responses import read_responses
 from ipcl_jax.config import Model, Train
@@ -303,6 +304,29 @@ def test_datasets_larger_than_the_memory(tmp_path):
     with h5py.File(path, "w") as file:
         file.create_dataset("rdms", (1_000_000, 1_000_000), "f8", chunks=(100, 100), compression="gzip")
     assert "8,000.0 GB" in refusal(lambda: read_both(path), path, ConfigError)
+
+
+@pytest.mark.parametrize(
+    "datasets, says",
+    [
+        ({"responses": ((6, 10**12), "f4", (6, 1000))}, "is too large: it says that it holds 8,000.0 GB"),
+        ({"responses": ((6, 10**10), "f4", (6, 10**8 * 9))}, "21.6 GB"),
+        ({"responses": ((6, 4), "f4", (6, 4)), "regions/V1": ((10**12,), "u1", (1000,))}, "1,000.0 GB"),
+        ({"responses": ((6, 4), "f4", (6, 4)), "names": ((10**12,), "S8", (1000,))}, "8,000.0 GB"),
+        ({"responses": ((10**9, 4), "f4", (1000, 4))}, "is of 1000000000 images, and there are 6 stimuli"),
+    ],
+    ids=["voxels", "chunk", "mask", "names", "images"],
+)
+def test_arrays_that_are_read_in_parts(datasets, says, tmp_path):
+    for name in STIMULI:
+        (tmp_path / "images" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(png(1, 1, 1))
+    path = tmp_path / "brain.h5"
+    with h5py.File(path, "w") as file:
+        for name, (shape, kind, chunks) in datasets.items():
+            file.create_dataset(name, shape, kind, chunks=chunks, compression="gzip")
+    read = lambda: open_arrays(str(path), images=[str(tmp_path / "images")])  # noqa: E731
+    assert says in refusal(read, path, ConfigError)
 
 
 def test_stimuli_of_any_size(tmp_path):
