@@ -73,8 +73,8 @@ def open_bold5000(
             measured &= np.isfinite(first) & (first != 0)
         if sum(trials) != len(names):
             raise ConfigError(
-                f"{folder.root}: the {len(paths)} sessions of {name} hold {sum(trials)} trials, and {name}_imgnames.txt "
-                f"{len(names)} names; they don't belong together."
+                f"{folder.root}: the {len(paths)} sessions of {name} hold {sum(trials)} trials, and "
+                f"{name}_imgnames.txt {len(names)} names; they don't belong together."
             )
         inside = {}
         for region, mask in read_regions(folder, name, regions, brain, ignore_affines=ignore_affines).items():

@@ -47,7 +47,7 @@ def read_regions(
         side, name = match.groups()
         name = side + _OTHER_NAMES.get(name, name)
         if name in paths:
-            raise ConfigError(f"{folder.root} has two masks of {subject}'s {name}, {paths[name]} and {path}; remove one.")
+            raise ConfigError(f"There are two masks of {subject}'s {name}: {paths[name]} and {path}; remove one.")
         paths[name] = path
     found = {}
     for region in choose_regions(regions or _REGIONS, dict.fromkeys((*_REGIONS, *sorted(paths)))):
@@ -66,8 +66,8 @@ def _read_mask(path: Path, brain: "nibabel.Nifti1Image", *, ignore_affines: bool
     image = open_nifti(path, 3, brain.shape)
     if not ignore_affines and not np.allclose(image.affine, brain.affine, atol=0.1):  # a twentieth of a voxel
         raise ConfigError(
-            f"{path} has another affine than the brain mask, so that its voxels may be others; resample it to the brain "
-            "mask, or give ignore_affines=True if the affine alone is wrong."
+            f"{path} has another affine than the brain mask, so that its voxels may be others; resample it to the "
+            "brain mask, or give ignore_affines=True if the affine alone is wrong."
         )
     try:
         values = np.nan_to_num(np.asarray(image.dataobj))

@@ -37,7 +37,7 @@ class DataFolder:
         """
         found = [path for name in names for path in self._paths.get(name, ())]
         if not found:
-            raise ConfigError(f"There is no {' or '.join(names)} in {self.root}, and {self.what} needs it; download it.")
+            raise ConfigError(f"There is no {' or '.join(names)} in {self.root}; {self.what} needs it, download it.")
         if len(found) > 1:
             raise ConfigError(f"{self.root} has {found[0]} and {found[1]}; leave only one of them there.")
         return found[0]

@@ -1,7 +1,7 @@
 """Responses to 72 inanimate objects, the data of Konkle & Alvarez 2022.
 
 Source: the lab's code, which reads the file with `scipy.io.loadmat(simplify_cells=True)` and keeps voxels whose
-`Reliability` is above 0.3 (harvard-visionlab's `datasets`, `konkle_72objects`, and its `step01_compute_neural_rdms.py`).
+`Reliability` is above 0.3 (harvard-visionlab: `datasets`, `konkle_72objects`, and `step01_compute_neural_rdms.py`).
 """
 
 import os
@@ -123,10 +123,11 @@ def _read(path: Path, parts: str) -> Mapping[str, Any]:
     file = scipy.io.loadmat(path, simplify_cells=True)
     if parts not in file:
         names = [name for name in file if not name.startswith("__")]
-        raise ConfigError(f"{path} has no struct {parts}; it has {', '.join(names) or 'nothing'} (see the option parts).")
+        raise ConfigError(f"{path} has no struct {parts}; it has {', '.join(names) or 'nothing'} (option parts).")
     data = file[parts]
     for field, kind in (("conditions", "names"), ("Betas", "a struct"), ("Reliability", "a struct")):
-        if not isinstance(data, dict) or field not in data or (kind == "a struct" and not isinstance(data[field], dict)):
+        known = isinstance(data, dict) and field in data
+        if not known or (kind == "a struct" and not isinstance(data[field], dict)):
             raise ConfigError(f"{path} has no field {parts}.{field} with {kind}; this is another layout.")
     if not data["Betas"]:
         raise ConfigError(f"{path} has no region in {parts}.Betas.")

@@ -48,7 +48,7 @@ def open_pixels(images: Sequence[str], names: Sequence[str], what: str) -> Named
         return NamedStimuli(stimuli, names, [found[0] for found in rows])
     where = ", ".join(images)
     if twice := _twice(stimuli.names, names):
-        raise ConfigError(f"{where} has two images for {what}: {twice[0]} and {twice[1]}; leave only one of them there.")
+        raise ConfigError(f"{where} has two images for {what}: {twice[0]} and {twice[1]}; leave one of them there.")
     missing = unmatched_stimuli(stimuli.names, names)
     raise ConfigError(
         f"{where} lacks {len(missing)} of the {len(names)} images of {what}, such as {', '.join(missing[:3])}; "

@@ -98,7 +98,9 @@ def read_voxels(path: Path, subject: str, regions: Sequence[str] | None) -> Voxe
         ConfigError: if it lacks columns, is of another subject, or a region is unknown or empty.
     """
     columns = [name for name in _columns(path) if not name.startswith(_NO_REGIONS)]
-    parts = {name: [part for part in (name, f"l{name}", f"r{name}") if part in columns] for name in regions or _LOCALISED}
+    parts = {
+        name: [part for part in (name, f"l{name}", f"r{name}") if part in columns] for name in regions or _LOCALISED
+    }
     if unknown := [name for name in regions or () if not parts[name]]:
         both = {name[1:] for name in columns if f"l{name[1:]}" in columns and f"r{name[1:]}" in columns}
         atlas = unknown[0].startswith("glasser")  # 180 names, two with a line break

@@ -20,8 +20,8 @@ def names_of(subject: str) -> list[list[str]]:
     rng, found, count = np.random.default_rng(len(subject) + int(subject[-1])), [], 0
     for session in range(SESSIONS[subject]):
         new = 4 + session % 2
-        shown = [f"n0{1000 + count + i}_{i}.JPEG" if i % 2 else f"COCO_train2014_{count + i:012}.jpg" for i in range(new)]
-        count += new
+        numbers, count = range(count, count + new), count + new
+        shown = [f"n0{1000 + i}_{i}.JPEG" if i % 2 else f"COCO_train2014_{i:012}.jpg" for i in numbers]
         shown += [f"concert{2 * (session % 3) + i}.jpg" for i in range(2)]
         found.append(rng.permutation(shown).tolist())
     return found

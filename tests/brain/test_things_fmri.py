@@ -83,7 +83,9 @@ def test_regions(folder, pictures):
             regions(name)
 
 
-def test_ceilings_are_the_files_for_test_images_and_smaller_for_single_trials(folder, truth, pictures):
+@pytest.mark.parametrize("permuted", [False, True])
+def test_ceilings_are_the_files_for_test_images_and_smaller_for_single_trials(tmp_path, truth, pictures, permuted):
+    folder = made_up.write(tmp_path / "betas_csv", truth, permuted=permuted)
     (person,) = open_things_fmri(folder, images=pictures, subjects=["sub-01"]).subjects
     voxels, nc = person.regions["V1"], truth.voxels["nc_testset"].to_numpy()[:6] / 100
     np.testing.assert_allclose(person.read(made_up.TEST, voxels).ceiling, np.sqrt(nc), rtol=1e-6)
