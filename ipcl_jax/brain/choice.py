@@ -77,7 +77,7 @@ def _only(kind: str, name: str, found: Sequence[str], available: Sequence[str], 
         raise ConfigError(f"{name} can be {kind} {' or '.join(found)}; write the whole name.")
     if not found:
         place = f" in {where}" if where else ""
-        raise ConfigError(f"There is no {kind} {name}{place}.{near_miss(name, available)}")
+        raise ConfigError(f"There is no {kind} {name!r}{place}.{near_miss(name, available)}")
     return found[0]
 
 

@@ -4,9 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ipcl_jax.activations.stimuli import StimulusSet, open_stimuli
+from ipcl_jax.brain.pixels import NamedStimuli
 from ipcl_jax.errors import ConfigError
 
 FILE, DATASET = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5", "imgBrick"
@@ -16,27 +15,6 @@ _NUMBER = re.compile(r"(?:.*[^0-9a-z])?nsd-(\d{5})", re.IGNORECASE)
 def image_name(number: int) -> str:
     """Names an image by its row in `nsd_stimuli.hdf5`, from 0, as Algonauts 2023 does."""
     return f"nsd-{number:05d}"
-
-
-class ChosenStimuli:
-    """Some images of a set, under other names.
-
-    Args:
-        stimuli: the set.
-        rows: places in it.
-        names: one for each.
-    """
-
-    def __init__(self, stimuli: StimulusSet, rows: Sequence[int], names: Sequence[str]):
-        self._stimuli, self._rows, self.names = stimuli, list(rows), list(names)
-
-    @property
-    def categories(self) -> list[str]:
-        """None are known."""
-        return [""] * len(self.names)
-
-    def __getitem__(self, i: int) -> bytes | np.ndarray:
-        return self._stimuli[self._rows[i]]
 
 
 def open_images(given: Sequence[str] | None, root: Path, numbers: Sequence[int]) -> StimulusSet:
@@ -69,7 +47,7 @@ def open_images(given: Sequence[str] | None, root: Path, numbers: Sequence[int])
             f"count from 0, and files are named as {image_name(13)}.png is (also counted from 0; names without the "
             "hyphen, which the data set counts from 1, are not taken)."
         )
-    return ChosenStimuli(stimuli, [places[number] for number in numbers], [image_name(n) for n in numbers])
+    return NamedStimuli(stimuli, [image_name(n) for n in numbers], [places[number] for number in numbers])
 
 
 def _number(name: str) -> int | None:

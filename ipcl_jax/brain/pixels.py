@@ -7,15 +7,15 @@ import numpy as np
 
 from ipcl_jax.activations.stimuli import StimulusSet, open_stimuli
 from ipcl_jax.brain.names import match_names, normalise_name, unmatched_stimuli
-from ipcl_jax.errors import ConfigError
+from ipcl_jax.errors import ConfigError, InputError
 
 
 class NamedStimuli:
-    """Stimuli under the names that a data set gives them.
+    """Some stimuli, in another order and under other names.
 
     Args:
-        stimuli: the images as the user has them.
-        names: the data set's N names.
+        stimuli: the images as they are.
+        names: N names.
         rows: for each name, the index in `stimuli`.
     """
 
@@ -29,6 +29,26 @@ class NamedStimuli:
 
     def __getitem__(self, i: int) -> bytes | np.ndarray:
         return self._stimuli[self._rows[i]]
+
+
+def choose_stimuli(stimuli: StimulusSet, names: Sequence[str]) -> NamedStimuli:
+    """Chooses stimuli by name.
+
+    Args:
+        stimuli: a set.
+        names: of those wanted, in the order wanted.
+
+    Raises:
+        InputError: for a name that no stimulus has, or several have.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, name in enumerate(stimuli.names):
+        places[name].append(place)
+    if missing := [name for name in names if name not in places]:
+        raise InputError(f"{len(missing)} images are not among the stimuli, such as {missing[0]}.")
+    if doubled := [name for name in names if len(places[name]) > 1]:
+        raise InputError(f"Several of the stimuli are named {doubled[0]}.")
+    return NamedStimuli(stimuli, names, [places[name][0] for name in names])
 
 
 def open_pixels(images: Sequence[str], names: Sequence[str], what: str) -> NamedStimuli:

@@ -11,10 +11,11 @@ from ipcl_jax.activations.damage import find_damage
 from ipcl_jax.activations.encoder import Encoder
 from ipcl_jax.activations.preprocess import Transform
 from ipcl_jax.activations.provenance import code_version, image_digests
-from ipcl_jax.activations.stimuli import Reader
+from ipcl_jax.activations.stimuli import Reader, StimulusSet
 from ipcl_jax.brain.base import BrainData, Subject
+from ipcl_jax.brain.pixels import choose_stimuli
 from ipcl_jax.comparison.folder import Copied, Folder, Values
-from ipcl_jax.comparison.layers import ChosenStimuli, group_layers, read_layers, widths
+from ipcl_jax.comparison.layers import group_layers, read_layers, widths
 from ipcl_jax.comparison.table import Tables, joined, tables_of
 from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.measures.base import Measure
@@ -125,20 +126,23 @@ def compare(plan: Plan, folder: Folder, reader: Reader, *, memory: int, progress
     """
     cells = cells_of(plan.data, plan.images)
     _check_memory(plan, cells, memory)
-    copies = [
-        {
-            subject.name: Copied(folder.responses(f"{plan.spec} {plan.data.reading}", subject, list(cell.images), _voxels(subject), memory))
-            for subject in cell.subjects
-        }
-        for cell in cells
-    ]
-    stimuli = [ChosenStimuli(plan.data.stimuli, cell.images) for cell in cells]
+    description = describe(plan, cells)
+    folder.check_bound(description)  # before anything is written into it
+    stimuli = [choose_stimuli(plan.data.stimuli, cell.images) for cell in cells]
     for some in stimuli:
         if damage := find_damage(some, threads=reader.threads):
             place, reason = next(iter(damage.items()))
             raise ConfigError(f"{len(damage)} images can't be read, such as {some.names[place]}: {reason}")
-    description = describe(plan, cells, copies, stimuli, threads=reader.threads)
-    folder.bind(description)
+    copies = [_copy_responses(plan, cell, folder, memory) for cell in cells]
+    for copied in copies:
+        for name, copy in copied.items():
+            description["subjects"][name]["responses_sha256"] = copy.sha256
+    description["images_sha256"] = _digest(stimuli, threads=reader.threads)
+    try:
+        folder.bind(description)
+    except ConfigError:
+        folder.remove_responses()  # which are not those that the folder was begun with
+        raise
     parts = []
     for cell, copied, some in zip(cells, copies, stimuli, strict=True):
         opened = _Measures(plan, cell, copied)
@@ -161,7 +165,7 @@ def _score_model(
     cell: Cell,
     model: Model,
     opened: "_Measures",
-    stimuli: ChosenStimuli,
+    stimuli: StimulusSet,
     folder: Folder,
     reader: Reader,
     memory: int,
@@ -246,37 +250,24 @@ def _check_memory(plan: Plan, cells: Sequence[Cell], memory: int) -> None:
             )
 
 
-def describe(
-    plan: Plan,
-    cells: Sequence[Cell],
-    copies: Sequence[Mapping[str, Copied]],
-    stimuli: Sequence[ChosenStimuli],
-    *,
-    threads: int,
-) -> dict[str, Any]:
-    """Describes a comparison by all that its scores depend on.
+def describe(plan: Plan, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Describes a comparison by what its scores depend on, but for the content of images and responses.
 
     Returns:
-        Names, counts and sha256 of the data, images, weights and code.
+        Names, counts, options, and the sha256 of weights and code.
     """
-    images = hashlib.sha256()
-    for some in stimuli:
-        images.update("\n".join(some.names).encode())
-        images.update(image_digests(some, len(some.names), threads=threads).tobytes())
-    subjects = {}
-    for cell, copied in zip(cells, copies, strict=True):
-        for subject in cell.subjects:
-            subjects[subject.name] = {
-                "images": len(cell.images),
-                "voxels": {region: len(voxels) for region, voxels in subject.regions.items()},
-                "responses_sha256": copied[subject.name].sha256,
-            }
     return {
         "data": plan.data.name,
         "reading": dict(plan.data.reading),
         "images": plan.images,
-        "images_sha256": images.hexdigest(),
-        "subjects": subjects,
+        "subjects": {
+            subject.name: {
+                "images": len(cell.images),
+                "voxels": {region: len(voxels) for region, voxels in subject.regions.items()},
+            }
+            for cell in cells
+            for subject in cell.subjects
+        },
         "models": {
             model.name: {
                 "weights_sha256": model.encoder.digest(),
@@ -288,4 +279,22 @@ def describe(
         "measures": list(plan.measures),
         "options": asdict(plan.options),
         "code": f"{code_version()}, {code_version(CODE)}",
+    }
+
+
+def _digest(stimuli: Sequence[StimulusSet], *, threads: int) -> str:
+    """Returns the sha256 of all images and their names."""
+    state = hashlib.sha256()
+    for some in stimuli:
+        state.update("\n".join(some.names).encode())
+        state.update(image_digests(some, len(some.names), threads=threads).tobytes())
+    return state.hexdigest()
+
+
+def _copy_responses(plan: Plan, cell: Cell, folder: Folder, memory: int) -> dict[str, Copied]:
+    """Copies the responses of a cell's subjects into the folder."""
+    key = f"{plan.spec} {plan.data.reading}"
+    return {
+        subject.name: Copied(folder.responses(key, subject, list(cell.images), _voxels(subject), memory))
+        for subject in cell.subjects
     }

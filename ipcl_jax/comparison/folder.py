@@ -23,6 +23,8 @@ from ipcl_jax.system.locks import LockHeld, folder_lock
 
 DESCRIPTION, SCORES, RESPONSES = "comparison.json", "scores", "responses"
 
+_LATER = ("images_sha256", "responses_sha256")  # known when images and responses are read
+
 Values = dict[str, dict[str, np.ndarray]]
 """Scores of one layer, `[G, K, H]`, by region and measure."""
 
@@ -41,7 +43,8 @@ class Folder:
         """Raises ConfigError if the folder can't be written, or holds files but no comparison."""
         check_writable(self.path)
         if self.path.is_dir():
-            if any(self.path.iterdir()) and not (self.path / DESCRIPTION).is_file():
+            begun = (self.path / DESCRIPTION).is_file()
+            if not begun and any(entry.name != RESPONSES for entry in self.path.iterdir()):
                 raise ConfigError(f"--out {self.path} holds other files; give another folder.")
         elif self.path.exists():
             raise ConfigError(f"--out {self.path} is a file; give another folder.")
@@ -60,24 +63,36 @@ class Folder:
         except LockHeld:
             raise ConfigError(f"Another process compares into {self.path}; wait for it.") from None
 
-    def bind(self, description: dict[str, Any]) -> None:
-        """Records what is compared, or checks that it is what the folder was begun with.
+    def check_bound(self, description: dict[str, Any]) -> None:
+        """Raises ConfigError if the folder was begun with something else; the message names what differs.
 
-        Raises:
-            ConfigError: if it was begun with something else; the message names what differs.
+        Args:
+            description: of what is compared; digests of its images and responses may be lacking yet.
         """
         path = self.path / DESCRIPTION
-        text = json.dumps(description, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         if not path.is_file():
-            with atomic(path) as part:
-                part.write_text(text, encoding="utf-8")
             return
-        before, now = (flatten_fields(known) for known in (read_json(path), json.loads(text)))
+        now = flatten_fields(json.loads(json.dumps(description)))
+        before = flatten_fields(read_json(path))
+        before = {name: value for name, value in before.items() if name in now or not name.endswith(_LATER)}
         if changed := differing_fields(before, now):
             listing = "; ".join(list(changed.values())[:3])
             raise ConfigError(
                 f"--out {self.path} holds another comparison ({listing}); give another folder, or remove it."
             )
+
+    def bind(self, description: dict[str, Any]) -> None:
+        """Records what is compared, or checks that it is what the folder was begun with.
+
+        Raises:
+            ConfigError: as `check_bound`.
+        """
+        self.check_bound(description)
+        path = self.path / DESCRIPTION
+        if not path.is_file():
+            with atomic(path) as part:
+                text = json.dumps(description, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+                part.write_text(text, encoding="utf-8")
 
     def read_scores(self, model: str, layer: str) -> Values:
         """Returns the scores of a layer that were kept, of some regions, all or none.

@@ -10,7 +10,7 @@ from ipcl_jax.activations.compute import stream
 from ipcl_jax.activations.encoder import Encoder
 from ipcl_jax.activations.extract import plan
 from ipcl_jax.activations.stimuli import Reader, StimulusSet
-from ipcl_jax.errors import ConfigError, InputError
+from ipcl_jax.errors import ConfigError
 from ipcl_jax.measures.base import Layer
 from ipcl_jax.readout.base import check_features
 from ipcl_jax.readout.kernels import layer_kernels
@@ -112,36 +112,3 @@ def exact_kernel(features: np.ndarray) -> np.ndarray:
 
 def _channels_first(values: np.ndarray) -> np.ndarray:
     return values.transpose(0, 3, 1, 2) if values.ndim == 4 else values
-
-
-class ChosenStimuli:
-    """Some images of a set, in another order.
-
-    Args:
-        stimuli: the set.
-        names: of the images, among those of the set.
-
-    Raises:
-        InputError: for an unknown name, or one that several images of the set have.
-    """
-
-    def __init__(self, stimuli: StimulusSet, names: Sequence[str]):
-        place: dict[str, int] = {}
-        twice = set()
-        for i, name in enumerate(stimuli.names):
-            if name in place:
-                twice.add(name)
-            place[name] = i
-        if missing := [name for name in names if name not in place]:
-            raise InputError(f"{len(missing)} images are not among the stimuli, such as {missing[0]}.")
-        if doubled := [name for name in names if name in twice]:
-            raise InputError(f"Several of the stimuli are named {doubled[0]}.")
-        self._stimuli, self._rows, self.names = stimuli, [place[name] for name in names], list(names)
-
-    @property
-    def categories(self) -> list[str]:
-        all_of_them = self._stimuli.categories
-        return [all_of_them[row] for row in self._rows]
-
-    def __getitem__(self, i: int) -> bytes | np.ndarray:
-        return self._stimuli[self._rows[i]]

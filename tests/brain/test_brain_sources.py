@@ -44,12 +44,12 @@ def test_subjects_as_users_write_them(given, available, chosen):
 @pytest.mark.parametrize(
     "given, available, message",
     [
-        (("9",), NSD, "There is no subject 9 in FILE.*Known: subj01, subj02"),
-        (("sub01",), NSD, "There is no subject sub01 in FILE. Did you mean 'subj01'"),
+        (("9",), NSD, "There is no subject '9' in FILE.*Known: subj01, subj02"),
+        (("sub01",), NSD, "There is no subject 'sub01' in FILE. Did you mean 'subj01'"),
         (("1",), ("a1", "b1"), "1 can be subject a1 or b1; write the whole name"),
         (("1", "01"), NSD, "subject subj01 is named twice"),
-        (("",), ("one",), "There is no subject "),
-        (("-",), ("one",), "There is no subject -"),
+        (("",), ("one",), "There is no subject ''"),
+        (("-",), ("one",), "There is no subject ''-"),
     ],
 )
 def test_subjects_that_there_are_not(given, available, message):

@@ -20,10 +20,11 @@ from made_up_world import (
 
 from ipcl_jax.activations.preprocess import make_transform
 from ipcl_jax.activations.stimuli import Reader
+from ipcl_jax.brain.pixels import choose_stimuli
 from ipcl_jax.comparison import compare as module
 from ipcl_jax.comparison.compare import Plan, cells_of, compare
 from ipcl_jax.comparison.folder import Folder
-from ipcl_jax.comparison.layers import ChosenStimuli, read_layers
+from ipcl_jax.comparison.layers import read_layers
 from ipcl_jax.comparison.table import to_csv, to_json
 from ipcl_jax.errors import ConfigError, InputError
 from ipcl_jax.measures.encoding import Encoding
@@ -83,7 +84,7 @@ def test_a_region_of_noise_is_at_chance_and_the_ceiling_is_the_planted_one(found
 def test_scores_are_those_of_the_measure_alone(found, data, models):
     tables, _ = found
     reader = Reader(models[1].transform, batch_size=16)
-    stimuli = ChosenStimuli(data.stimuli, data.shared)
+    stimuli = choose_stimuli(data.stimuli, data.shared)
     layers = dict(read_layers(models[1].encoder, stimuli, reader, LAYERS, memory=1 << 30))
     responses = {one.name: one.read(data.shared, one.regions["late"]).mean for one in data.subjects}
     measure = open_measure("encoding", responses, {}, data.shared, MeasureOptions())
@@ -155,13 +156,15 @@ def test_a_folder_is_bound_to_its_comparison(data, models, tmp_path):
     changed = make_data_changed(data)
     for attempt in (
         lambda: run(data, models, out, measures=("rsa",)),
+        lambda: run(dataclasses.replace(data, subjects=data.subjects[:3]), models[:1], out, measures=("rsa",)),
         lambda: run(data, models[:1], out, measures=("encoding",)),
         lambda: run(data, models[:1], out, measures=("rsa",), seed=1),
         lambda: run(changed, models[:1], out, measures=("rsa",)),
     ):
-        Folder(out).remove_responses()
+        Folder(out).remove_responses()  # which `compare` keeps until the caller has written its tables
         with pytest.raises(ConfigError, match="holds another comparison"):
             attempt()
+        assert not (out / "responses").exists()
     assert sorted((path, path.read_bytes()) for path in out.rglob("*.json")) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")

@@ -8,7 +8,8 @@ from ipcl_jax import extract, load_stimuli
 from ipcl_jax.activations.encoder import init_encoder
 from ipcl_jax.activations.preprocess import make_transform
 from ipcl_jax.activations.stimuli import Reader, open_stimuli
-from ipcl_jax.comparison.layers import ChosenStimuli, exact_kernel, group_layers, read_layers, widths
+from ipcl_jax.brain.pixels import choose_stimuli
+from ipcl_jax.comparison.layers import exact_kernel, group_layers, read_layers, widths
 from ipcl_jax.config import Model
 from ipcl_jax.errors import ConfigError, InputError
 
@@ -78,11 +79,11 @@ def test_exact_kernel_in_parts(monkeypatch):
 
 def test_chosen_stimuli(folder):
     stimuli = open_stimuli([str(folder)])
-    chosen = ChosenStimuli(stimuli, ["10.png", "2.png"])
+    chosen = choose_stimuli(stimuli, ["10.png", "2.png"])
     assert chosen.names == ["10.png", "2.png"] and len(chosen.categories) == 2
     assert chosen[0] == (folder / "10.png").read_bytes() and chosen[1] == (folder / "2.png").read_bytes()
     with pytest.raises(InputError, match="1 images are not among the stimuli, such as 11.png"):
-        ChosenStimuli(stimuli, ["10.png", "11.png"])
+        choose_stimuli(stimuli, ["10.png", "11.png"])
 
 
 def test_an_unreadable_image_is_named(encoder, folder, tmp_path):
