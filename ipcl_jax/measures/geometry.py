@@ -5,6 +5,7 @@ Source: Kriegeskorte, Mur & Bandettini 2008.
 
 import numpy as np
 
+ROUNDING = 8 * np.finfo(np.float64).eps  # of correlations near 1
 BLOCK = 1 << 25  # numbers that are converted to float64 at a time
 
 
@@ -15,7 +16,8 @@ def pattern_rdm(values: np.ndarray) -> np.ndarray:
         values: `[N, V]`, a pattern of each image: voxels or units.
 
     Returns:
-        `[N (N - 1) / 2]` float64, in [0, 2]; 1 for a pair with an image whose values are all equal.
+        `[N (N - 1) / 2]` float64, in [0, 2]; 0 where r is 1 up to rounding, and 1 for a pair with an image whose values
+        are all equal.
     """
     count, width = values.shape
     means = values.mean(1, dtype=np.float64)
@@ -28,7 +30,16 @@ def pattern_rdm(values: np.ndarray) -> np.ndarray:
     rounding = 4 * np.finfo(np.float64).eps * abs(means)
     length = np.where(size > rounding, np.sqrt(np.diag(kernel)), np.inf)
     below = np.tril_indices(count, -1)
-    return 1 - np.clip((kernel / length / length[:, None])[below], -1, 1)
+    found = 1 - np.clip((kernel / length / length[:, None])[below], -1, 1)
+    return found * (found > ROUNDING)
+
+
+def pattern_matrix(values: np.ndarray) -> np.ndarray:
+    """Computes the dissimilarities of `pattern_rdm` as a matrix, `[N, N]` float64, symmetric, 0 on its diagonal."""
+    count = len(values)
+    found = np.zeros((count, count))
+    found[np.tril_indices(count, -1)] = pattern_rdm(values)
+    return found + found.T
 
 
 def correlate(a: np.ndarray, b: np.ndarray) -> float:
@@ -42,5 +53,5 @@ def centred(rdms: np.ndarray) -> np.ndarray:
     """Subtracts the mean of each RDM `[..., P]`; the result is exactly 0 where all are equal up to rounding."""
     found = rdms - rdms.mean(-1, keepdims=True)
     # Dissimilarities of correlations near 1 are differences of numbers near 1, and rounded as such.
-    rounding = 8 * np.finfo(np.float64).eps * np.maximum(1, abs(rdms).max(-1, keepdims=True))
+    rounding = ROUNDING * np.maximum(1, abs(rdms).max(-1, keepdims=True))
     return found * (abs(found).max(-1, keepdims=True) > rounding)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ipcl_jax.errors import InputError
 from ipcl_jax.measures.base import Best, Layer
+from ipcl_jax.measures.geometry import pattern_matrix
 from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.pairing import PairedSubjects
 from ipcl_jax.measures.region import Region, check_features, check_kernel, is_constant
@@ -43,7 +44,7 @@ class RSA(PairedSubjects):
         check_comparison(options.comparison)
         region.take_at_least(8, self.name)
         self.options, self.groups, self.splits, self.sides = options, region.subjects, ("all",), ("all",)
-        found = {name: rdm(values) for name, values in region.varying().items()}
+        found = {name: pattern_matrix(values) for name, values in region.varying().items()}
         check_measured(found, options.comparison)
         self._measured = np.stack(list(found.values()))
         self.ceiling_kind = LOWER_BOUND if len(self.groups) > 1 else ""

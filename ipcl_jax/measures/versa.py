@@ -15,12 +15,13 @@ import numpy as np
 
 from ipcl_jax.measures.base import Best, Layer
 from ipcl_jax.measures.encoding import predict_tested
+from ipcl_jax.measures.geometry import pattern_matrix
 from ipcl_jax.measures.options import MeasureOptions
 from ipcl_jax.measures.pairing import PairedSplits
 from ipcl_jax.measures.region import Region, SideBySide, check_kernel, is_constant
 from ipcl_jax.measures.rsa import LOWER_BOUND, agreement, check_measured, lower_bound
 from ipcl_jax.measures.statistics import choose_by_other_side
-from ipcl_jax.readout.rsa import check_comparison, rdm
+from ipcl_jax.readout.rsa import check_comparison
 
 
 class Versa(PairedSplits):
@@ -55,7 +56,7 @@ class Versa(PairedSplits):
         self._measured = np.empty((len(self.splits), 2), object)  # of [G, m, m]
         for split, halves in enumerate(self._halves):
             for side, tested in enumerate(halves):
-                found = {name: rdm(values[tested]) for name, values in self.responses.items()}
+                found = {name: pattern_matrix(values[tested]) for name, values in self.responses.items()}
                 check_measured(found, options.comparison)
                 self._measured[split, side] = np.stack(list(found.values()))
         self.ceiling_kind = LOWER_BOUND if len(self.groups) > 1 else ""
@@ -77,7 +78,7 @@ class Versa(PairedSplits):
                 )
                 for group, own in enumerate(self._together.split(predicted)):
                     measured = self._measured[split, side][group]
-                    found[group, split, side] = agreement(rdm(own), measured, self.options.comparison)
+                    found[group, split, side] = agreement(pattern_matrix(own), measured, self.options.comparison)
         return found
 
     def ceiling(self) -> np.ndarray:

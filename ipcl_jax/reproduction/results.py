@@ -122,6 +122,12 @@ class GrowingFolder(Folder):
     Scores of a model don't depend on the other models, so each is bound to its own part of the description.
     """
 
+    def check_bound(self, description: dict[str, Any]) -> None:
+        """Raises ConfigError if the folder, or a model, was begun with something else."""
+        super().check_bound(description | {"models": {}})
+        for name, own in description["models"].items():
+            Folder(self.path / "models" / name).check_bound(own)
+
     def bind(self, description: dict[str, Any]) -> None:
         """Records what is compared, or checks that it is what the folder and each model were begun with.
 

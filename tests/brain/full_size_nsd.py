@@ -4,7 +4,7 @@
     python tests/brain/full_size_nsd.py read FOLDER --sessions 40
 
 The volume and the trials have the data set's sizes, and chunks hold one voxel as in its files. Only voxels of the
-region `all` are stored, unless `--whole` stores noise in all of them (1.05 GB a session); HDF5 reads the others as 0.
+region `nsdgeneral` are stored, unless `--whole` stores noise in all of them (1.05 GB a session); HDF5 reads the others as 0.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def write(root: Path, voxels: int, sessions: int, whole: bool) -> None:
     stimuli = root / "nsddata_stimuli/stimuli/nsd"
     for folder in (roi, design, betas, stimuli):
         folder.mkdir(parents=True)
-    nibabel.save(nibabel.Nifti1Image(labels.reshape(VOLUME, order="F"), np.eye(4)), roi / "all.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(labels.reshape(VOLUME, order="F"), np.eye(4)), roi / "nsdgeneral.nii.gz")
     order = rng.permutation(np.repeat(np.arange(1, IMAGES + 1), 3))
     images = np.stack([rng.permutation(STIMULI)[:IMAGES] + 1 for _ in range(8)])
     scipy.io.savemat(design / "nsd_expdesign.mat", {"masterordering": order[None], "subjectim": images})
@@ -61,10 +61,10 @@ def write(root: Path, voxels: int, sessions: int, whole: bool) -> None:
 def read(root: Path, sessions: int, images: int) -> None:
     before = peak()
     started = time.perf_counter()
-    data = open_nsd(root, regions=["all"], sessions=sessions)
+    data = open_nsd(root, regions=["nsdgeneral"], sessions=sessions)
     subject = data.subjects[0]
     opened = time.perf_counter()
-    found = subject.read(subject.images[:images], subject.regions["all"])
+    found = subject.read(subject.images[:images], subject.regions["nsdgeneral"])
     print(
         f"{len(found.mean):,} of {len(subject.images):,} images, {len(found.ceiling):,} voxels, {sessions} sessions: "
         f"open {opened - started:.1f} s, read {time.perf_counter() - opened:.1f} s, {before / 1e9:.2f} GB before, "

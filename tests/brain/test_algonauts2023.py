@@ -81,7 +81,7 @@ def refuses(match, root, **options):
 def test_what_does_not_fit_is_refused(tmp_path):
     refuses("no subjects in", tmp_path)
     responses, labels = write_subject(tmp_path, "subj03", [3, 9, 12])
-    refuses("no subject subj04 .*subj03", tmp_path, subjects=["subj04"])
+    refuses("no subject 'subj04' .*subj03", tmp_path, subjects=["subj04"])
     refuses("named twice", tmp_path, subjects=["subj03"] * 2)
     refuses("no atlas stream .*'streams'", tmp_path, regions=["stream"])
     refuses("no region 'central'", tmp_path, regions=["streams:central"])

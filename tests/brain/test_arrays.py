@@ -244,7 +244,7 @@ def test_regions_of_each_subject(images, tmp_path):
     np.testing.assert_array_equal(two.regions["V1"], np.arange(1, 10, 2))
     one, two = opened(path, images, regions=["v1", "v"]).subjects
     assert list(one.regions) == ["V1"] and list(two.regions) == ["V1", "v"]
-    with pytest.raises(ConfigError, match=r"There is no region V5.*Known: V1, V4, v"):
+    with pytest.raises(ConfigError, match=r"There is no region 'V5'.*Known: V1, V4, v"):
         opened(path, images, regions=["V5"])
 
 

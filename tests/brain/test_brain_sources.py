@@ -49,7 +49,7 @@ def test_subjects_as_users_write_them(given, available, chosen):
         (("1",), ("a1", "b1"), "1 can be subject a1 or b1; write the whole name"),
         (("1", "01"), NSD, "subject subj01 is named twice"),
         (("",), ("one",), "There is no subject ''"),
-        (("-",), ("one",), "There is no subject ''-"),
+        (("-",), ("one",), "There is no subject '-'"),
     ],
 )
 def test_subjects_that_there_are_not(given, available, message):
@@ -63,7 +63,7 @@ def test_regions_as_users_write_them():
     assert choose_regions(("V1", "all"), known) == choose_regions((), known) == known
     for given, message in (
         (("Ffa",), "Ffa can be region FFA or ffa"),
-        (("V4",), "There is no region V4.*Known: FFA, V1, ffa, v2"),
+        (("V4",), "There is no region 'V4'.*Known: FFA, V1, ffa, v2"),
         (("V1", "v1"), "region V1 is named twice"),
     ):
         with pytest.raises(ConfigError, match=message):

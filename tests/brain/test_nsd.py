@@ -242,7 +242,7 @@ def test_missing_sessions_are_named(tmp_path):
 
 
 def test_unknown_names_are_refused(made_up):
-    refuses("There is no subject subj07 .*subj06", made_up.root, subjects=["subj07"])
+    refuses("There is no subject 'subj07' .*subj06", made_up.root, subjects=["subj07"])
     refuses("named twice", made_up.root, subjects=["subj01", "subj01"])
     refuses("no atlas .*stream.nii.gz.*Did you mean 'streams'", made_up.root, regions=["stream"])
     refuses("no atlas .*lh.stream.mgz.*Did you mean 'lh.streams'", made_up.root, regions=["stream"], space="surface")
