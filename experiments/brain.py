@@ -9,6 +9,7 @@ goes on where it was stopped.
 """
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ipcl_jax.activations.stimuli import Reader
@@ -80,8 +82,11 @@ def measure(options: Brain, console: Console) -> tuple[Tables, dict]:
     folder.check()
     if unknown := [name for name in options.measures if name not in MEASURES]:
         raise ConfigError(f"--measures: no measure {unknown[0]!r}.{near_miss(unknown[0], MEASURES)}")
-    if not options.memory > 0:
-        raise ConfigError(f"--memory is {options.memory}; it must be above 0.")
+    for option in ("measures", "layers", "regions"):
+        if not getattr(options, option):
+            raise ConfigError(f"--{option} names none; give one or more, or leave the option out.")
+    if not 0 < options.memory < math.inf:
+        raise ConfigError(f"--memory is {options.memory}; it must be a number of GB above 0.")
     require("The figures", "brain", "matplotlib")
     models = open_models(options)
     data = open_brain(
@@ -161,11 +166,11 @@ def show(result: tuple[Tables, dict], options: Brain, console: Console) -> None:
             console.print(f"{name}: a best layer is chosen on other subjects, and there is one alone; see scores.csv.")
             continue
         regions = unique(row.region for row in rows)
-        table = Table(f"{name}, best layer", *regions)
+        table = Table(f"{name}, best layer", *map(escape, regions))
         found = grouped(rows, "model", "region")
         for model in description["models"]:
             known = [found.get((model, region)) for region in regions]
-            table.add_row(model, *("–" if own is None else f"{summarise(own).score:.3f}" for own in known))
+            table.add_row(escape(model), *("–" if own is None else f"{summarise(own).score:.3f}" for own in known))
         bounds = [ceiling(row for row in rows if row.region == region) for region in regions]
         table.add_row("ceiling", *("–" if b is None else f"{b[0]:.3f} to {b[1]:.3f}" for b in bounds))
         console.print(table)

@@ -1,6 +1,7 @@
 """Helpers of the scripts that measure models: opening a model and images, computing features, a progress bar."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def run_command(kind: type, measure: Callable, show: Callable) -> int:
         show: `result, options, console -> None`, prints the result.
 
     Returns:
-        The exit code; see `running.exit_code`.
+        The exit code; see `running.exit_code`. 130 after Ctrl-C.
     """
     console = make_console()
     set_up_compiler()
@@ -147,7 +148,11 @@ def run_command(kind: type, measure: Callable, show: Callable) -> int:
         options: Any = parse(kind)
         show(measure(options, console), options, console)
 
-    return exit_code(work)
+    try:
+        return exit_code(work)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
 
 
 @contextmanager

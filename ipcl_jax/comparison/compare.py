@@ -133,7 +133,15 @@ def compare(plan: Plan, folder: Folder, reader: Reader, *, memory: int, progress
         if damage := find_damage(some, threads=reader.threads):
             place, reason = next(iter(damage.items()))
             raise ConfigError(f"{len(damage)} images can't be read, such as {some.names[place]}: {reason}")
-    copies = [_copy_responses(plan, cell, folder, memory) for cell in cells]
+    try:
+        copies = [_copy_responses(plan, cell, folder, memory) for cell in cells]
+        if not folder.begun:
+            for cell, copied in zip(cells, copies, strict=True):
+                for region in cell.regions:
+                    _Measures(plan, cell, copied).of(region)  # an error if one can't be computed
+    except InputError:
+        folder.remove_if_new()
+        raise
     for copied in copies:
         for name, copy in copied.items():
             description["subjects"][name]["responses_sha256"] = copy.sha256
@@ -172,7 +180,7 @@ def _score_model(
     progress: Progress,
 ) -> dict[str, Values]:
     """Scores every layer of a model; returns them by layer."""
-    place = f"{cell.name}/{model.name}"
+    place = cell.name, model.name
     found = {layer: folder.read_scores(place, layer) for layer in model.layers}
     numbers = widths(model.encoder, model.layers, size=model.transform.size)
     title = f"{model.name}, {cell.name}" if len(cell.subjects) == 1 else model.name

@@ -7,8 +7,9 @@ responses of a comparison that isn't complete.
 import contextlib
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from ipcl_jax.system.locks import LockHeld, folder_lock
 DESCRIPTION, SCORES, RESPONSES = "comparison.json", "scores", "responses"
 
 _LATER = ("images_sha256", "responses_sha256")  # known when images and responses are read
+
+_PART = re.compile(rf"\.{re.escape(DESCRIPTION)}\..+\.part")  # that `atomic` leaves behind if the process is killed
 
 Values = dict[str, dict[str, np.ndarray]]
 """Scores of one layer, `[G, K, H]`, by region and measure."""
@@ -43,11 +46,16 @@ class Folder:
         """Raises ConfigError if the folder can't be written, or holds files but no comparison."""
         check_writable(self.path)
         if self.path.is_dir():
-            begun = (self.path / DESCRIPTION).is_file()
-            if not begun and any(entry.name != RESPONSES for entry in self.path.iterdir()):
+            others = (entry.name for entry in self.path.iterdir() if not _PART.fullmatch(entry.name))
+            if not self.begun and any(name != RESPONSES for name in others):
                 raise ConfigError(f"--out {self.path} holds other files; give another folder.")
         elif self.path.exists():
             raise ConfigError(f"--out {self.path} is a file; give another folder.")
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder is bound to a comparison."""
+        return (self.path / DESCRIPTION).is_file()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -94,31 +102,42 @@ class Folder:
                 text = json.dumps(description, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
                 part.write_text(text, encoding="utf-8")
 
-    def read_scores(self, model: str, layer: str) -> Values:
+    def read_scores(self, place: Sequence[str], layer: str) -> Values:
         """Returns the scores of a layer that were kept, of some regions, all or none.
+
+        Args:
+            place: names of the subjects together, and of the model.
+            layer: its name.
 
         Raises:
             ConfigError: if the file can't be read.
         """
-        path = self._score_file(model, layer)
+        path = self._score_file(place, layer)
         if not path.is_file():
             return {}
-        return {
-            region: {measure: np.array(values, np.float64) for measure, values in found.items()}
-            for region, found in read_json(path).items()
-        }
+        content = read_json(path)
+        try:
+            found = {
+                region: {measure: np.array(values, np.float64) for measure, values in measures.items()}
+                for region, measures in content.items()
+            }
+        except (AttributeError, TypeError, ValueError):
+            found = {"": {"": np.empty(0)}}
+        if not all(values.ndim == 3 and np.isfinite(values).all() for one in found.values() for values in one.values()):
+            raise ConfigError(f"{path} does not hold scores; remove it, and they are computed again.")
+        return found
 
-    def write_scores(self, model: str, layer: str, values: Values) -> None:
-        """Keeps the scores of a layer."""
+    def write_scores(self, place: Sequence[str], layer: str, values: Values) -> None:
+        """Keeps the scores of a layer; see `read_scores`."""
         found = {
             region: {measure: scores.tolist() for measure, scores in measures.items()}
             for region, measures in values.items()
         }
-        with atomic(self._score_file(model, layer)) as part:
+        with atomic(self._score_file(place, layer)) as part:
             part.write_text(json.dumps(found, allow_nan=False) + "\n", encoding="utf-8")
 
-    def _score_file(self, model: str, layer: str) -> Path:
-        return self.path / SCORES / model.replace("/", "_") / f"{layer}.json"
+    def _score_file(self, place: Sequence[str], layer: str) -> Path:
+        return self.path.joinpath(SCORES, *map(file_name, place), f"{layer}.json")
 
     def responses(self, key: str, subject: Subject, images: list[str], voxels: np.ndarray, memory: int) -> Path:
         """Copies a subject's responses into the folder, unless a copy is there already.
@@ -133,7 +152,7 @@ class Folder:
         Returns:
             An HDF5 file with `mean [N, V]`, `ceiling [V]` and `voxels [V]`, and the attribute `sha256` of the first.
         """
-        path = self.path / RESPONSES / f"{subject.name}.h5"
+        path = self.path / RESPONSES / f"{file_name(subject.name)}.h5"
         state = hashlib.sha256(json.dumps([key, images]).encode())
         state.update(voxels.tobytes())
         wanted = state.hexdigest()
@@ -158,6 +177,21 @@ class Folder:
     def remove_responses(self) -> None:
         """Removes the copies of responses."""
         shutil.rmtree(self.path / RESPONSES, ignore_errors=True)
+
+    def remove_if_new(self) -> None:
+        """Removes the copies, and the folder if it is empty then, unless a comparison was begun in it."""
+        if not self.begun:
+            self.remove_responses()
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+
+
+def file_name(name: str) -> str:
+    """Returns a file's name for any name, different for different names."""
+    if re.fullmatch(r"[\w+-][\w.+-]{0,99}", name, re.ASCII):
+        return name
+    readable = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[:80]
+    return f"_{readable}~{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}"
 
 
 class Copied:

@@ -106,11 +106,11 @@ def write_brain_page(path: Path, tables: Tables, about: Comparison) -> None:
 def _measure(tables: Tables, name: str, words: str) -> str:
     """Returns the section of one measure."""
     rows = part(tables, name)
-    how, kinds = (unique(filter(None, (getattr(row, field) for row in rows.best))) for field in ("how", "ceiling_kind"))
+    how, kinds = (unique(filter(None, (getattr(row, field) for row in table))) for table, field in ((rows.best, "how"), (rows.layers, "ceiling_kind")))
     about = [words, f"The best layer is chosen on {_listed(how)}." if how else ""]
     bounded = any(row.ceiling is not None for row in rows.layers)
     about.append(f"Ceiling: {_listed(kinds) or 'of an unnamed kind'}." if bounded else "The data give no ceiling.")
-    groups, many = unique(row.subject for row in rows.best), len(unique(row.model for row in rows.best)) > MOST_MARKED
+    groups, many = unique(row.subject for row in rows.layers), len(unique(row.model for row in rows.layers)) > MOST_MARKED
     layers = f"{'Scores' if len(groups) == 1 else 'Mean scores'} from the first layer to the last"
     layers += "." if many or 1 < len(groups) < FEWEST else ", with 95\N{NO-BREAK SPACE}% intervals."
     models = "Scores of each model's best layer."
@@ -118,10 +118,15 @@ def _measure(tables: Tables, name: str, words: str) -> str:
         models += f" Lines at the right tie models that differ, p < {LIMIT:g}: a dot and the ticks its line reaches."
     content = [
         section("Layers", layers, _figure(draw_layers_by_region, tables, name, "scores of layers"), level=3),
-        section("Models", models, _figure(draw_models, tables, name, "scores of the best layers"), level=3),
-        section("Best layers", _intervals(len(groups)), _best(rows.best) + _chosen(rows.best), level=3),
-        _differences(rows.differences),
-    ]  # fmt: skip
+    ]
+    if rows.best:
+        content += [
+            section("Models", models, _figure(draw_models, tables, name, "scores of the best layers"), level=3),
+            section("Best layers", _intervals(len(groups)), _best(rows.best) + _chosen(rows.best), level=3),
+            _differences(rows.differences),
+        ]
+    else:
+        content.append(section("Best layers", "There are no other data that a best layer could be chosen on.", "", level=3))
     return section(name, " ".join(filter(None, about)), "".join(content))
 
 
