@@ -57,9 +57,9 @@ def planted(
         step: from one session's mean to the next one's.
     """
     rng, images, sessions = np.random.default_rng(5), dict(truth or {}), []
-    for session, names in enumerate(names or names_of(subject)):
-        truth = np.stack([images.setdefault(name, rng.normal(size=SHAPE)) for name in names], -1)
-        noisy = np.sqrt(signal) * truth + np.sqrt(1 - signal) * rng.normal(size=truth.shape)
+    for session, shown in enumerate(names or names_of(subject)):
+        signals = np.stack([images.setdefault(name, rng.normal(size=SHAPE)) for name in shown], -1)
+        noisy = np.sqrt(signal) * signals + np.sqrt(1 - signal) * rng.normal(size=signals.shape)
         noisy = (3 + session) * noisy + step * session
         noisy[OUTSIDE] = np.nan
         sessions.append(noisy.astype(np.float32))

@@ -194,20 +194,22 @@ def write_things_fmri(folder: Path, world: World) -> PlantedSet:
 def write_bold5000(folder: Path, world: World) -> PlantedSet:
     """Four subjects, who saw half of the pictures in each session."""
     rng = np.random.default_rng(5000)
-    names = [f"n0{1000 + place}_{place}.JPEG" if place % 2 else f"COCO_train2014_{place:012}.jpg" for place in rng.permutation(COUNT)]  # fmt: skip
+    names = [
+        f"n0{1000 + place}_{place}.JPEG" if place % 2 else f"COCO_train2014_{place:012}.jpg"
+        for place in rng.permutation(COUNT)
+    ]
     size = int(np.prod(made_up_bold5000.SHAPE))
+    layers = {"EarlyVis": EARLY, "LO": LATE, "LOC": LATE, "RSC": NULL, "RRSC": NULL}  # as masks are called
     ceilings = {}
     for subject, sessions in made_up_bold5000.SESSIONS.items():
-        places = np.split(rng.permutation(size - 1)[:30], 6)
-        signal, masks = rng.normal(size=(COUNT, size)), {}
-        for region, layer, left, right in zip(("EarlyVis", "LO", "RSC"), (EARLY, LATE, NULL), places[::2], places[1::2], strict=True):  # fmt: skip
-            files = sorted(name for name in made_up_bold5000.SIDES.get(subject, made_up_bold5000.SIDES["CSI1"]) if region in name)
-            for name, side in zip(files, (left, right), strict=True):
+        places = iter(np.split(rng.permutation(size - 1)[:30], 6))
+        signal, masks = np.zeros((COUNT, size)), {}
+        for name in made_up_bold5000.SIDES.get(subject, made_up_bold5000.SIDES["CSI1"]):
+            if name[2:] in layers:
+                side = next(places)
                 masks[name] = np.zeros(made_up_bold5000.SHAPE, np.uint8)
                 masks[name].ravel()[side] = 1
-                signal[:, side] = world.signal(layer, len(side), rng)
-                if layer is None:
-                    signal[:, side] = 0
+                signal[:, side] = world.signal(layers[name[2:]], len(side), rng)
         truth = {name: row.reshape(made_up_bold5000.SHAPE) for name, row in zip(names, signal, strict=True)}
         order = rng.permutation(names)
         shown = [order[:24].tolist(), order[24:].tolist()]  # every picture once
