@@ -124,8 +124,9 @@ def test_ceilings_are_the_planted_ones(name, sets, scored):
         if not planted.ceilings:
             assert row.ceiling is None and row.ceiling_kind == ""
         elif planted.regions[row.region] is NULL:
-            # Where nothing is planted, half of the estimates are 0, and the root of the others is steep.
-            assert 0 <= row.ceiling < 0.5
+            # The root is steep near 0: 1 / 24 of variance, which z-scores of 24 trials lack and which BOLD5000's formula
+            # takes for signal, and a standard error, make 0.68 of 7 repeats.
+            assert 0 <= row.ceiling < 0.7
         else:
             # Four standard errors of a mean of 8 voxels; z-scores of sessions of 24 or 48 trials, whose means and
             # deviations have errors of their own, lower it by up to 0.004; and float32.
