@@ -28,8 +28,9 @@ SCALED = ("nsd-volume", "nsd-surface", "things-fmri", "bold5000")  # within sess
 # the time of five. Standardised units vary by far more than konkle2022's penalties, so that predictions are not the
 # mean of the other images alone.
 OPTIONS = MeasureOptions(
-    conwell_dimensions=200, sparse_alpha=0.03, sparse_folds=2, versa_splits=2, konkle_standardise="all"
-)
+    conwell_dimensions=200, sparse_alpha=0.03, sparse_folds=2, encoding_alphas=(0.01, 0.1, 1.0, 10.0), versa_splits=2,
+    konkle_standardise="all",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="module")
