@@ -1,5 +1,6 @@
 """A stand-in for BOLD5000's release 2: small volumes under the names, axes and types of its files."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nibabel
@@ -38,13 +39,28 @@ def masks_of(subject: str) -> dict[str, np.ndarray]:
     return found
 
 
-def planted(subject: str = "CSI1", *, signal: float = 0.6) -> list[np.ndarray]:
-    """Responses `[*SHAPE, T]` of each session: of the image, noise, and a mean and a scale of the session's own."""
-    rng, images, sessions = np.random.default_rng(5), {}, []
-    for session, names in enumerate(names_of(subject)):
-        truth = np.stack([images.setdefault(name, rng.normal(size=SHAPE)) for name in names], -1)
-        noisy = np.sqrt(signal) * truth + np.sqrt(1 - signal) * rng.normal(size=truth.shape)
-        noisy = (3 + session) * noisy + session
+def planted(
+    subject: str = "CSI1",
+    *,
+    signal: float = 0.6,
+    names: Sequence[Sequence[str]] | None = None,
+    truth: Mapping[str, np.ndarray] | None = None,
+    step: float = 1.0,
+) -> list[np.ndarray]:
+    """Responses `[*SHAPE, T]` of each session: of the image, noise, and a mean and a scale of the session's own.
+
+    Args:
+        subject: its name.
+        signal: share of a trial's variance.
+        names: of each session's trials; by default `names_of`.
+        truth: `[*SHAPE]` of each image, of variance 1; by default random.
+        step: from one session's mean to the next one's.
+    """
+    rng, images, sessions = np.random.default_rng(5), dict(truth or {}), []
+    for session, shown in enumerate(names or names_of(subject)):
+        signals = np.stack([images.setdefault(name, rng.normal(size=SHAPE)) for name in shown], -1)
+        noisy = np.sqrt(signal) * signals + np.sqrt(1 - signal) * rng.normal(size=signals.shape)
+        noisy = (3 + session) * noisy + step * session
         noisy[OUTSIDE] = np.nan
         sessions.append(noisy.astype(np.float32))
     return sessions
@@ -55,13 +71,21 @@ def save(path: Path, values: np.ndarray, affine: np.ndarray = AFFINE) -> None:
     nibabel.save(nibabel.Nifti1Image(values, affine), path)
 
 
-def write(folder: Path, sessions: list[np.ndarray], subject: str = "CSI1") -> Path:
+def write(
+    folder: Path,
+    sessions: list[np.ndarray],
+    subject: str = "CSI1",
+    *,
+    names: Sequence[Sequence[str]] | None = None,
+    masks: Mapping[str, np.ndarray] | None = None,
+) -> Path:
+    """Writes a subject's files; names of trials and masks are `names_of` and `masks_of` where they aren't given."""
     for number, values in enumerate(sessions, 1):
         path = folder / f"{subject}_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-{number:02}.nii.gz"
         save(path, values, np.diag([2.0, 2, 2, 1]))  # the release's affine isn't that of the brain mask
     save(folder / f"{subject}_brainmask.nii.gz", np.ones(SHAPE, np.uint8))
-    names = [name for some in names_of(subject) for name in some]
-    (folder / f"{subject}_imgnames.txt").write_text("\n".join(names) + "\n")
-    for name, mask in masks_of(subject).items():
+    shown = [name for some in names or names_of(subject) for name in some]
+    (folder / f"{subject}_imgnames.txt").write_text("\n".join(shown) + "\n")
+    for name, mask in (masks or masks_of(subject)).items():
         save(folder / "spm" / f"sub-{subject}" / f"sub-{subject}_mask-{name}.nii.gz", mask)
     return folder

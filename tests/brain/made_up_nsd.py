@@ -4,6 +4,7 @@ All axes differ in length, so that swapped ones don't fit. The volume in a voxel
 surface (left, then right hemisphere) hold the same numbers.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class MadeUp:
         stored: for each subject `[S, T, V]` int16, as in the files.
         numbers: for each subject `[S, T]`, the image of each trial, from 0.
         labels: `[V]` labels of the atlas `streams`.
-        signal: `[N, V]`, each image's, before noise and units.
+        signal: `[N, V]`, each image's, before noise and units, where it isn't given.
     """
 
     root: Path
@@ -39,15 +40,22 @@ class MadeUp:
     signal: np.ndarray
 
 
-def design(trials: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`masterordering` [1, 40 T] and `subjectim` [8, 40 T / 3], from 1; in every three sessions images come thrice."""
+def design(trials: int, seed: int, shared: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """`masterordering` [1, 40 T] and `subjectim` [8, 40 T / 3], from 1; in every three sessions images come thrice.
+
+    The `SHARED` images that all subjects see are any, and if `shared` is given, the first so many.
+    """
     rng = np.random.default_rng(seed)
     own = 40 * trials // 3
     groups = [np.arange(start, min(start + trials, own)) for start in range(0, own, trials)]
     order = np.concatenate([rng.permutation(np.repeat(group, 3)) for group in groups])
-    images = rng.permutation(SHARED + 8 * (own - SHARED))
+    if shared is None:
+        shared = SHARED
+        images = rng.permutation(shared + 8 * (own - shared))
+    else:
+        images = np.concatenate([rng.permutation(shared), shared + rng.permutation(8 * (own - shared))])
     rows = [
-        np.concatenate([images[:SHARED], images[SHARED + s * (own - SHARED) :][: own - SHARED]]) for s in range(8)
+        np.concatenate([images[:shared], images[shared + s * (own - shared) :][: own - shared]]) for s in range(8)
     ]
     return order[None] + 1, np.array(rows) + 1
 
@@ -66,26 +74,49 @@ def write(
     ncsnr: np.ndarray | float = 1.0,
     formats: tuple[str, ...] = ("hdf5",),
     seed: int = 0,
+    pictures: np.ndarray | None = None,
+    shared: Mapping[str, np.ndarray] | None = None,
+    labels: np.ndarray | None = None,
 ) -> MadeUp:
-    """Writes a data set; responses are a signal of the image plus noise, in another unit in each session and voxel."""
+    """Writes a data set; responses are a signal of the image plus noise, in another unit in each session and voxel.
+
+    Args:
+        root: folder to write into.
+        subjects: names of the subjects.
+        sessions: number of sessions that each has.
+        trials: of a session.
+        ncsnr: standard deviation of the signal, or `[V]`; that of the noise is 1.
+        formats: of the files with responses.
+        seed: of everything that is random.
+        pictures: `[n, H, W, 3]` uint8, the first rows of the stimuli, of which other rows are then black; by default
+            those of `picture`.
+        shared: each subject's `[n, V]` signal of the first n images, which then are those that all subjects see; by
+            default a random one.
+        labels: `[V]` of the atlas; random by default.
+    """
     rng = np.random.default_rng(seed + 1)
-    order, images = design(trials, seed)
+    order, images = design(trials, seed, None if shared is None else len(shared[subjects[0]]))
     folder = root / "nsddata/experiments/nsd"
     folder.mkdir(parents=True)
     scipy.io.savemat(folder / "nsd_expdesign.mat", {"masterordering": order, "subjectim": images})
-    pixels = np.stack([picture(number) for number in range(images.max())])
     folder = root / "nsddata_stimuli/stimuli/nsd"
     folder.mkdir(parents=True)
     with h5py.File(folder / "nsd_stimuli.hdf5", "w") as file:
-        file["imgBrick"] = pixels
-    labels = rng.choice([-1, 0, 1, 2, 5], VOXELS)
+        if pictures is None:
+            file["imgBrick"] = np.stack([picture(number) for number in range(images.max())])
+        else:
+            shape = (images.max(), *pictures.shape[1:])
+            file.create_dataset("imgBrick", shape, np.uint8, chunks=(1, *shape[1:]))[: len(pictures)] = pictures
+    if labels is None:
+        labels = rng.choice([-1, 0, 1, 2, 5], VOXELS)
     write_atlas(root, labels, subjects)
     signal = rng.standard_normal((images.max(), VOXELS))
     all_stored, all_numbers = {}, {}
     for subject in subjects:
         seen = images[int(subject[4:]) - 1][order[0] - 1] - 1
         numbers = seen[: sessions * trials].reshape(sessions, trials)
-        responses = signal[numbers] * ncsnr + rng.standard_normal((sessions, trials, VOXELS))
+        own = signal if shared is None else shared[subject]
+        responses = own[numbers] * ncsnr + rng.standard_normal((sessions, trials, VOXELS))
         unit, zero = rng.uniform(0.5, 4, (sessions, 1, VOXELS)), rng.uniform(-8, 8, (sessions, 1, VOXELS))
         stored = np.clip(np.round(300 * (responses * unit + zero)), -32768, 32767).astype(np.int16)
         for number, session in enumerate(stored, 1):

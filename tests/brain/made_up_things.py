@@ -1,6 +1,7 @@
 """A stand-in for THINGS-fMRI's table of single trials, small, written by pandas as the data set's files are."""
 
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,26 +27,48 @@ class Planted(NamedTuple):
     voxels: pd.DataFrame
 
 
-def planted(subject: int = 1) -> Planted:
-    """Sessions of 4 training images and the 5 test images, each session with a mean and a scale of its own."""
+def planted(
+    subject: int = 1,
+    *,
+    train: Sequence[str] = TRAIN,
+    test: Sequence[str] = TEST,
+    signal: Mapping[str, np.ndarray] | None = None,
+    noise: float = 1.0,
+    columns: Mapping[str, np.ndarray] | None = None,
+) -> Planted:
+    """Sessions of a third of the training images and all test images, each with a mean and a scale of its own.
+
+    Args:
+        subject: its number, and the seed.
+        train: names of the training images.
+        test: names of the test images.
+        signal: `[V]` of each image, to which noise is added in each trial; without, there is noise alone.
+        noise: its standard deviation, before the session's scale.
+        columns: `[V]`, instead of those of the table of voxels.
+    """
     rng = np.random.default_rng(subject)
-    trials = []
+    trials, third = [], len(train) // REPEATS
     for session in range(REPEATS):
-        shown = [(name, "train") for name in TRAIN[session * 4 : session * 4 + 4]] + [(name, "test") for name in TEST]
+        new = train[session * third : (session + 1) * third]
+        shown = [(name, "train") for name in new] + [(name, "test") for name in test]
         trials += [(kind, session + 1, 1, subject, name, name[:-8]) for name, kind in rng.permutation(shown).tolist()
                    for kind in [kind]]  # fmt: skip
-    columns = ["trial_type", "session", "run", "subject_id", "stimulus", "concept"]
-    stimuli = pd.DataFrame(trials, columns=columns)
+    headings = ["trial_type", "session", "run", "subject_id", "stimulus", "concept"]
+    stimuli = pd.DataFrame(trials, columns=headings)
     stimuli.insert(4, "trial_id", np.arange(len(stimuli)))
     session = stimuli["session"].to_numpy()
-    responses = rng.normal(size=(VOXELS, len(stimuli))) * (1 + session) + 5 * session
-    ids = np.arange(VOXELS)
+    count = VOXELS if signal is None else len(signal[test[0]])
+    responses = noise * rng.normal(size=(count, len(stimuli)))
+    if signal is not None:
+        responses += np.stack([signal[name] for name in stimuli["stimulus"]], 1)
+    responses = responses * (1 + session) + 5 * session
+    ids = np.arange(count)
     voxels = pd.DataFrame({
         "voxel_id": ids, "subject_id": subject, "voxel_x": ids, "nc_singletrial": 0.0,
-        "nc_testset": rng.uniform(0, 100, VOXELS), "prf-size": rng.uniform(size=VOXELS),
+        "nc_testset": rng.uniform(0, 100, count), "prf-size": rng.uniform(size=count),
         "V1": ids < 6, "lFFA": (ids > 7) & (ids < 10), "rFFA": (ids > 12) & (ids < 15), "lSTS": False, "rSTS": False,
         "glasser-V1": ids % 2, "glasser-p9-\n46v": ids % 3 == 0,
-    })  # fmt: skip
+    } | dict(columns or {}))  # fmt: skip
     return Planted(responses, stimuli, voxels.astype({name: int for name in voxels.select_dtypes(bool).columns}))
 
 
