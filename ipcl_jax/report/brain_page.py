@@ -106,7 +106,7 @@ def write_brain_page(path: Path, tables: Tables, about: Comparison) -> None:
 def _measure(tables: Tables, name: str, words: str) -> str:
     """Returns the section of one measure."""
     rows = part(tables, name)
-    how, kinds = (unique(filter(None, (getattr(row, field) for row in table))) for table, field in ((rows.best, "how"), (rows.layers, "ceiling_kind")))
+    how, kinds = unique(row.how for row in rows.best), unique(row.ceiling_kind for row in rows.layers if row.ceiling_kind)
     about = [words, f"The best layer is chosen on {_listed(how)}." if how else ""]
     bounded = any(row.ceiling is not None for row in rows.layers)
     about.append(f"Ceiling: {_listed(kinds) or 'of an unnamed kind'}." if bounded else "The data give no ceiling.")

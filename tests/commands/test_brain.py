@@ -72,7 +72,7 @@ def test_refusals_are_one_line_and_touch_nothing(world):
         arguments(world, "--memory", "inf", *other),
         arguments(world, "--measures", "konkle2022", *other),
         arguments(world, "--subjects", "three", *other),
-        arguments(world, world / "small.safetensors", *other),
+        ("brain.py", world / "small.safetensors", *arguments(world, *other)[1:]),
         arguments(world, "--encoding-folds", 40, *other),
     )
     expected = (
