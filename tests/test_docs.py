@@ -26,7 +26,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 
 # Not run here: other tests do, or it takes another machine.
-ELSEWHERE = ("experiments/benchmark.py", "experiments/reproduce.py", "--distributed")
+ELSEWHERE = ("experiments/benchmark.py", "experiments/brain.py", "experiments/reproduce.py", "--distributed")
 # What makes a command small.
 SMALLER = {
     "train.py": "--max-steps 2 --batch-size 4 --model.fc-dim 32 --views.per-image 2 --views.size 64 "
