@@ -18,7 +18,6 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ipcl_jax.activations.stimuli import Reader
@@ -166,11 +165,11 @@ def show(result: tuple[Tables, dict], options: Brain, console: Console) -> None:
             console.print(f"{name}: a best layer is chosen on other subjects, and there is one alone; see scores.csv.")
             continue
         regions = unique(row.region for row in rows)
-        table = Table(f"{name}, best layer", *map(escape, regions))
+        table = Table(f"{name}, best layer", *regions)
         found = grouped(rows, "model", "region")
         for model in description["models"]:
             known = [found.get((model, region)) for region in regions]
-            table.add_row(escape(model), *("–" if own is None else f"{summarise(own).score:.3f}" for own in known))
+            table.add_row(model, *("–" if own is None else f"{summarise(own).score:.3f}" for own in known))
         bounds = [ceiling(row for row in rows if row.region == region) for region in regions]
         table.add_row("ceiling", *("–" if b is None else f"{b[0]:.3f} to {b[1]:.3f}" for b in bounds))
         console.print(table)

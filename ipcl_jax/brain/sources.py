@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
+import hashlib
 import importlib
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -96,6 +98,26 @@ def open_brain(
     data = opener(path if name == "arrays" else expand_home(path), subjects=subjects, **given)
     used = {option: given.get(option, default) for option, default in options.items()}
     return check_brain(dataclasses.replace(data, reading={**used, **data.reading}), regions)
+
+
+def files_stamp(spec: str) -> str:
+    """Returns a digest of the names, sizes and times of change of a set's files, which differs once one was changed.
+
+    Args:
+        spec: as for `open_brain`. Without files, the digest is that of none.
+    """
+    path = spec.partition(":")[2]
+    while path and not expand_home(path).exists():  # arrays:FILE:NAME
+        path = path.rpartition(":")[0]
+    state = hashlib.sha256()
+    if path:
+        top = str(expand_home(path))
+        files = [os.path.join(where, name) for where, _, names in os.walk(top) for name in names]
+        for file in sorted(files or [top]):
+            if os.path.exists(file):  # no broken link
+                found = os.stat(file)
+                state.update(repr((os.path.relpath(file, top), found.st_size, found.st_mtime_ns)).encode())
+    return state.hexdigest()
 
 
 def _opener(name: str) -> Callable[..., BrainData]:

@@ -58,7 +58,8 @@ def exit_code(work: Callable[[], int | None]) -> int:
     """
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _in_one_line
+            said: set[str] = set()
+            warnings.showwarning = lambda message, *_, **__: _say_once(str(message), said)
             return work() or 0
     except (InputError, OSError, UnreadableImages, Diverged) as error:
         code = 2 if isinstance(error, InputError) else 1
@@ -68,5 +69,8 @@ def exit_code(work: Callable[[], int | None]) -> int:
         return code
 
 
-def _in_one_line(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+def _say_once(message: str, said: set[str]) -> None:
+    """Prints a warning in one line, unless it was printed before."""
+    if message not in said:
+        said.add(message)
+        print(f"warning: {message}", file=sys.stderr)

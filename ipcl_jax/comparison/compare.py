@@ -14,6 +14,7 @@ from ipcl_jax.activations.provenance import code_version, image_digests
 from ipcl_jax.activations.stimuli import Reader, StimulusSet
 from ipcl_jax.brain.base import BrainData, Subject
 from ipcl_jax.brain.pixels import choose_stimuli
+from ipcl_jax.brain.sources import files_stamp
 from ipcl_jax.comparison.folder import Copied, Folder, Values
 from ipcl_jax.comparison.layers import group_layers, read_layers, widths
 from ipcl_jax.comparison.table import Tables, joined, tables_of
@@ -134,7 +135,8 @@ def compare(plan: Plan, folder: Folder, reader: Reader, *, memory: int, progress
             place, reason = next(iter(damage.items()))
             raise ConfigError(f"{len(damage)} images can't be read, such as {some.names[place]}: {reason}")
     try:
-        copies = [_copy_responses(plan, cell, folder, memory) for cell in cells]
+        key = f"{plan.spec} {plan.data.reading} {files_stamp(plan.spec)}"
+        copies = [_copy_responses(key, cell, folder, memory) for cell in cells]
         if not folder.begun:
             for cell, copied in zip(cells, copies, strict=True):
                 for region in cell.regions:
@@ -299,9 +301,8 @@ def _digest(stimuli: Sequence[StimulusSet], *, threads: int) -> str:
     return state.hexdigest()
 
 
-def _copy_responses(plan: Plan, cell: Cell, folder: Folder, memory: int) -> dict[str, Copied]:
+def _copy_responses(key: str, cell: Cell, folder: Folder, memory: int) -> dict[str, Copied]:
     """Copies the responses of a cell's subjects into the folder."""
-    key = f"{plan.spec} {plan.data.reading}"
     return {
         subject.name: Copied(folder.responses(key, subject, list(cell.images), _voxels(subject), memory))
         for subject in cell.subjects

@@ -143,7 +143,7 @@ class Folder:
         """Copies a subject's responses into the folder, unless a copy is there already.
 
         Args:
-            key: what the copy is bound to besides its content: the data and how they are read.
+            key: what the copy is bound to besides its content: the data, how they are read, and their files' times.
             subject: the subject.
             images: N images.
             voxels: `[V]`.

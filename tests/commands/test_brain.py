@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import time
 
 import h5py
@@ -47,7 +48,9 @@ def test_the_same_command_gives_the_same_bytes_also_after_it_was_killed(world, t
     command = arguments(world, "--measures", "encoding", "--out", "brain")
     (tmp_path / "a").mkdir()
     text = run(*command, cwd=tmp_path / "a")
-    assert REGIONS[0] in text
+    assert REGIONS[0] in text and "\\[" not in text
+    warned = [line for line in text.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == len(set(warned))  # of characters that the figures' font lacks
     first = content(tmp_path / "a")
     run(*command, cwd=tmp_path / "a")
     assert content(tmp_path / "a") == first
@@ -60,6 +63,22 @@ def test_the_same_command_gives_the_same_bytes_also_after_it_was_killed(world, t
     run(*command, cwd=tmp_path / "b")
     second = content(tmp_path / "b")
     assert {path: second[path] for path in first} == first
+
+
+def test_data_that_were_changed_after_a_kill_are_refused(world, tmp_path):
+    for name in ("small.safetensors", "betas.h5"):
+        shutil.copy(world / name, tmp_path)
+    (tmp_path / "images").symlink_to(world / "images")
+    command = arguments(tmp_path, "--measures", "encoding", "--out", tmp_path / "out")
+    process = start(*command)
+    while process.poll() is None and not list((tmp_path / "out").rglob("scores/*/*/*.json")):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "out" / "scores.csv").exists()
+    with h5py.File(tmp_path / "betas.h5", "r+") as file:
+        file["responses/one"][0, 0] += 1
+    assert "subjects.one.responses_sha256" in run(*command, code=2)
 
 
 def test_refusals_are_one_line_and_touch_nothing(world):
